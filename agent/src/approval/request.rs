@@ -1,0 +1,222 @@
+//! What a reviewer is asked to decide, and the digest that ties the decision to it.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::flow::{OriginalDst, Process, RunId, SessionId};
+use crate::policy::rule::PolicyVersion;
+use crate::request::{Effect, ObjectName};
+use crate::run::Subject;
+
+/// Bytes of a statement shown to a reviewer. The digest covers all of it; what is cut is said.
+pub const STATEMENT_SHOWN_BYTES_MAX: usize = 16 * 1024;
+/// Parameters shown to a reviewer.
+pub const PARAMETERS_SHOWN_MAX: usize = 64;
+/// Bytes shown of one parameter.
+pub const PARAMETER_SHOWN_BYTES_MAX: usize = 256;
+
+/// SHA-256 over everything a decision binds: see [`Request::digest`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest([u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Text that is not 64 hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a digest is 64 hex digits")]
+pub struct NotADigest;
+
+impl std::str::FromStr for Digest {
+    type Err = NotADigest;
+
+    fn from_str(text: &str) -> Result<Self, NotADigest> {
+        let mut bytes = [0; 32];
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        if pairs.len() != bytes.len() || !rest.is_empty() {
+            return Err(NotADigest);
+        }
+        for (byte, pair) in bytes.iter_mut().zip(pairs) {
+            // `from_str_radix` alone would take a sign.
+            let digits = std::str::from_utf8(pair).map_err(|_| NotADigest)?;
+            if !pair.iter().all(u8::is_ascii_hexdigit) {
+                return Err(NotADigest);
+            }
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| NotADigest)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A statement and its parameters: the exact bytes as a digest, and as much of them as is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// The statement, cut after [`STATEMENT_SHOWN_BYTES_MAX`]; invalid UTF-8 replaced. Not escaped: whoever prints it
+    /// escapes control and bidirectional characters.
+    pub statement: String,
+    /// Length of the whole statement, in bytes.
+    pub statement_bytes: u64,
+    /// The first parameters, each cut; `None` is NULL.
+    pub parameters: Vec<Option<String>>,
+    /// How many parameters there are.
+    pub parameter_count: u64,
+    /// SHA-256 of the exact statement and parameters, lengths included.
+    pub sha256: Digest,
+}
+
+impl Content {
+    /// Digests the exact statement and parameters, and cuts what is shown of them: `shown` are the same parameters as
+    /// people read them (a binary integer as a number).
+    #[must_use]
+    pub fn new(statement: &[u8], parameters: &[Option<&[u8]>], shown: &[Option<&[u8]>]) -> Self {
+        let mut hash = Fields::new("portcullis content 1");
+        hash.bytes(statement);
+        hash.number(parameters.len());
+        for parameter in parameters {
+            match parameter {
+                Some(value) => {
+                    hash.number(1);
+                    hash.bytes(value);
+                }
+                None => hash.number(0),
+            }
+        }
+        Self {
+            statement: cut(statement, STATEMENT_SHOWN_BYTES_MAX),
+            statement_bytes: u64::try_from(statement.len()).unwrap_or(u64::MAX),
+            parameters: shown
+                .iter()
+                .take(PARAMETERS_SHOWN_MAX)
+                .map(|parameter| parameter.map(|value| cut(value, PARAMETER_SHOWN_BYTES_MAX)))
+                .collect(),
+            parameter_count: u64::try_from(parameters.len()).unwrap_or(u64::MAX),
+            sha256: hash.finish(),
+        }
+    }
+}
+
+/// One operation that waits for a human.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The run that asks.
+    pub run: RunId,
+    /// Recording of the connection it asks on.
+    pub session: SessionId,
+    /// The process that opened the connection.
+    pub process: Process,
+    /// Whom the run acts for.
+    pub subject: Subject,
+    /// Connection profile.
+    pub connection: String,
+    /// Where the connection goes.
+    pub destination: OriginalDst,
+    /// Database, where the protocol has them.
+    pub database: Option<String>,
+    /// What would be executed.
+    pub content: Content,
+    /// Command tags of its statements, in order.
+    pub kinds: Vec<String>,
+    /// The highest effect.
+    pub effect: Effect,
+    /// Objects read or written.
+    pub objects: Vec<ObjectName>,
+    /// The planner's estimate; `None` when there is none.
+    pub estimated_rows: Option<u64>,
+    /// The guard that holds it.
+    pub rule: String,
+    /// Policy name.
+    pub policy: String,
+    /// Policy version.
+    pub policy_version: PolicyVersion,
+    /// Unix groups or `user:NAME` that may decide; empty: operators.
+    pub approvers: Vec<String>,
+    /// Locks may be held while it waits.
+    pub in_transaction: bool,
+    /// How long it waits before it is denied. Reviewers are told the end instead: `Entry::expires_ms`.
+    #[serde(skip)]
+    pub timeout: Duration,
+}
+
+impl Request {
+    /// What a decision binds: the exact bytes and parameters, the target, the subject, the run, and the rule of the
+    /// policy version that holds it.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let mut hash = Fields::new("portcullis approval 1");
+        hash.bytes(&self.content.sha256.0);
+        for text in [
+            self.run.to_string().as_str(),
+            self.session.to_string().as_str(),
+            self.destination.to_string().as_str(),
+            self.connection.as_str(),
+            self.database.as_deref().unwrap_or_default(),
+            self.subject.user.as_str(),
+            self.rule.as_str(),
+            self.policy.as_str(),
+            self.policy_version.as_str(),
+        ] {
+            hash.bytes(text.as_bytes());
+        }
+        hash.number(usize::try_from(self.subject.uid).unwrap_or(usize::MAX));
+        hash.number(usize::try_from(self.process.uid).unwrap_or(usize::MAX));
+        hash.finish()
+    }
+}
+
+/// A hash over fields whose boundaries count: every field is preceded by its length.
+struct Fields(Sha256);
+
+impl Fields {
+    fn new(domain: &str) -> Self {
+        let mut fields = Self(Sha256::new());
+        fields.bytes(domain.as_bytes());
+        fields
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len());
+        self.0.update(bytes);
+    }
+
+    fn number(&mut self, number: usize) {
+        self.0.update(u64::try_from(number).unwrap_or(u64::MAX).to_be_bytes());
+    }
+
+    fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+}
+
+/// The first bytes as text, not ending inside a character.
+fn cut(bytes: &[u8], max: usize) -> String {
+    let mut text = String::from_utf8_lossy(bytes.get(..max).unwrap_or(bytes)).into_owned();
+    if bytes.len() > max && text.ends_with(char::REPLACEMENT_CHARACTER) {
+        text.pop();
+    }
+    text
+}

@@ -1,0 +1,171 @@
+//! `portcullis run`: becomes the first process of a new run, then becomes the command.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use clap::Args;
+use rustix::net::AddressFamily;
+use rustix::net::sockopt::socket_domain;
+use rustix::thread::set_no_new_privs;
+
+use super::{Failure, ask, complain};
+use crate::config::Config;
+use crate::control::{ClientError, Reply, Request};
+use crate::run::{Subject, caller};
+use crate::sys;
+
+/// What a shell and env(1) exit with when the command is not there, and when it is but cannot be run.
+const NOT_FOUND: i32 = 127;
+const NOT_RUNNABLE: i32 = 126;
+
+const HELP: &str = "\
+Runs CMD in a new cgroup whose connections Portcullis intercepts and judges by the
+policy NAME. CMD takes this process's place: signals, terminal, standard streams and
+exit code are its own. The run ends with its last process.
+
+CMD gets PORTCULLIS_RUN and what the host adds (certificates), cannot gain privileges
+(no_new_privs), and inherits no open sockets. Run it as a user without sudo or docker.
+
+Examples:
+  portcullis run --policy crewai -- python crew.py
+  portcullis run --policy migrations --label job=$CI_JOB_ID -- psql -f up.sql
+
+Exits as CMD does; 126 when CMD cannot be run, 127 when it is not found, 1 when the
+run is refused.";
+
+/// Arguments of `portcullis run`.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub struct Arguments {
+    /// The policy that governs the run
+    #[arg(long, value_name = "NAME")]
+    policy: String,
+    /// Kept with everything recorded of the run; may be repeated
+    #[arg(long = "label", value_name = "K=V", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// Accept that root can lift the gate, and run as root
+    #[arg(long)]
+    allow_root: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Returns only when there is no run or no command.
+pub(super) fn run(arguments: Arguments, config: &Config) -> Result<(), Failure> {
+    let mut words = arguments.command.into_iter();
+    let program = words.next().ok_or_else(|| Failure::Usage("name a command after `--`".to_owned()))?;
+    let mut labels = BTreeMap::new();
+    for (key, value) in arguments.labels {
+        if labels.insert(key.clone(), value).is_some() {
+            return Err(Failure::Usage(format!("--label {key} is given twice")));
+        }
+    }
+    refuse_network_streams()?;
+    warn_of_powerful_groups();
+    let request = Request::Run { policy: arguments.policy, labels, allow_root: arguments.allow_root };
+    let Reply::Started { environment, .. } = ask(config, &request)? else {
+        return Err(ClientError::NotUnderstood.into());
+    };
+    // From here on this process is the agent's.
+    drop_inherited_sockets()?;
+    set_no_new_privs(true).map_err(io::Error::from)?;
+    let error = Command::new(&program).args(words).envs(environment).exec();
+    complain(&format!("cannot run {}: {error}", program.display()));
+    std::process::exit(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUNNABLE });
+}
+
+/// A connection made before the run is not governed. One that is a standard stream cannot be closed without breaking
+/// the command, so it is refused.
+fn refuse_network_streams() -> Result<(), Failure> {
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    for (name, stream) in [("stdin", stdin.as_fd()), ("stdout", stdout.as_fd()), ("stderr", stderr.as_fd())] {
+        match socket_domain(stream) {
+            // ENOTSUP and ENOTSOCK: not a socket. Unix sockets are how many programs connect children.
+            Err(_) | Ok(AddressFamily::UNIX) => {}
+            Ok(_) => {
+                return Err(Failure::Failed(format!(
+                    "{name} is a network connection, which would stay ungoverned; pipe it (`… | portcullis run …`)"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Lets the command inherit files, pipes and terminals, and nothing that can speak to others: sockets, and anonymous
+/// inodes such as io_uring or pidfd, which may hold some.
+fn drop_inherited_sockets() -> io::Result<()> {
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else {
+            continue;
+        };
+        if fd <= 2 {
+            continue;
+        }
+        let kept = fs::metadata(entry.path()).is_ok_and(|file| {
+            let kind = file.file_type();
+            kind.is_file()
+                || kind.is_dir()
+                || kind.is_fifo()
+                || kind.is_char_device()
+                || kind.is_block_device()
+        });
+        if !kept {
+            match sys::close_on_exec(fd) {
+                // The listing's own descriptor is closed by now.
+                Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+                other => other?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn warn_of_powerful_groups() {
+    let Ok(subject) = caller::current() else { return };
+    for group in powerful_groups(&subject) {
+        complain(&format!(
+            "warning: user {} is in group {group}, which can become root and lift the gate; run agents as another user",
+            subject.user
+        ));
+    }
+}
+
+/// Groups whose members can become root on common hosts.
+pub(super) fn powerful_groups(subject: &Subject) -> Vec<&str> {
+    const POWERFUL: [&str; 10] =
+        ["sudo", "wheel", "admin", "docker", "podman", "lxd", "incus-admin", "libvirt", "disk", "shadow"];
+    subject.groups.iter().map(String::as_str).filter(|group| POWERFUL.contains(group)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_have_a_key_and_a_value() {
+        assert_eq!(label("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert_eq!(label("a="), Ok(("a".to_owned(), String::new())));
+        assert!(label("a").is_err());
+    }
+
+    #[test]
+    fn powerful_groups_are_named() {
+        let subject =
+            Subject { groups: ["ci", "docker", "sudo"].map(str::to_owned).to_vec(), ..Subject::default() };
+        assert_eq!(powerful_groups(&subject), ["docker", "sudo"]);
+    }
+}

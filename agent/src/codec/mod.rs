@@ -1,0 +1,3 @@
+//! Protocol codecs: bytes in, frames out. Pure: no sockets, no clock.
+
+pub mod postgres;

@@ -1,0 +1,180 @@
+//! What is said on the control socket.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::approval::{Answer, Digest, Entry};
+use crate::flow::{ApprovalId, RunId, Side};
+use crate::run::RunInfo;
+
+/// Version of this protocol. Client and daemon are one binary, so a difference means that one of them was upgraded
+/// without the other.
+pub const VERSION: u32 = 1;
+
+/// Longest request line, in bytes.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Longest reply line a client accepts, in bytes: as many holds as may be listed, escaped in the worst way.
+pub const REPLY_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// A request and the version it is written in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Envelope {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The request. Read only once the version is known to be ours.
+    pub request: serde_json::Value,
+}
+
+/// What a client may ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// How the daemon is. Anybody.
+    Status,
+    /// Begin a run and move the caller into it. Whoever the policy's `[run]` names.
+    Run {
+        /// Policy name.
+        policy: String,
+        /// `--label K=V`.
+        #[serde(default)]
+        labels: BTreeMap<String, String>,
+        /// `--allow-root`.
+        #[serde(default)]
+        allow_root: bool,
+    },
+    /// Requests that wait or were settled lately, as far as the caller may read them.
+    Approvals,
+    /// The same, and every change until the caller hangs up.
+    Watch,
+    /// Decide one. Whoever its guard names, but never whoever it acts for.
+    Decide {
+        /// Which.
+        id: ApprovalId,
+        /// Digest of what the reviewer was shown.
+        digest: Digest,
+        /// Which way.
+        answer: Answer,
+        /// Why.
+        #[serde(default)]
+        reason: String,
+    },
+    /// End the daemon; agents stay governed and are refused. Root.
+    Stop,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// To `Status`.
+    Status(Box<Status>),
+    /// To `Run`: the caller is in the run.
+    Started {
+        /// The run.
+        run: RunId,
+        /// What to add to the command's environment.
+        environment: BTreeMap<String, String>,
+    },
+    /// To `Approvals`, and first to `Watch` (again when the watcher has lagged behind).
+    Approvals(Vec<Entry>),
+    /// To `Decide`: how it now is. To `Watch`: one change.
+    Approval(Box<Entry>),
+    /// To `Stop`: it begins when this is sent.
+    Done,
+    /// To anything.
+    Refused(Refusal),
+}
+
+/// Why nothing was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Whose fault it is.
+    pub side: Side,
+    /// What happened and what to do, in one line.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal with one line of text.
+    pub fn new(side: Side, message: impl Into<String>) -> Self {
+        Self { side, message: message.into() }
+    }
+}
+
+/// How the daemon is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// When it began; milliseconds since 1970-01-01T00:00:00Z.
+    pub started_ms: u64,
+    /// `full`, or `no-lsm` where the kernel has no BPF LSM.
+    pub mode: String,
+    /// Where redirected connections arrive.
+    pub proxy: String,
+    /// Kernel programs.
+    pub hooks: Vec<Hook>,
+    /// Active runs, oldest first.
+    pub runs: Vec<RunBrief>,
+    /// Policy files.
+    pub policies: Vec<PolicyFile>,
+    /// Operations that wait for approval.
+    pub holds: usize,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+    /// What is wrong now, one line each; empty when all is well.
+    pub problems: Vec<String>,
+}
+
+/// A kernel program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Its name.
+    pub name: String,
+    /// Whether it is attached.
+    pub attached: bool,
+}
+
+/// What anybody may know of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunBrief {
+    /// The run.
+    pub id: RunId,
+    /// Its policy.
+    pub policy: String,
+    /// Who started it; `None` for a matched cgroup.
+    pub user: Option<String>,
+    /// Its cgroup.
+    pub cgroup: String,
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub started_ms: u64,
+}
+
+impl From<&RunInfo> for RunBrief {
+    fn from(run: &RunInfo) -> Self {
+        Self {
+            id: run.id,
+            policy: run.policy.clone(),
+            user: run.subject.as_ref().map(|subject| subject.user.clone()),
+            cgroup: run.cgroup.path.clone(),
+            started_ms: run.started_ms,
+        }
+    }
+}
+
+/// One policy file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyFile {
+    /// File name.
+    pub file: String,
+    /// Its policy's name, if it could be read.
+    pub name: Option<String>,
+    /// Its policy's version, if it could be read.
+    pub version: Option<String>,
+    /// What is wrong with it. Its runs are denied.
+    pub error: Option<String>,
+}

@@ -1,0 +1,341 @@
+//! The daemon: builds the parts in order, serves, and ends cleanly.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinSet;
+
+use self::service::{HostView, service};
+use crate::approval::Approvals;
+use crate::cli::BoxError;
+use crate::cli::doctor::Check;
+use crate::config::Config;
+use crate::control::{notify, socket};
+use crate::credential::Credentials;
+use crate::gate::Gate;
+use crate::intercept::{self, Kernel, Settings, cgroup2_root, ensure_bpffs};
+use crate::limits::CONNECTIONS_MAX;
+use crate::policy::PolicySet;
+use crate::record::{Recorder, RecorderConfig};
+use crate::relay::{Relay, Shutdown, ShutdownTrigger};
+use crate::run::matching::{self, Claim};
+use crate::run::{self, Governor, RunEvent, Runs};
+use crate::session::{self, Host, Places};
+use crate::tls::ca::{Ca, CaSettings};
+use crate::upstream::{Dialler, SideConnections};
+
+mod files;
+mod service;
+
+/// How long open sessions may take to end once the daemon was told to stop.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long `detach` waits for a daemon that was told to stop, and how often it looks.
+const STOP_TIME_MAX: Duration = Duration::from_secs(20);
+const STOP_PAUSE: Duration = Duration::from_millis(20);
+
+/// Pause after a failed accept: the process is out of descriptors, and more haste only burns the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Pause before something that watches the host is started again.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs until told to end.
+///
+/// # Errors
+/// When a part cannot be built; the text says which and what to do.
+pub fn serve(config: Config) -> Result<(), BoxError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("the daemon must run as root: it loads kernel programs and makes cgroups".into());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async move {
+        let _lock = socket::StateLock::take(&config.state_dir)?;
+        let daemon = Daemon::build(config).await?;
+        daemon.run().await
+    })
+}
+
+/// Lifts the gate that a daemon which has ended, or is about to, left shut. Returns how many runs still have processes,
+/// which go on ungoverned.
+///
+/// # Errors
+/// When a daemon goes on, or the kernel refuses.
+pub fn detach(config: &Config) -> Result<usize, BoxError> {
+    // Held to the end: a daemon that starts meanwhile would govern again what is being let go.
+    let _lock = wait_for_end(&config.state_dir)?;
+    intercept::detach(&config.bpf_dir, intercept::Detach::Force)?;
+    Ok(run::forget(config)?)
+}
+
+fn wait_for_end(state: &Path) -> Result<socket::StateLock, socket::SocketError> {
+    let deadline = Instant::now() + STOP_TIME_MAX;
+    loop {
+        match socket::StateLock::take(state) {
+            Err(socket::SocketError::Locked { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(STOP_PAUSE);
+            }
+            taken => return taken,
+        }
+    }
+}
+
+/// Tries whether the kernel takes our programs, on a pin directory of its own that is removed again.
+#[must_use]
+pub fn probe(config: &Config) -> Check {
+    const NAME: &str = "kernel programs";
+    let name = config.bpf_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let pin_dir = config.bpf_dir.with_file_name(format!("{name}-doctor-{}", std::process::id()));
+    let tried = try_programs(&pin_dir);
+    let removed = intercept::detach(&pin_dir, intercept::Detach::Force);
+    match (tried, removed) {
+        (Ok(()), Ok(())) => Check::ok(NAME, "load, attach and refuse what they must"),
+        (Err(error), _) => Check::fail(NAME, error.to_string(), "see README, \"What it needs\""),
+        (Ok(()), Err(error)) => Check::fail(NAME, error.to_string(), "remove the pins by hand"),
+    }
+}
+
+fn try_programs(pin_dir: &Path) -> Result<(), BoxError> {
+    ensure_bpffs(pin_dir)?;
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let SocketAddr::V4(proxy_v4) = listener.local_addr()? else { return Err("no IPv4 loopback".into()) };
+    let cgroup_root = cgroup2_root()?;
+    let settings = Settings {
+        pin_dir: pin_dir.to_owned(),
+        cgroup_root,
+        proxy_v4,
+        proxy_v6: None,
+        resolvers: Vec::new(),
+    };
+    Kernel::attach(&settings)?;
+    Ok(())
+}
+
+/// Everything that runs.
+struct Daemon {
+    host: Arc<Host>,
+    policies: Arc<PolicySet>,
+    approvals: Arc<Approvals>,
+    listeners: Vec<TcpListener>,
+    control: tokio::net::UnixListener,
+    trigger: ShutdownTrigger,
+    shutdown: Shutdown,
+    view: HostView,
+}
+
+impl Daemon {
+    /// Builds every part; nothing is served yet. The kernel programs come late: until they are attached nothing is
+    /// governed, and once they are, everything that serves governed connections must be there.
+    async fn build(config: Config) -> Result<Self, BoxError> {
+        let policies = Arc::new(PolicySet::load_dir(&config.policies_dir));
+        let recorder = Recorder::open(
+            &config.state_dir,
+            RecorderConfig { min_free_bytes: config.free_bytes_min, ..RecorderConfig::default() },
+        )?;
+        let (ca, _) = Ca::open(&files::ca_folder(&config.state_dir)?, &CaSettings::default())?;
+        let ca = Arc::new(ca);
+        let control = socket::bind(&config)?;
+        let ca_file = files::publish_ca(&config, &ca)?;
+        let hash_key = Arc::new(files::hash_key(&config.state_dir)?);
+        let listeners = listen(&config).await?;
+        let kernel = Arc::new(attach(&config, &listeners)?);
+        let runs = Runs::open(&config, governor(&kernel), Box::new(log_run))?;
+        runs.resume()?;
+        let approvals = Approvals::new(&config);
+        let credentials = Credentials::new(&config.credentials_dir);
+        let relay = Relay {
+            analyses: Arc::default(),
+            ca,
+            cancels: Arc::default(),
+            credentials: credentials.clone(),
+            dialler: Dialler::default(),
+            gate: Arc::new(Gate::new(Arc::clone(&policies), Arc::clone(&approvals))),
+            hash_key,
+            recorder,
+            sides: SideConnections::new(credentials),
+        };
+        let (trigger, shutdown) = Shutdown::new();
+        let proxy = listeners.first().map(TcpListener::local_addr).transpose()?;
+        let view = HostView { started: SystemTime::now(), proxy, ca_file };
+        let host = Arc::new(Host { kernel, runs, relay, places: Places::default() });
+        Ok(Self { host, policies, approvals, listeners, control, trigger, shutdown, view })
+    }
+
+    /// Serves until told to end.
+    async fn run(self) -> Result<(), BoxError> {
+        let stop = Arc::new(Notify::new());
+        let mut background = JoinSet::new();
+        background.spawn(follow_policies(Arc::clone(&self.policies)));
+        background.spawn(follow_cgroups(Arc::clone(&self.host.runs), Arc::clone(&self.policies)));
+        let service = service(&self.host, &self.policies, &self.approvals, &self.view, Arc::clone(&stop));
+        background.spawn(crate::control::server::serve(self.control, Arc::new(service)));
+        let mut accepting = JoinSet::new();
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        for listener in self.listeners {
+            accepting.spawn(accept(
+                listener,
+                Arc::clone(&self.host),
+                self.shutdown.clone(),
+                Arc::clone(&places),
+            ));
+        }
+        tracing::info!(proxy = ?self.view.proxy, policies = self.policies.snapshot().policies.len(), "ready");
+        notify::notify(notify::READY)?;
+        tokio::select! {
+            () = stop.notified() => {}
+            signal = stop_signal() => signal?,
+        }
+        tracing::info!("stopping");
+        if let Err(error) = notify::notify(notify::STOPPING) {
+            tracing::warn!(%error, "cannot tell the service manager; stopping all the same");
+        }
+        // First of all nobody gets in any more, so that who is told to leave finds the door shut.
+        accepting.shutdown().await;
+        self.trigger.begin();
+        drain(&places).await;
+        background.shutdown().await;
+        Ok(())
+    }
+}
+
+/// Where redirected connections arrive: IPv4 loopback, and IPv6 loopback on the same port where the host has it.
+async fn listen(config: &Config) -> Result<Vec<TcpListener>, BoxError> {
+    let wanted = config.proxy_listen();
+    let v4 = TcpListener::bind(wanted).await.map_err(|error| {
+        format!(
+            "cannot listen on {wanted}: {error}; end what uses it, or set [proxy] port in the configuration"
+        )
+    })?;
+    let port = v4.local_addr()?.port();
+    let v6 = TcpListener::bind(SocketAddrV6::new(Ipv6Addr::LOCALHOST, port, 0, 0)).await;
+    let v6 = v6.inspect_err(
+        |error| tracing::warn!(%error, "no IPv6 listener; IPv6-only sockets of agents fail closed"),
+    );
+    Ok(std::iter::once(v4).chain(v6).collect())
+}
+
+fn attach(config: &Config, listeners: &[TcpListener]) -> Result<Kernel, BoxError> {
+    let mut proxy = (None, None);
+    for listener in listeners {
+        match listener.local_addr()? {
+            SocketAddr::V4(address) => proxy.0 = Some(address),
+            SocketAddr::V6(address) => proxy.1 = Some(address),
+        }
+    }
+    let (Some(proxy_v4), proxy_v6) = proxy else { return Err("no IPv4 loopback listener".into()) };
+    ensure_bpffs(&config.bpf_dir)?;
+    let settings = Settings {
+        pin_dir: config.bpf_dir.clone(),
+        cgroup_root: cgroup2_root()?,
+        proxy_v4,
+        proxy_v6,
+        resolvers: files::resolvers(),
+    };
+    Ok(Kernel::attach(&settings)?)
+}
+
+fn governor(kernel: &Arc<Kernel>) -> Governor {
+    let (govern, release, governed) = (Arc::clone(kernel), Arc::clone(kernel), Arc::clone(kernel));
+    Governor {
+        govern: Box::new(move |cgroup, run| govern.govern(cgroup, run).map_err(io::Error::other)),
+        release: Box::new(move |cgroup| release.release(cgroup).map_err(io::Error::other)),
+        governed: Box::new(move || governed.governed().map_err(io::Error::other)),
+    }
+}
+
+fn log_run(event: &RunEvent) {
+    match event {
+        RunEvent::Started(run) => tracing::info!(run = %run.id, policy = %run.policy, "run started"),
+        RunEvent::Resumed(run) => tracing::info!(run = %run.id, policy = %run.policy, "run taken up again"),
+        RunEvent::Ended { run, .. } => tracing::info!(run = %run.id, policy = %run.policy, "run ended"),
+    }
+}
+
+/// Takes connections as long as there are places for them; each is served by a task of its own.
+async fn accept(listener: TcpListener, host: Arc<Host>, shutdown: Shutdown, places: Arc<Semaphore>) {
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((tcp, _)) => {
+                let (host, shutdown) = (Arc::clone(&host), shutdown.clone());
+                tokio::spawn(async move {
+                    serve_one(tcp, &host, shutdown).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve_one(tcp: TcpStream, host: &Host, shutdown: Shutdown) {
+    if let Err(error) = session::serve(tcp, host, shutdown).await {
+        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(%error, cause, "closed a connection unanswered");
+    }
+}
+
+/// Waits until every place is free again, for as long as a stop may take.
+async fn drain(places: &Semaphore) {
+    let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
+    if tokio::time::timeout(DRAIN_TIME_MAX, places.acquire_many(all)).await.is_err() {
+        tracing::warn!("some sessions did not end in time and are cut off");
+    }
+}
+
+/// Keeps the policies as the folder has them.
+async fn follow_policies(policies: Arc<PolicySet>) {
+    loop {
+        let Err(error) = Arc::clone(&policies).follow().await;
+        tracing::error!(%error, "policies are not followed; trying again");
+        tokio::time::sleep(WATCH_PAUSE).await;
+    }
+}
+
+/// Keeps the matched cgroups as the policies claim them.
+async fn follow_cgroups(runs: Arc<Runs>, policies: Arc<PolicySet>) {
+    let mut snapshots = policies.subscribe();
+    let (sender, receiver) = watch::channel(claims(&policies));
+    let forward = async move {
+        while snapshots.changed().await.is_ok() {
+            sender.send_replace(claims(&policies));
+        }
+    };
+    let watch_tree = async {
+        loop {
+            if let Err(error) = matching::watch(Arc::clone(&runs), receiver.clone()).await {
+                tracing::error!(%error, "cgroups are not watched; trying again");
+            }
+            tokio::time::sleep(WATCH_PAUSE).await;
+        }
+    };
+    tokio::join!(forward, watch_tree);
+}
+
+fn claims(policies: &PolicySet) -> Arc<[Claim]> {
+    let claim = |policy: &Arc<crate::policy::Policy>| Claim {
+        policy: policy.name.clone(),
+        version: policy.version.clone(),
+        matches: policy.matches.clone(),
+    };
+    policies.snapshot().policies.values().map(claim).collect()
+}
+
+/// Completes at SIGTERM or SIGINT.
+async fn stop_signal() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! What the control socket gives access to, put together from the daemon's parts.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::Notify;
+
+use crate::approval::Approvals;
+use crate::control::protocol::{Hook, PolicyFile};
+use crate::control::server::{HostStatus, Service};
+use crate::intercept::Counters;
+use crate::policy::PolicySet;
+use crate::policy::watch::Problem;
+use crate::run::RunInfo;
+use crate::session::Host;
+
+/// What does not change while the daemon runs.
+#[derive(Clone, Debug)]
+pub(super) struct HostView {
+    pub(super) started: SystemTime,
+    pub(super) proxy: Option<SocketAddr>,
+    pub(super) ca_file: PathBuf,
+}
+
+/// The control socket's view of the daemon.
+pub(super) fn service(
+    host: &Arc<Host>,
+    policies: &Arc<PolicySet>,
+    approvals: &Arc<Approvals>,
+    view: &HostView,
+    stop: Arc<Notify>,
+) -> Service {
+    let find = Arc::clone(policies);
+    let (status_host, status_policies, status_view) =
+        (Arc::downgrade(host), Arc::clone(policies), view.clone());
+    let ca_file = view.ca_file.clone();
+    Service {
+        runs: Arc::clone(&host.runs),
+        approvals: Arc::clone(approvals),
+        policy: Box::new(move |name| find.get(name).ok_or_else(|| missing(&find, name))),
+        environment: Box::new(move |run| environment(run, &ca_file)),
+        status: Box::new(move || match status_host.upgrade() {
+            Some(host) => status(&host, &status_policies, &status_view),
+            None => HostStatus::default(),
+        }),
+        stop: Box::new(move || stop.notify_one()),
+    }
+}
+
+fn missing(policies: &PolicySet, name: &str) -> String {
+    let snapshot = policies.snapshot();
+    let broken = snapshot.problems.iter().find(|(path, _)| path.file_stem().is_some_and(|stem| stem == name));
+    if let Some((path, problem)) = broken {
+        return format!("policy `{name}` is broken: {}", located(path, problem));
+    }
+    let known: Vec<&str> = snapshot.policies.keys().map(String::as_str).collect();
+    match known.is_empty() {
+        true => format!("there is no policy `{name}`, nor any other"),
+        false => format!("there is no policy `{name}`; there are: {}", known.join(", ")),
+    }
+}
+
+/// A problem behind its file, as editors like it where it has a line.
+fn located(path: &Path, problem: &Problem) -> String {
+    match problem {
+        Problem::Findings(_) => format!("{}:{problem}", path.display()),
+        Problem::NameTaken { .. } | Problem::Read(_) | Problem::TooMany | Problem::Untrusted(_) => {
+            format!("{}: {problem}", path.display())
+        }
+    }
+}
+
+/// What a run's command finds in its environment. Never `PGSSLROOTCERT`: with it set, libpq's default `sslmode=prefer`
+/// falls back to plaintext on servers that another authority signed.
+fn environment(_run: &RunInfo, ca_file: &Path) -> BTreeMap<String, String> {
+    BTreeMap::from([("PORTCULLIS_CA_FILE".to_owned(), ca_file.display().to_string())])
+}
+
+fn status(host: &Host, policies: &PolicySet, view: &HostView) -> HostStatus {
+    let mut problems = host.runs.problems();
+    if let Err(error) = host.relay.recorder.check() {
+        problems.push(error.to_string());
+    }
+    let counters = match host.kernel.counters() {
+        Ok(counters) => named(&counters),
+        Err(error) => {
+            problems.push(error.to_string());
+            BTreeMap::new()
+        }
+    };
+    let started = view.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    HostStatus {
+        started_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
+        // BPF LSM programs are a later layer; what is not there is not claimed.
+        mode: "no-lsm".to_owned(),
+        proxy: view.proxy.map(|proxy| proxy.to_string()).unwrap_or_default(),
+        hooks: host
+            .kernel
+            .hooks()
+            .into_iter()
+            .map(|(name, attached)| Hook { name: name.to_owned(), attached })
+            .collect(),
+        policies: policy_files(policies),
+        counters,
+        problems,
+    }
+}
+
+/// The counters by their names.
+fn named(counters: &Counters) -> BTreeMap<String, u64> {
+    let value = serde_json::to_value(counters).unwrap_or_default();
+    let Some(counters) = value.as_object() else { return BTreeMap::new() };
+    counters.iter().map(|(name, count)| (name.clone(), count.as_u64().unwrap_or(0))).collect()
+}
+
+fn policy_files(policies: &PolicySet) -> Vec<PolicyFile> {
+    let snapshot = policies.snapshot();
+    let good = snapshot.policies.values().map(|policy| PolicyFile {
+        file: format!("{}.toml", policy.name),
+        name: Some(policy.name.clone()),
+        version: Some(policy.version.clone()),
+        error: None,
+    });
+    let broken = snapshot.problems.iter().map(|(path, problem)| PolicyFile {
+        file: path.display().to_string(),
+        name: None,
+        version: None,
+        error: Some(problem.to_string()),
+    });
+    good.chain(broken).collect()
+}

@@ -1,0 +1,589 @@
+//! The one place where permission is made. An `Admission` opens a connection, a `Permit` lets one operation pass;
+//! neither can be built anywhere else, and what dials or forwards asks for one.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::approval::{Approvals, Outcome, Pending, Request, Reviewer};
+use crate::flow::{ApprovalId, Flow, Side};
+use crate::mask::plan::Taint;
+use crate::policy::decide::PostgresOperation;
+use crate::policy::rule::{
+    Egress, HOLD_TIME_DEFAULT, HoldTerms, InTransaction, PolicyVersion, Protocol, UnknownOrigin, Upstream,
+    UpstreamTls,
+};
+use crate::policy::{Action, Connection, DEFAULT_RULE, Policy, PolicySet, Verdict};
+use crate::record::event::{ApprovalOutcome, ApprovalRecord};
+use crate::request::Effect;
+use crate::request::sql::Analysis;
+use crate::run::{RunInfo, Subject};
+
+mod names;
+
+#[cfg(test)]
+mod tests;
+
+pub use names::HostNames;
+
+/// Name given to the profile of a destination that no connection names, under `egress = "record"`.
+pub const UNNAMED_CONNECTION: &str = "(unnamed)";
+
+/// Decides, from the policies in force and from humans.
+pub struct Gate {
+    policies: Arc<PolicySet>,
+    approvals: Arc<Approvals>,
+    names: HostNames,
+}
+
+/// A flow may be connected to its target. Needed by `upstream::dial`.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    flow: Arc<Flow>,
+    run: Arc<RunInfo>,
+    subject: Subject,
+    policy: Arc<Policy>,
+    connection: Connection,
+}
+
+/// Whether a flow may be connected.
+#[derive(Debug)]
+#[must_use]
+pub enum Admitted {
+    /// To this target.
+    Yes(Box<Admission>),
+    /// No.
+    No(Denial),
+}
+
+/// Why something may not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// Rule that decided; `default` when none did.
+    pub rule: String,
+    /// For the client: what was refused and why, in one sentence without a full stop.
+    pub reason: String,
+    /// For the client: what to do instead.
+    pub hint: Option<String>,
+    /// Whose doing it was.
+    pub side: Side,
+    /// The human's decision, when there was one.
+    pub approval: Option<Box<ApprovalRecord>>,
+}
+
+impl Denial {
+    /// A denial that no rule of the policy made.
+    #[must_use]
+    pub fn new(side: Side, reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        let hint = Some(hint.into()).filter(|hint| !hint.is_empty());
+        Self { rule: DEFAULT_RULE.to_owned(), reason: reason.into(), hint, side, approval: None }
+    }
+
+    /// Rule and approval, for the client's detail field.
+    #[must_use]
+    pub fn detail(&self) -> String {
+        match &self.approval {
+            Some(approval) => format!("Rule: {}. Approval: {}.", self.rule, approval.id),
+            None => format!("Rule: {}.", self.rule),
+        }
+    }
+}
+
+/// One operation may pass, once. Cannot be copied or made outside this module.
+#[derive(Debug)]
+pub struct Permit {
+    rule: String,
+    approval: Option<Approval>,
+    durable: bool,
+}
+
+/// What makes a permit of a hold.
+#[derive(Debug)]
+struct Approval {
+    record: ApprovalRecord,
+    policy_version: PolicyVersion,
+}
+
+impl Permit {
+    /// Rule that allowed or held it.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+
+    /// The human's decision, when the rule asked for one.
+    #[must_use]
+    pub fn approval(&self) -> Option<&ApprovalRecord> {
+        self.approval.as_ref().map(|approval| &approval.record)
+    }
+
+    /// Whether its intent must be on stable storage before it is forwarded; otherwise written is enough.
+    #[must_use]
+    pub fn durable(&self) -> bool {
+        self.durable
+    }
+}
+
+/// What the gate says of one operation.
+#[derive(Debug)]
+#[must_use]
+pub enum Judgement {
+    /// Refuse it.
+    Deny(Denial),
+    /// A rule depends on the planner's estimate: ask, then judge again.
+    Estimate,
+    /// A human must decide.
+    Hold(Hold),
+    /// Let it pass.
+    Permit(Permit),
+}
+
+/// What is to be judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Operation<'a> {
+    /// Database it goes to.
+    pub database: &'a str,
+    /// What it was understood to be.
+    pub analysis: &'a Analysis,
+    /// The planner's estimates by statement; `None` before it was asked.
+    pub estimates: Option<&'a [Option<u64>]>,
+    /// What it may do with masked data.
+    pub taint: Taint,
+    /// An open transaction may hold locks.
+    pub locks: bool,
+    /// Schemas that unqualified names are looked up in; `None` when that is not certain.
+    pub search_path: Option<&'a [String]>,
+}
+
+/// A hold that policy asks for, not yet put to anyone.
+#[derive(Debug)]
+pub struct Hold {
+    rule: String,
+    terms: HoldTerms,
+    policy_version: PolicyVersion,
+    locks: bool,
+    durable: bool,
+}
+
+/// A hold that is being decided. Dropped early, it is withdrawn.
+pub struct Held {
+    rule: String,
+    durable: bool,
+    policy_version: PolicyVersion,
+    pending: Pending,
+}
+
+impl Gate {
+    /// A gate over these policies.
+    #[must_use]
+    pub fn new(policies: Arc<PolicySet>, approvals: Arc<Approvals>) -> Self {
+        Self { policies, approvals, names: HostNames::default() }
+    }
+
+    /// What the host names of connections stand for.
+    #[must_use]
+    pub fn names(&self) -> &HostNames {
+        &self.names
+    }
+
+    /// Whether a flow of a run may be connected, and to what. `subject` is whom it acts for.
+    pub async fn admit(&self, flow: &Arc<Flow>, run: &Arc<RunInfo>, subject: Subject) -> Admitted {
+        let Some(policy) = self.policies.get(&run.policy) else { return Admitted::No(policy_missing(run)) };
+        let port = flow.destination.0.port();
+        self.names.refresh(policy.host_names(port)).await;
+        let resolved = |name: &str, address: IpAddr| self.names.resolves(name, address);
+        let connection = match policy.connection_for(flow.destination, &resolved) {
+            Some(connection) if may_use(connection, &subject.groups) => connection.clone(),
+            Some(connection) => return Admitted::No(not_in_groups(connection, &policy)),
+            None => match policy.egress {
+                Egress::Deny => return Admitted::No(no_connection(flow, &policy)),
+                Egress::Record => unnamed(),
+            },
+        };
+        Admitted::Yes(Box::new(Admission {
+            flow: Arc::clone(flow),
+            run: Arc::clone(run),
+            subject,
+            policy,
+            connection,
+        }))
+    }
+
+    /// Judges one operation of an admitted flow, by the policy in force now.
+    pub fn judge(&self, admission: &Admission, operation: &Operation<'_>) -> Judgement {
+        let policy = match self.current(admission) {
+            Ok(policy) => policy,
+            Err(denial) => return Judgement::Deny(denial),
+        };
+        let groups = &admission.subject.groups;
+        let asked = PostgresOperation {
+            connection: &admission.connection.name,
+            database: operation.database,
+            statements: &operation.analysis.statements,
+            effect: operation.analysis.effect,
+            search_path: operation.search_path,
+            estimates: operation.estimates.unwrap_or_default(),
+        };
+        if operation.estimates.is_none() && !policy.needs_estimate(&asked, groups).is_empty() {
+            return Judgement::Estimate;
+        }
+        let durable = policy.record.durable.contains(&operation.analysis.effect);
+        let verdict = stricter(policy.decide(&asked, groups), masked_data(operation.taint, &policy));
+        match verdict {
+            Verdict::Allow { rule } => Judgement::Permit(Permit { rule, approval: None, durable }),
+            Verdict::Deny { rule, reason, hint } => {
+                Judgement::Deny(Denial { rule, reason, hint, side: Side::Policy, approval: None })
+            }
+            Verdict::Hold { rule, terms }
+                if operation.locks && terms.in_transaction == InTransaction::Refuse =>
+            {
+                Judgement::Deny(hold_in_transaction(rule))
+            }
+            Verdict::Hold { rule, terms } => {
+                let policy_version = policy.version.clone();
+                Judgement::Hold(Hold { rule, terms, policy_version, locks: operation.locks, durable })
+            }
+        }
+    }
+
+    /// A statement may be prepared: nothing runs before it is bound, and binding is judged with the parameters.
+    ///
+    /// # Errors
+    /// When no parameters could make it pass.
+    pub fn prepare(&self, admission: &Admission, operation: &Operation<'_>) -> Result<Permit, Denial> {
+        match self.judge(admission, &Operation { locks: false, ..*operation }) {
+            Judgement::Deny(denial) => Err(denial),
+            Judgement::Estimate | Judgement::Hold(_) => {
+                Ok(Permit { rule: DEFAULT_RULE.to_owned(), approval: None, durable: false })
+            }
+            Judgement::Permit(permit) => Ok(permit),
+        }
+    }
+
+    /// Whether an approval still counts when it is used: the reviewer decided under one version of the policy, and
+    /// what a later one says of the operation nobody has looked at.
+    ///
+    /// # Errors
+    /// When the policy changed, or does not let the flow use its connection any more.
+    pub fn redeem(&self, admission: &Admission, permit: Permit) -> Result<Permit, Denial> {
+        let Some(approval) = &permit.approval else { return Ok(permit) };
+        let refused = match self.current(admission) {
+            Ok(policy) if policy.version == approval.policy_version => return Ok(permit),
+            Ok(_) => Denial::new(
+                Side::Policy,
+                "the policy changed while this waited, so its approval does not count",
+                "send it again to have it judged by the policy as it is now",
+            ),
+            Err(denial) => denial,
+        };
+        Err(Denial { rule: permit.rule, approval: Some(Box::new(approval.record.clone())), ..refused })
+    }
+
+    /// The policy in force by the name of the one a flow was admitted under; `None` when it is gone or broken.
+    #[must_use]
+    pub fn policy(&self, admission: &Admission) -> Option<Arc<Policy>> {
+        self.policies.get(&admission.run.policy)
+    }
+
+    /// The policy in force for an admitted flow, if it still lets the flow use its connection.
+    fn current(&self, admission: &Admission) -> Result<Arc<Policy>, Denial> {
+        let policy =
+            self.policies.get(&admission.run.policy).ok_or_else(|| policy_missing(&admission.run))?;
+        if policy.version == admission.policy.version || admission.connection.name == UNNAMED_CONNECTION {
+            return Ok(policy);
+        }
+        match policy.connections.iter().find(|connection| connection.name == admission.connection.name) {
+            Some(connection) if !connection.is_same_target(&admission.connection) => {
+                Err(connection_changed(connection, &policy))
+            }
+            Some(connection) if may_use(connection, &admission.subject.groups) => Ok(policy),
+            Some(connection) => Err(not_in_groups(connection, &policy)),
+            None => Err(no_connection(&admission.flow, &policy)),
+        }
+    }
+}
+
+impl Admission {
+    /// The admitted flow.
+    #[must_use]
+    pub fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
+    /// The run it belongs to.
+    #[must_use]
+    pub fn run(&self) -> &RunInfo {
+        &self.run
+    }
+
+    /// Whom it acts for.
+    #[must_use]
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// The policy it was admitted under.
+    #[must_use]
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    /// The connection profile it may use.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Hold {
+    /// Rule that asks.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+
+    /// Who may decide, and for how long they may think.
+    #[must_use]
+    pub fn terms(&self) -> &HoldTerms {
+        &self.terms
+    }
+
+    /// Version of the policy that asks.
+    #[must_use]
+    pub fn policy_version(&self) -> &PolicyVersion {
+        &self.policy_version
+    }
+
+    /// An open transaction may hold locks meanwhile.
+    #[must_use]
+    pub fn locks(&self) -> bool {
+        self.locks
+    }
+
+    /// Puts the question to the approvers.
+    ///
+    /// # Errors
+    /// When too many operations wait already.
+    pub fn ask(self, gate: &Gate, request: Request) -> Result<Held, Denial> {
+        let Self { rule, durable, policy_version, .. } = self;
+        match gate.approvals.ask(request) {
+            Ok(pending) => Ok(Held { rule, durable, policy_version, pending }),
+            Err(error) => Err(Denial {
+                rule,
+                reason: error.to_string(),
+                hint: Some("try again when some of the pending approvals are decided".to_owned()),
+                side: Side::Portcullis,
+                approval: None,
+            }),
+        }
+    }
+}
+
+impl Held {
+    /// Names the decision.
+    #[must_use]
+    pub fn id(&self) -> ApprovalId {
+        self.pending.id()
+    }
+
+    /// Waits for the decision.
+    ///
+    /// # Errors
+    /// Every way but an approval.
+    pub async fn decision(mut self) -> Result<Permit, Denial> {
+        let outcome = self.pending.outcome().await;
+        let record = approval_record(self.pending.id(), &outcome);
+        let rule = self.rule;
+        let reason = match outcome {
+            Outcome::Approved { .. } => {
+                let approval = Some(Approval { record, policy_version: self.policy_version });
+                return Ok(Permit { rule, approval, durable: self.durable });
+            }
+            Outcome::Denied { ref by, ref reason, .. } if reason.is_empty() => {
+                format!("denied by {}", by.user)
+            }
+            Outcome::Denied { ref by, ref reason, .. } => format!("denied by {}: {reason}", by.user),
+            Outcome::Expired => "nobody approved it in time".to_owned(),
+            Outcome::Withdrawn => "the request was withdrawn".to_owned(),
+        };
+        Err(Denial { rule, reason, hint: None, side: Side::Policy, approval: Some(Box::new(record)) })
+    }
+}
+
+/// The record of a request whose connection took it back.
+#[must_use]
+pub fn withdrawal(id: ApprovalId) -> ApprovalRecord {
+    approval_record(id, &Outcome::Withdrawn)
+}
+
+fn approval_record(id: ApprovalId, outcome: &Outcome) -> ApprovalRecord {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let decided_at_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    let by_nobody = |outcome| ApprovalRecord { id, outcome, by: None, reason: None, decided_at_ns };
+    let by_human = |outcome, by: &Reviewer, reason: &str, at_ms: u64| ApprovalRecord {
+        id,
+        outcome,
+        by: Some(by.user.clone()),
+        reason: Some(reason.to_owned()).filter(|reason| !reason.is_empty()),
+        decided_at_ns: at_ms.saturating_mul(1_000_000),
+    };
+    match outcome {
+        Outcome::Approved { by, reason, at_ms } => by_human(ApprovalOutcome::Approved, by, reason, *at_ms),
+        Outcome::Denied { by, reason, at_ms } => by_human(ApprovalOutcome::Denied, by, reason, *at_ms),
+        Outcome::Expired => by_nobody(ApprovalOutcome::TimedOut),
+        Outcome::Withdrawn => by_nobody(ApprovalOutcome::Withdrawn),
+    }
+}
+
+fn may_use(connection: &Connection, groups: &[String]) -> bool {
+    connection.groups.is_empty() || connection.groups.iter().any(|group| groups.contains(group))
+}
+
+/// What masking asks for, on top of the guards. What moves masked values is put to whom the policy asks about what it
+/// cannot understand; a policy that denies that, denies this.
+fn masked_data(taint: Taint, policy: &Policy) -> Option<Verdict> {
+    let rule = "masked data".to_owned();
+    let deny = |reason: &str| Verdict::Deny {
+        rule: rule.clone(),
+        reason: reason.to_owned(),
+        hint: Some("select masked columns by their own name, or leave them out".to_owned()),
+    };
+    const COMPUTES: &str = "the statement computes something from masked columns";
+    const MOVES: &str = "the statement moves masked columns out of sight";
+    match (taint, policy.defaults.unknown_origin) {
+        (Taint::Clean | Taint::ShowsColumns, _) | (Taint::ReadsMasked, UnknownOrigin::Mask) => None,
+        (Taint::ReadsMasked, UnknownOrigin::Deny) => Some(deny(COMPUTES)),
+        (Taint::MovesMasked, UnknownOrigin::Deny) => Some(deny(MOVES)),
+        (Taint::ReadsMasked, UnknownOrigin::Hold) => {
+            Some(Verdict::Hold { rule, terms: terms_of(policy).unwrap_or_else(nobody_in_particular) })
+        }
+        (Taint::MovesMasked, UnknownOrigin::Hold | UnknownOrigin::Mask) => match terms_of(policy) {
+            Some(terms) => Some(Verdict::Hold { rule, terms }),
+            None => Some(deny(MOVES)),
+        },
+    }
+}
+
+/// On whose word the policy lets pass what it cannot understand; `None` when it denies that.
+fn terms_of(policy: &Policy) -> Option<HoldTerms> {
+    match policy.defaults.unmatched.get(&Effect::Unknown) {
+        Some(Action::Hold(terms)) => Some(terms.clone()),
+        Some(Action::Deny { .. }) => None,
+        Some(Action::Allow) | None => Some(nobody_in_particular()),
+    }
+}
+
+fn nobody_in_particular() -> HoldTerms {
+    HoldTerms { approvers: Vec::new(), timeout: HOLD_TIME_DEFAULT, in_transaction: InTransaction::Refuse }
+}
+
+/// Deny over hold over allow.
+fn stricter(guards: Verdict, masks: Option<Verdict>) -> Verdict {
+    let Some(masks) = masks else { return guards };
+    let rank = |verdict: &Verdict| match verdict {
+        Verdict::Allow { .. } => 0,
+        Verdict::Hold { .. } => 1,
+        Verdict::Deny { .. } => 2,
+    };
+    if rank(&masks) > rank(&guards) { masks } else { guards }
+}
+
+fn hold_in_transaction(rule: String) -> Denial {
+    Denial {
+        rule,
+        reason: "this needs an approval, and the open transaction would keep its locks while a human decides"
+            .to_owned(),
+        hint: Some(
+            "send it outside a transaction (autocommit), or as the transaction's first statement".to_owned(),
+        ),
+        side: Side::Policy,
+        approval: None,
+    }
+}
+
+fn policy_missing(run: &RunInfo) -> Denial {
+    let name = &run.policy;
+    Denial::new(
+        Side::Policy,
+        format!("the policy `{name}` of this run is missing or broken"),
+        "ask the operator to run `portcullis policy check`",
+    )
+}
+
+fn no_connection(flow: &Flow, policy: &Policy) -> Denial {
+    Denial::new(
+        Side::Policy,
+        format!("no connection of policy `{}` names {}", policy.name, flow.destination),
+        "ask the operator to add a [[connection]] for it",
+    )
+}
+
+fn connection_changed(connection: &Connection, policy: &Policy) -> Denial {
+    Denial::new(
+        Side::Policy,
+        format!("policy `{}` now means another target by connection `{}`", policy.name, connection.name),
+        "connect again",
+    )
+}
+
+fn not_in_groups(connection: &Connection, policy: &Policy) -> Denial {
+    Denial::new(
+        Side::Policy,
+        format!("policy `{}` gives connection `{}` to other groups", policy.name, connection.name),
+        format!("it is for: {}", connection.groups.join(", ")),
+    )
+}
+
+fn unnamed() -> Connection {
+    Connection {
+        name: UNNAMED_CONNECTION.to_owned(),
+        to: Vec::new(),
+        protocol: Protocol::Opaque,
+        groups: Vec::new(),
+        upstream: Upstream {
+            address: None,
+            user: None,
+            database: None,
+            credential: None,
+            tls: UpstreamTls::Disable,
+            root_cert: None,
+            server_name: None,
+        },
+    }
+}
+
+#[cfg(test)]
+impl Admission {
+    /// An admission that no policy gave: for the tests of what asks for one.
+    pub(crate) fn for_tests(destination: std::net::SocketAddr, connection: Connection) -> Self {
+        let text = "version = 1\nname = \"test\"\n";
+        let mut policy = crate::policy::load(text).unwrap().policy;
+        policy.connections = vec![connection];
+        Self::under(destination, policy)
+    }
+
+    /// An admission to a policy's first connection.
+    pub(crate) fn under(destination: std::net::SocketAddr, policy: Policy) -> Self {
+        use crate::flow::{OriginalDst, Process, RunId, SessionId};
+        use crate::run::{CgroupRef, How};
+        let flow = Flow {
+            session: SessionId::generate(),
+            run: RunId::generate(),
+            destination: OriginalDst(destination),
+            process: Process::default(),
+            socket_cookie: 0,
+        };
+        let subject = Subject { uid: 1000, user: "agent".to_owned(), gid: 1000, groups: Vec::new() };
+        let run = RunInfo {
+            id: flow.run,
+            policy: policy.name.clone(),
+            policy_version: policy.version.clone(),
+            subject: Some(subject.clone()),
+            labels: std::collections::BTreeMap::new(),
+            started_ms: 0,
+            how: How::Started { pid: 1 },
+            cgroup: CgroupRef { path: "/test".to_owned(), id: 1 },
+        };
+        let connection = policy.connections[0].clone();
+        Self { flow: Arc::new(flow), run: Arc::new(run), subject, policy: Arc::new(policy), connection }
+    }
+}

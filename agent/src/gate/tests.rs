@@ -1,0 +1,383 @@
+//! The gate against data: who is admitted where, what is judged how, and what a change of policy does to both.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::approval::{Answer, Content, Digest};
+use crate::config::Config;
+use crate::flow::{OriginalDst, Process, RunId, SessionId};
+use crate::request::sql::analyze;
+use crate::run::{CgroupRef, How};
+
+const POLICY: &str = r#"
+version = 1
+name = "shop"
+
+[[connection]]
+name = "orders"
+to = ["127.9.9.9:5432", "127.10.0.0/16:6000"]
+protocol = "postgres"
+upstream = { user = "app", tls = "disable" }
+
+[[connection]]
+name = "payroll"
+to = ["127.9.9.10:5432"]
+protocol = "postgres"
+groups = ["finance"]
+upstream = { user = "app", tls = "disable" }
+
+[[guard]]
+name = "bulk"
+on = "postgres"
+effect = ["write"]
+estimated_rows = "> 100"
+action = "hold"
+approvers = ["dba"]
+
+[[guard]]
+name = "small"
+on = "postgres"
+effect = ["write"]
+action = "allow"
+
+[[guard]]
+name = "drops"
+on = "postgres"
+kind = ["drop *"]
+action = "deny"
+
+[[guard]]
+name = "migrations"
+on = "postgres"
+effect = ["ddl"]
+action = "hold"
+in_transaction = "hold"
+approvers = ["dba"]
+
+[[guard]]
+name = "secret schema"
+on = "postgres"
+objects = ["secret.*"]
+action = "deny"
+
+[record]
+durable = ["write", "ddl"]
+"#;
+
+struct Rig {
+    gate: Gate,
+    policies: Arc<PolicySet>,
+    approvals: Arc<Approvals>,
+    file: PathBuf,
+    _folder: TempDir,
+}
+
+impl Rig {
+    fn new(policy: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("shop.toml");
+        std::fs::write(&file, policy).unwrap();
+        let policies = Arc::new(PolicySet::load_dir(folder.path()));
+        assert!(policies.get("shop").is_some(), "{:?}", policies.snapshot().problems);
+        let approvals = Approvals::new(&Config::default());
+        let gate = Gate::new(Arc::clone(&policies), Arc::clone(&approvals));
+        Self { gate, policies, approvals, file, _folder: folder }
+    }
+
+    fn reload(&self, policy: &str) {
+        std::fs::write(&self.file, policy).unwrap();
+        self.policies.reload();
+    }
+
+    async fn admit(&self, destination: &str, groups: &[&str]) -> Admitted {
+        let destination: SocketAddr = destination.parse().unwrap();
+        let flow = Arc::new(Flow {
+            session: SessionId::generate(),
+            run: RunId::generate(),
+            destination: OriginalDst(destination),
+            process: Process::default(),
+            socket_cookie: 0,
+        });
+        let run = Arc::new(RunInfo {
+            id: flow.run,
+            policy: "shop".to_owned(),
+            policy_version: "at start".to_owned(),
+            subject: None,
+            labels: std::collections::BTreeMap::new(),
+            started_ms: 0,
+            how: How::Started { pid: 1 },
+            cgroup: CgroupRef { path: "/test".to_owned(), id: 1 },
+        });
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        let subject = Subject { uid: 1000, user: "agent".to_owned(), gid: 1000, groups };
+        self.gate.admit(&flow, &run, subject).await
+    }
+
+    async fn admission(&self) -> Admission {
+        match self.admit("127.9.9.9:5432", &[]).await {
+            Admitted::Yes(admission) => *admission,
+            Admitted::No(denial) => panic!("{denial:?}"),
+        }
+    }
+
+    /// One word for the judgement, and the rule.
+    fn judge(&self, admission: &Admission, sql: &str, with: With<'_>) -> (&'static str, String) {
+        match self.judgement(admission, sql, with) {
+            Judgement::Deny(denial) => ("deny", denial.rule),
+            Judgement::Estimate => ("estimate", String::new()),
+            Judgement::Hold(hold) => ("hold", hold.rule),
+            Judgement::Permit(permit) if permit.durable => ("durable", permit.rule),
+            Judgement::Permit(permit) => ("permit", permit.rule),
+        }
+    }
+
+    fn judgement(&self, admission: &Admission, sql: &str, with: With<'_>) -> Judgement {
+        let analysis = analyze(sql);
+        let With { estimates, taint, locks, search_path } = with;
+        let operation =
+            Operation { database: "shop", analysis: &analysis, estimates, taint, locks, search_path };
+        self.gate.judge(admission, &operation)
+    }
+
+    fn ask(&self, admission: &Admission, sql: &str) -> Held {
+        let Judgement::Hold(hold) = self.judgement(admission, sql, With::default()) else {
+            panic!("{sql} is not held")
+        };
+        let request = Request {
+            run: admission.flow().run,
+            session: admission.flow().session,
+            process: admission.flow().process.clone(),
+            subject: admission.subject().clone(),
+            connection: admission.connection().name.clone(),
+            destination: admission.flow().destination,
+            database: None,
+            content: Content::new(sql.as_bytes(), &[], &[]),
+            kinds: Vec::new(),
+            effect: Effect::Ddl,
+            objects: Vec::new(),
+            estimated_rows: None,
+            rule: hold.rule().to_owned(),
+            policy: admission.policy().name.clone(),
+            policy_version: hold.policy_version().clone(),
+            approvers: hold.terms().approvers.clone(),
+            in_transaction: false,
+            timeout: Duration::from_secs(60),
+        };
+        hold.ask(&self.gate, request).unwrap()
+    }
+
+    fn decide(&self, held: &Held, answer: Answer) {
+        let by = Reviewer {
+            uid: 2000,
+            user: "dora".to_owned(),
+            groups: vec!["dba".to_owned()],
+            pid: 7,
+            login_uid: None,
+        };
+        let digest: Digest = self.approvals.get(held.id()).unwrap().digest;
+        self.approvals.decide(held.id(), digest, by, answer, "because".to_owned()).unwrap();
+    }
+}
+
+#[derive(Clone, Copy)]
+struct With<'a> {
+    estimates: Option<&'a [Option<u64>]>,
+    taint: Taint,
+    locks: bool,
+    search_path: Option<&'a [String]>,
+}
+
+impl Default for With<'_> {
+    fn default() -> Self {
+        Self { estimates: None, taint: Taint::Clean, locks: false, search_path: None }
+    }
+}
+
+#[tokio::test]
+async fn a_flow_is_admitted_to_the_connection_that_names_its_destination() {
+    let rig = Rig::new(POLICY);
+    let cases: [(&str, &[&str], Option<&str>); 8] = [
+        ("127.9.9.9:5432", &[], Some("orders")),
+        ("[::ffff:127.9.9.9]:5432", &[], Some("orders")),
+        ("127.10.200.3:6000", &[], Some("orders")),
+        ("127.10.200.3:5432", &[], None),
+        ("127.9.9.9:5433", &[], None),
+        ("127.9.9.10:5432", &["finance", "staff"], Some("payroll")),
+        ("127.9.9.10:5432", &["staff"], None),
+        ("127.9.9.10:5432", &[], None),
+    ];
+    for (destination, groups, expected) in cases {
+        let admitted = match rig.admit(destination, groups).await {
+            Admitted::Yes(admission) => Some(admission.connection().name.clone()),
+            Admitted::No(_) => None,
+        };
+        assert_eq!(admitted.as_deref(), expected, "{destination} {groups:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_its_policy_nothing_is_admitted_or_judged() {
+    let rig = Rig::new(POLICY);
+    let admission = rig.admission().await;
+    std::fs::remove_file(&rig.file).unwrap();
+    rig.policies.reload();
+    assert!(matches!(rig.admit("127.9.9.9:5432", &[]).await, Admitted::No(_)));
+    assert_eq!(rig.judge(&admission, "SELECT 1", With::default()).0, "deny");
+}
+
+#[tokio::test]
+async fn destinations_that_no_connection_names_are_recorded_where_the_policy_says_so() {
+    let rig = Rig::new(&format!("{POLICY}\n[egress]\ndefault = \"record\"\n"));
+    let Admitted::Yes(admission) = rig.admit("127.1.1.1:80", &[]).await else { panic!("denied") };
+    assert_eq!(
+        (admission.connection().protocol, admission.connection().name.as_str()),
+        (Protocol::Opaque, UNNAMED_CONNECTION)
+    );
+    assert!(matches!(rig.admit("127.9.9.10:5432", &[]).await, Admitted::No(_)), "named, for others");
+}
+
+#[tokio::test]
+async fn operations_are_judged_by_the_first_rule_that_fits() {
+    let rig = Rig::new(POLICY);
+    let admission = rig.admission().await;
+    let public = ["public".to_owned()];
+    let secret = ["secret".to_owned()];
+    let base = With::default();
+    let path = |path| With { search_path: Some(path), ..base };
+    let rows = |rows: &'static [Option<u64>]| With { estimates: Some(rows), ..base };
+    let cases: [(&str, With<'_>, &str, &str); 16] = [
+        ("", base, "permit", "default"),
+        ("SELECT 1", base, "permit", "default"),
+        ("SELECT * FROM orders", base, "deny", "secret schema"),
+        ("SELECT * FROM orders", path(&public), "permit", "default"),
+        ("SELECT * FROM orders", path(&secret), "deny", "secret schema"),
+        ("SELECT * FROM secret.orders", path(&public), "deny", "secret schema"),
+        ("DELETE FROM orders WHERE id = 1", base, "estimate", ""),
+        ("DELETE FROM orders WHERE id = 1", rows(&[Some(1)]), "durable", "small"),
+        ("DELETE FROM orders WHERE id = 1", rows(&[Some(101)]), "hold", "bulk"),
+        ("DELETE FROM orders WHERE id = 1", rows(&[None]), "hold", "bulk"),
+        ("DELETE FROM orders WHERE id = 1", rows(&[]), "hold", "bulk"),
+        ("DELETE FROM orders", With { locks: true, ..rows(&[Some(101)]) }, "deny", "bulk"),
+        ("CREATE TABLE t (a int)", With { locks: true, ..base }, "hold", "migrations"),
+        ("SELECT 1; DROP TABLE orders", base, "deny", "drops"),
+        ("DO $$ BEGIN END $$", base, "hold", "default"),
+        ("this is not SQL", base, "hold", "default"),
+    ];
+    for (sql, with, verdict, rule) in cases {
+        assert_eq!(rig.judge(&admission, sql, with), (verdict, rule.to_owned()), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn masked_data_makes_a_verdict_stricter_and_never_milder() {
+    use Taint::{Clean, MovesMasked, ReadsMasked};
+    let cases = [
+        ("mask", Clean, "SELECT 1", "permit"),
+        ("mask", ReadsMasked, "SELECT 1", "permit"),
+        ("mask", MovesMasked, "SELECT 1", "hold"),
+        ("hold", ReadsMasked, "SELECT 1", "hold"),
+        ("deny", ReadsMasked, "SELECT 1", "deny"),
+        ("deny", MovesMasked, "SELECT 1", "deny"),
+        ("deny", Clean, "SELECT 1", "permit"),
+        ("mask", MovesMasked, "DROP TABLE orders", "deny"),
+        ("hold", ReadsMasked, "DROP TABLE orders", "deny"),
+    ];
+    for (unknown_origin, taint, sql, expected) in cases {
+        let rig = Rig::new(&format!("{POLICY}\n[defaults]\nunknown_origin = \"{unknown_origin}\"\n"));
+        let admission = rig.admission().await;
+        let (verdict, _) = rig.judge(&admission, sql, With { taint, ..With::default() });
+        assert_eq!(verdict, expected, "{unknown_origin} {taint:?} {sql}");
+    }
+}
+
+#[tokio::test]
+async fn preparing_is_refused_only_when_nothing_could_make_it_pass() {
+    let rig = Rig::new(POLICY);
+    let admission = rig.admission().await;
+    let prepare = |sql: &str| {
+        let analysis = analyze(sql);
+        let operation = Operation {
+            database: "shop",
+            analysis: &analysis,
+            estimates: None,
+            taint: Taint::Clean,
+            locks: true,
+            search_path: None,
+        };
+        rig.gate.prepare(&admission, &operation).is_ok()
+    };
+    assert!(prepare("SELECT 1"));
+    assert!(prepare("DELETE FROM orders WHERE id = $1"));
+    assert!(prepare("CREATE TABLE t (a int)"));
+    assert!(!prepare("DROP TABLE orders"));
+}
+
+#[tokio::test]
+async fn a_changed_policy_judges_sessions_that_began_under_the_old_one() {
+    let cases = [
+        ("the same again", POLICY.to_owned(), "permit"),
+        ("another rule", POLICY.replace("[\"write\", \"ddl\"]", "[\"read\"]"), "durable"),
+        ("other groups", POLICY.replacen("upstream", "groups = [\"finance\"]\nupstream", 1), "deny"),
+        ("another target", POLICY.replace("127.9.9.9:5432", "127.9.9.8:5432"), "deny"),
+        ("another login", POLICY.replacen("user = \"app\"", "user = \"other\"", 1), "deny"),
+        ("another name", POLICY.replacen("name = \"orders\"", "name = \"sales\"", 1), "deny"),
+    ];
+    for (what, changed, expected) in cases {
+        let rig = Rig::new(POLICY);
+        let admission = rig.admission().await;
+        rig.reload(&changed);
+        assert_eq!(rig.judge(&admission, "SELECT 1", With::default()).0, expected, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_approval_lets_one_operation_pass() {
+    let rig = Rig::new(POLICY);
+    let admission = rig.admission().await;
+    let held = rig.ask(&admission, "CREATE TABLE t (a int)");
+    rig.decide(&held, Answer::Approve);
+    let permit = rig.gate.redeem(&admission, held.decision().await.unwrap()).unwrap();
+    assert!(permit.durable());
+    assert_eq!(permit.approval().unwrap().by.as_deref(), Some("dora"));
+
+    let held = rig.ask(&admission, "CREATE TABLE t (a int)");
+    rig.decide(&held, Answer::Deny);
+    let denial = held.decision().await.unwrap_err();
+    assert_eq!(denial.reason, "denied by dora: because");
+}
+
+#[tokio::test]
+async fn an_approval_under_a_policy_that_has_changed_is_worth_nothing() {
+    for change in [format!("{POLICY}\n# reviewed\n"), String::new()] {
+        let rig = Rig::new(POLICY);
+        let admission = rig.admission().await;
+        let held = rig.ask(&admission, "CREATE TABLE t (a int)");
+        if change.is_empty() {
+            std::fs::remove_file(&rig.file).unwrap();
+            rig.policies.reload();
+        } else {
+            rig.reload(&change);
+        }
+        rig.decide(&held, Answer::Approve);
+        let permit = held.decision().await.unwrap();
+        let denial = rig.gate.redeem(&admission, permit).unwrap_err();
+        let expected = if change.is_empty() { "missing or broken" } else { "policy changed" };
+        assert!(denial.reason.contains(expected), "{denial:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_matches_the_addresses_it_was_seen_to_have_and_no_other() {
+    let names = HostNames::default();
+    let address: IpAddr = "127.0.0.1".parse().unwrap();
+    assert!(!names.resolves("localhost", address), "before it was asked");
+    names.refresh(["localhost", "no-such-name.invalid"]).await;
+    assert!(names.resolves("localhost", address));
+    assert!(names.resolves("localhost", "::ffff:127.0.0.1".parse().unwrap()));
+    assert!(!names.resolves("localhost", "127.0.0.2".parse().unwrap()));
+    assert!(!names.resolves("no-such-name.invalid", address));
+}

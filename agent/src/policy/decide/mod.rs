@@ -1,0 +1,410 @@
+//! The decision on one operation: which rule applies, and what it says. Pure.
+//!
+//! One principle settles every case that cannot be told for sure: **both answers are followed, and the stricter verdict
+//! wins.** An unqualified `orders` could be `secret.orders`, and an estimate may not be had: a guard that only perhaps
+//! matches adds its verdict, and the guards after it are asked too, until one matches for certain. So a doubt can turn
+//! an allow into a hold or a deny, never the other way round. Of several objects in one statement, one is enough to deny
+//! or hold; an allow needs every one of them.
+//!
+//! `unknown` is never allowed by accident. An allow guard matches a statement of unknown effect only when it says so:
+//! it lists `unknown` in `effect`; or names the command in full where that command is always opaque (`do`, `call`,
+//! `execute`); or lists `functions` that account for every function the statement calls, and the statement is not an
+//! EXECUTE of text nobody saw. Deny and hold guards judge an unknown statement by what is visible of it; what they do
+//! not match falls to the later guards and to `[defaults]`, which holds it.
+
+use super::DEFAULT_RULE;
+use super::rule::{
+    Action, Guard, HoldTerms, InTransaction, ObjectPattern, Policy, Protocol, RowBound, Verdict, When,
+};
+use crate::request::{Effect, ObjectName, SessionAction, Statement};
+
+/// Commands whose text never says what they do.
+const OPAQUE_KINDS: [&str; 3] = ["call", "do", "execute"];
+
+/// Objects named in a refusal before the rest is counted.
+const OBJECTS_SHOWN: usize = 3;
+
+/// Characters of one object's name shown in a refusal.
+const OBJECT_CHARS_SHOWN: usize = 80;
+
+/// One Query or Parse message to be judged.
+#[derive(Clone, Copy, Debug)]
+pub struct PostgresOperation<'a> {
+    /// Name of the connection it came on.
+    pub connection: &'a str,
+    /// Database it is for.
+    pub database: &'a str,
+    /// Its statements, in order.
+    pub statements: &'a [Statement],
+    /// Effect of the message as a whole. When it is higher than that of every statement (the analysers disagreed),
+    /// each statement is judged as if it had this effect.
+    pub effect: Effect,
+    /// Schemas that unqualified names are looked up in, when the session knows them; `None` is any schema.
+    pub search_path: Option<&'a [String]>,
+    /// The planner's row estimates, by statement. `None`, and what the slice is too short for, is unknown.
+    pub estimates: &'a [Option<u64>],
+}
+
+/// Whether a condition holds. Ordered: a conjunction is the least of its parts, a disjunction the greatest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Match {
+    No,
+    Perhaps,
+    Yes,
+}
+
+impl From<bool> for Match {
+    fn from(holds: bool) -> Self {
+        if holds { Self::Yes } else { Self::No }
+    }
+}
+
+/// How a guard looks at the objects of a statement.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stance {
+    /// It allows: every object must match.
+    Permits,
+    /// It denies or holds: one is enough.
+    Restrains,
+}
+
+impl Stance {
+    fn of(action: &Action) -> Self {
+        match action {
+            Action::Allow => Self::Permits,
+            Action::Deny { .. } | Action::Hold(_) => Self::Restrains,
+        }
+    }
+}
+
+/// A statement with what is known beside its text.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    operation: &'a PostgresOperation<'a>,
+    statement: &'a Statement,
+    effect: Effect,
+    groups: &'a [String],
+}
+
+impl Policy {
+    /// What this policy says of a message: the strictest verdict on any of its statements (deny, then hold, then
+    /// allow). On each statement the first matching guard decides, then `[defaults]`. Masks are not looked at here.
+    /// An empty message asks for nothing and is allowed.
+    pub fn decide(&self, operation: &PostgresOperation<'_>, subject_groups: &[String]) -> Verdict {
+        let verdicts = asked(operation, subject_groups).enumerate().map(|(index, asked)| {
+            let rows = operation.estimates.get(index).copied().flatten();
+            self.judge(&asked, rows)
+        });
+        match verdicts.reduce(stricter) {
+            Some(verdict) => verdict,
+            None if operation.effect == Effect::Read => Verdict::Allow { rule: DEFAULT_RULE.to_owned() },
+            // No statement to judge, and yet the analysers saw something: nothing may rest on that.
+            None => Verdict::Deny {
+                rule: DEFAULT_RULE.to_owned(),
+                reason: "the statement could not be taken apart".to_owned(),
+                hint: None,
+            },
+        }
+    }
+
+    /// Indexes of the statements whose verdict could depend on the planner's estimate. Only for these it is worth
+    /// asking; empty for most messages.
+    #[must_use]
+    pub fn needs_estimate(&self, operation: &PostgresOperation<'_>, subject_groups: &[String]) -> Vec<usize> {
+        asked(operation, subject_groups)
+            .enumerate()
+            .filter(|(_, asked)| {
+                let mut reached = self.guards.iter().map(|guard| (guard, guard.matches_without_rows(asked)));
+                let decisive = reached.find(|(guard, matched)| match matched {
+                    Match::No => false,
+                    Match::Perhaps => asks_planner(guard, asked),
+                    Match::Yes => asks_planner(guard, asked) || guard.matches_rows(asked, None) == Match::Yes,
+                });
+                decisive.is_some_and(|(guard, _)| asks_planner(guard, asked))
+            })
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    /// The stricter verdict of all rules that may be the first to match.
+    fn judge(&self, asked: &Asked<'_>, rows: Option<u64>) -> Verdict {
+        let mut possible: Option<Verdict> = None;
+        for guard in &self.guards {
+            let matched = guard.matches_without_rows(asked).min(guard.matches_rows(asked, rows));
+            if matched == Match::No {
+                continue;
+            }
+            let verdict = strictest(possible, self.verdict(&guard.name, Some(&guard.action), asked));
+            if matched == Match::Yes {
+                return verdict;
+            }
+            possible = Some(verdict);
+        }
+        strictest(possible, self.verdict(DEFAULT_RULE, self.defaults.unmatched.get(&asked.effect), asked))
+    }
+
+    fn verdict(&self, rule: &str, action: Option<&Action>, asked: &Asked<'_>) -> Verdict {
+        let rule = rule.to_owned();
+        match action {
+            Some(Action::Allow) => Verdict::Allow { rule },
+            Some(Action::Hold(terms)) => Verdict::Hold { rule, terms: terms.clone() },
+            Some(Action::Deny { hint }) => Verdict::Deny {
+                reason: self.reason(&rule, asked),
+                hint: Some(hint.clone().unwrap_or_else(|| self.hint())),
+                rule,
+            },
+            // `[defaults]` has every effect; a policy built otherwise denies.
+            None => Verdict::Deny { reason: self.reason(&rule, asked), hint: Some(self.hint()), rule },
+        }
+    }
+
+    /// What was refused and by which rule, for the client.
+    fn reason(&self, rule: &str, asked: &Asked<'_>) -> String {
+        let what = describe(asked.statement, asked.effect);
+        if rule == DEFAULT_RULE {
+            format!("{what} is denied: no guard of policy \"{}\" allows it", self.name)
+        } else {
+            format!("{what} is denied by rule \"{rule}\" of policy \"{}\"", self.name)
+        }
+    }
+
+    fn hint(&self) -> String {
+        format!(
+            "Sending it again or in other words will not help. If it is needed, ask the owner of policy \"{}\".",
+            self.name
+        )
+    }
+}
+
+impl Verdict {
+    /// Name of the rule that decided.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        match self {
+            Self::Allow { rule } | Self::Deny { rule, .. } | Self::Hold { rule, .. } => rule,
+        }
+    }
+
+    /// The verdict as the command line and `.cases` files write it.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Allow { .. } => "allow",
+            Self::Deny { .. } => "deny",
+            Self::Hold { .. } => "hold",
+        }
+    }
+}
+
+/// Each statement with the effect it is judged by.
+fn asked<'a>(operation: &'a PostgresOperation<'a>, groups: &'a [String]) -> impl Iterator<Item = Asked<'a>> {
+    let highest = operation.statements.iter().map(|statement| statement.effect).max();
+    let disputed = highest.is_none_or(|highest| operation.effect > highest);
+    operation.statements.iter().map(move |statement| {
+        let effect = if disputed { operation.effect } else { statement.effect };
+        Asked { operation, statement, effect, groups }
+    })
+}
+
+/// Whether the planner's answer decides if this guard matches.
+fn asks_planner(guard: &Guard, asked: &Asked<'_>) -> bool {
+    guard.when.estimated_rows.is_some() && !asked.touches_nothing()
+}
+
+impl Asked<'_> {
+    /// BEGIN, SET, SHOW, `SELECT 1`: no rows are read or written, and the planner need not be asked to know it.
+    fn touches_nothing(&self) -> bool {
+        let Statement { reads, writes, functions, .. } = self.statement;
+        self.effect == Effect::Read && reads.is_empty() && writes.is_empty() && functions.is_empty()
+    }
+}
+
+impl Guard {
+    fn matches_without_rows(&self, asked: &Asked<'_>) -> Match {
+        let Asked { operation, statement, effect, groups } = *asked;
+        let stance = Stance::of(&self.action);
+        let path = operation.search_path;
+        let When { effects, kinds, objects, writes, functions, connections, databases, .. } = &self.when;
+        let certain = self.on == Protocol::Postgres
+            && (effects.is_empty() || effects.contains(&effect))
+            && (effect != Effect::Unknown || stance == Stance::Restrains || self.names_unknown(statement))
+            && (kinds.is_empty() || kinds.iter().any(|glob| glob.is_match(&statement.kind)))
+            && (connections.is_empty() || connections.iter().any(|name| name == operation.connection))
+            && (databases.is_empty() || databases.iter().any(|glob| glob.is_match(operation.database)))
+            && (self.when.groups.is_empty() || self.when.groups.iter().any(|group| groups.contains(group)))
+            && self.when.unbounded.is_none_or(|unbounded| unbounded == statement.unbounded);
+        if !certain {
+            return Match::No;
+        }
+        objects_match(objects, statement.reads.iter().chain(&statement.writes), path, stance)
+            .min(objects_match(writes, statement.writes.iter(), path, stance))
+            .min(objects_match(functions, statement.functions.iter(), path, stance))
+    }
+
+    fn matches_rows(&self, asked: &Asked<'_>, estimate: Option<u64>) -> Match {
+        let Some(bound) = self.when.estimated_rows else {
+            return Match::Yes;
+        };
+        let rows = if asked.touches_nothing() { Some(0) } else { estimate };
+        rows.map_or(Match::Perhaps, |rows| bound.contains(rows).into())
+    }
+
+    /// Whether an allow guard speaks of statements that nobody can see through (see the head of this file).
+    fn names_unknown(&self, statement: &Statement) -> bool {
+        if self.when.effects.contains(&Effect::Unknown) {
+            return true;
+        }
+        // Known by itself and unknown as part of its message: the analysers disagreed, so its lists prove nothing.
+        if statement.effect != Effect::Unknown {
+            return false;
+        }
+        let opaque_kind = |kind: &str| OPAQUE_KINDS.contains(&kind) && kind == statement.kind;
+        let unseen_text = matches!(statement.session, SessionAction::Execute(_));
+        self.when.kinds.iter().any(|glob| opaque_kind(glob.glob().glob()))
+            || (!self.when.functions.is_empty() && !unseen_text)
+    }
+}
+
+/// An empty list of patterns does not constrain. See the head of this file for the rest.
+fn objects_match<'a>(
+    patterns: &[ObjectPattern],
+    objects: impl Iterator<Item = &'a ObjectName>,
+    search_path: Option<&[String]>,
+    stance: Stance,
+) -> Match {
+    if patterns.is_empty() {
+        return Match::Yes;
+    }
+    let each = objects.map(|object| {
+        let by_pattern = patterns.iter().map(|pattern| pattern.matches(object, search_path));
+        by_pattern.max().unwrap_or(Match::No)
+    });
+    // A statement without objects names none, whatever the stance.
+    let matched = match stance {
+        Stance::Permits => each.min(),
+        Stance::Restrains => each.max(),
+    };
+    matched.unwrap_or(Match::No)
+}
+
+impl ObjectPattern {
+    fn matches(&self, object: &ObjectName, search_path: Option<&[String]>) -> Match {
+        if !self.name.is_match(&object.name) {
+            return Match::No;
+        }
+        let Some(wanted) = &self.schema else {
+            return Match::Yes;
+        };
+        match (&object.schema, search_path) {
+            (Some(schema), _) => wanted.is_match(schema).into(),
+            (None, None) => Match::Perhaps,
+            (None, Some(path)) => {
+                let matching = path.iter().filter(|schema| wanted.is_match(schema)).count();
+                if matching > 0 && matching == path.len() {
+                    Match::Yes
+                } else if matching > 0 || wanted.is_match("pg_catalog") {
+                    // PostgreSQL looks into pg_catalog before the path, whatever the path says.
+                    Match::Perhaps
+                } else {
+                    Match::No
+                }
+            }
+        }
+    }
+}
+
+impl RowBound {
+    /// Whether a number of rows is within the bound.
+    #[must_use]
+    pub fn contains(self, rows: u64) -> bool {
+        match self {
+            Self::Above(bound) => rows > bound,
+            Self::AtLeast(bound) => rows >= bound,
+            Self::Below(bound) => rows < bound,
+            Self::AtMost(bound) => rows <= bound,
+        }
+    }
+}
+
+/// The stricter of what was possible before and one more possibility.
+fn strictest(possible: Option<Verdict>, verdict: Verdict) -> Verdict {
+    match possible {
+        Some(earlier) => stricter(earlier, verdict),
+        None => verdict,
+    }
+}
+
+/// The stricter of two verdicts; the earlier one when they are alike.
+fn stricter(first: Verdict, second: Verdict) -> Verdict {
+    match (first, second) {
+        (deny @ Verdict::Deny { .. }, _) | (_, deny @ Verdict::Deny { .. }) => deny,
+        (Verdict::Hold { rule, terms }, Verdict::Hold { rule: other, terms: others }) => {
+            both(rule, terms, &other, &others)
+        }
+        (hold @ Verdict::Hold { .. }, Verdict::Allow { .. })
+        | (Verdict::Allow { .. }, hold @ Verdict::Hold { .. }) => hold,
+        (allow @ Verdict::Allow { .. }, Verdict::Allow { .. }) => allow,
+    }
+}
+
+/// One decision releases the whole message, so whoever makes it must be entitled to every hold that may apply.
+fn both(rule: String, terms: HoldTerms, other: &str, others: &HoldTerms) -> Verdict {
+    let approvers: Vec<String> = match (terms.approvers.is_empty(), others.approvers.is_empty()) {
+        (true, _) => others.approvers.clone(),
+        (false, true) => terms.approvers,
+        (false, false) => {
+            let shared: Vec<String> =
+                terms.approvers.into_iter().filter(|name| others.approvers.contains(name)).collect();
+            if shared.is_empty() {
+                return Verdict::Deny {
+                    reason: format!(
+                        "the rules \"{rule}\" and \"{other}\" hold this for people who have no group in common"
+                    ),
+                    hint: Some("If these are several statements, send them one at a time.".to_owned()),
+                    rule,
+                };
+            }
+            shared
+        }
+    };
+    let in_transaction = match (terms.in_transaction, others.in_transaction) {
+        (InTransaction::Hold, InTransaction::Hold) => InTransaction::Hold,
+        (InTransaction::Refuse, _) | (_, InTransaction::Refuse) => InTransaction::Refuse,
+    };
+    Verdict::Hold {
+        rule,
+        terms: HoldTerms { approvers, timeout: terms.timeout.min(others.timeout), in_transaction },
+    }
+}
+
+/// `drop database shop (admin)`: a statement in one bounded line without control characters.
+fn describe(statement: &Statement, effect: Effect) -> String {
+    let objects = objects_of(statement);
+    let mut text = statement.kind.clone();
+    for (index, object) in objects.iter().take(OBJECTS_SHOWN).enumerate() {
+        text.push_str(if index == 0 { " " } else { ", " });
+        text.extend(object.to_string().chars().take(OBJECT_CHARS_SHOWN).flat_map(char::escape_debug));
+    }
+    let more = objects.len().saturating_sub(OBJECTS_SHOWN);
+    let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let because = statement.reason.as_ref().map_or_else(String::new, |reason| {
+        let reason: String = reason.chars().take(OBJECT_CHARS_SHOWN).flat_map(char::escape_debug).collect();
+        format!(": {reason}")
+    });
+    format!("{text}{rest} ({effect}{because})")
+}
+
+/// Objects a statement writes, then those it reads, each once.
+#[must_use]
+pub fn objects_of(statement: &Statement) -> Vec<&ObjectName> {
+    let mut names: Vec<&ObjectName> = Vec::new();
+    for object in statement.writes.iter().chain(&statement.reads) {
+        if !names.contains(&object) {
+            names.push(object);
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests;

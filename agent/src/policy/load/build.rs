@@ -1,0 +1,211 @@
+//! Turns the tables of a file that has no error into the policy that later stages read.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+use toml::Spanned;
+
+use super::shape::{ConnectionTable, DefaultsTable, FileTable, GuardTable, MaskTable, UpstreamTable};
+use super::table::{Choice, List};
+use super::value::{Act, Version};
+use crate::policy::rule::{
+    Action, Connection, Defaults, Egress, Guard, HOLD_TIME_DEFAULT, HoldTerms, InTransaction, MaskRule,
+    MaskTarget, Matches, Policy, RESULT_BYTES_DEFAULT, RecordRules, RunRules, UnknownOrigin, Upstream,
+    UpstreamTls, When,
+};
+use crate::request::Effect;
+
+/// Bytes of the digest kept as the version: enough to tell texts apart, short enough to read aloud.
+const VERSION_BYTES: usize = 8;
+
+/// The policy, or `None` when a required key is missing (which was reported when the table was read).
+pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
+    let Version = value(file.version)?;
+    let matches = file.matches.map(Spanned::into_inner);
+    let run = file.run.map(Spanned::into_inner);
+    let record = file.record.map(Spanned::into_inner);
+    let defaults = file.defaults.map(Spanned::into_inner);
+    let terms = default_terms(defaults.as_ref());
+    Some(Policy {
+        name: value(file.name)?.0,
+        version: version(text),
+        matches: matches.map_or_else(Matches::default, |table| Matches {
+            units: list(table.units, |glob| glob.0),
+            cgroups: list(table.cgroups, |glob| glob.0),
+        }),
+        run: run.map_or_else(RunRules::default, |table| RunRules {
+            users: list(table.users, |name| name.0),
+            groups: list(table.groups, |name| name.0),
+        }),
+        egress: value(file.egress).and_then(|table| value(table.default)).unwrap_or(Egress::Deny),
+        connections: tables(file.connection, |_, table| connection(table))?,
+        guards: tables(file.guard, |index, table| guard(index, table, &terms))?,
+        masks: tables(file.mask, |_, table| mask(table))?,
+        defaults: defaults_of(defaults.as_ref(), &terms),
+        record: record.map_or_else(
+            || RecordRules { durable: every_effect(), result_bytes_max: RESULT_BYTES_DEFAULT },
+            |table| RecordRules {
+                durable: table
+                    .durable
+                    .map_or_else(every_effect, |durable| list(Some(durable), |effect| effect)),
+                result_bytes_max: value(table.result_bytes).map_or(RESULT_BYTES_DEFAULT, |size| size.0),
+            },
+        ),
+    })
+}
+
+/// First bytes of the text's SHA-256, in hex.
+fn version(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().take(VERSION_BYTES).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn value<T>(field: Option<Spanned<T>>) -> Option<T> {
+    field.map(Spanned::into_inner)
+}
+
+fn list<T, U>(field: Option<Spanned<List<T>>>, each: impl Fn(T) -> U) -> Vec<U> {
+    field.map(|list| list.into_inner().0).into_iter().flatten().map(|item| each(item.into_inner())).collect()
+}
+
+fn tables<T, U>(field: Option<Spanned<List<T>>>, each: impl Fn(usize, T) -> Option<U>) -> Option<Vec<U>> {
+    let items = field.map(|list| list.into_inner().0).unwrap_or_default();
+    items.into_iter().enumerate().map(|(index, item)| each(index, item.into_inner())).collect()
+}
+
+fn every_effect() -> Vec<Effect> {
+    Effect::ALL.iter().map(|(_, effect)| *effect).collect()
+}
+
+fn connection(table: ConnectionTable) -> Option<Connection> {
+    Some(Connection {
+        name: value(table.name)?.0,
+        to: list(table.to, |to| to),
+        protocol: value(table.protocol)?,
+        groups: list(table.groups, |name| name.0),
+        upstream: upstream(value(table.upstream)),
+    })
+}
+
+fn upstream(table: Option<UpstreamTable>) -> Upstream {
+    let Some(table) = table else {
+        return Upstream {
+            address: None,
+            user: None,
+            database: None,
+            credential: None,
+            tls: UpstreamTls::VerifyFull,
+            root_cert: None,
+            server_name: None,
+        };
+    };
+    Upstream {
+        address: value(table.address).map(|address| address.0),
+        user: value(table.user).map(|user| user.0),
+        database: value(table.database).map(|database| database.0),
+        credential: value(table.credential).map(|credential| credential.0),
+        tls: value(table.tls).unwrap_or(UpstreamTls::VerifyFull),
+        root_cert: value(table.root_cert).map(|path| path.0),
+        server_name: value(table.server_name).map(|name| name.0),
+    }
+}
+
+/// How a guard is called in verdicts: its name, or its place.
+pub(super) fn guard_name(index: usize, table: &GuardTable) -> String {
+    match &table.name {
+        Some(name) => name.get_ref().0.clone(),
+        None => format!("guard {}", index + 1),
+    }
+}
+
+fn guard(index: usize, table: GuardTable, terms: &HoldTerms) -> Option<Guard> {
+    let name = guard_name(index, &table);
+    let action = match value(table.action)? {
+        Act::Allow => Action::Allow,
+        Act::Deny => Action::Deny { hint: value(table.hint).map(|hint| hint.0) },
+        Act::Hold => Action::Hold(HoldTerms {
+            approvers: table
+                .approvers
+                .map_or_else(|| terms.approvers.clone(), |approvers| list(Some(approvers), |name| name.0)),
+            timeout: value(table.hold).map_or(terms.timeout, |time| time.0),
+            in_transaction: value(table.in_transaction).unwrap_or(terms.in_transaction),
+        }),
+    };
+    let when = When {
+        effects: list(table.effect, |effect| effect),
+        kinds: list(table.kind, |glob| glob.0),
+        objects: list(table.objects, |pattern| pattern),
+        writes: list(table.writes, |pattern| pattern),
+        functions: list(table.functions, |pattern| pattern),
+        connections: list(table.connections, |name| name.0),
+        databases: list(table.databases, |glob| glob.0),
+        groups: list(table.groups, |name| name.0),
+        unbounded: value(table.unbounded),
+        estimated_rows: value(table.estimated_rows),
+    };
+    Some(Guard { name, on: value(table.on)?, when, action })
+}
+
+fn mask(table: MaskTable) -> Option<MaskRule> {
+    let what = match (table.columns, table.detect) {
+        (Some(columns), None) => MaskTarget::Columns(list(Some(columns), |pattern| pattern)),
+        (None, Some(detect)) => MaskTarget::Detect(list(Some(detect), |detector| detector)),
+        (Some(_), Some(_)) | (None, None) => return None,
+    };
+    Some(MaskRule {
+        on: value(table.on),
+        what,
+        with: value(table.with)?,
+        connections: list(table.connections, |name| name.0),
+        exempt: list(table.exempt, |name| name.0),
+    })
+}
+
+/// Who decides a hold and how, when its guard does not say.
+fn default_terms(table: Option<&DefaultsTable>) -> HoldTerms {
+    let approvers = table.and_then(|table| table.approvers.as_ref());
+    HoldTerms {
+        approvers: approvers
+            .map(|list| list.get_ref().0.iter().map(|name| name.get_ref().0.clone()).collect())
+            .unwrap_or_default(),
+        timeout: table
+            .and_then(|table| table.hold.as_ref())
+            .map_or(HOLD_TIME_DEFAULT, |time| time.get_ref().0),
+        in_transaction: table
+            .and_then(|table| table.in_transaction.as_ref())
+            .map_or(InTransaction::Refuse, |choice| *choice.get_ref()),
+    }
+}
+
+fn defaults_of(table: Option<&DefaultsTable>, terms: &HoldTerms) -> Defaults {
+    let unmatched: BTreeMap<Effect, Action> = Effect::ALL
+        .iter()
+        .map(|(_, effect)| {
+            let action = match default_act(table, *effect) {
+                Act::Allow => Action::Allow,
+                Act::Deny => Action::Deny { hint: None },
+                Act::Hold => Action::Hold(terms.clone()),
+            };
+            (*effect, action)
+        })
+        .collect();
+    let unknown_origin = table
+        .and_then(|table| table.unknown_origin.as_ref())
+        .map_or(UnknownOrigin::Mask, |choice| *choice.get_ref());
+    Defaults { unmatched, unknown_origin }
+}
+
+/// What happens to an effect that no guard matches.
+pub(super) fn default_act(table: Option<&DefaultsTable>, effect: Effect) -> Act {
+    let written = table.and_then(|table| match effect {
+        Effect::Read => table.read.as_ref(),
+        Effect::Write => table.write.as_ref(),
+        Effect::Ddl => table.ddl.as_ref(),
+        Effect::Admin => table.admin.as_ref(),
+        Effect::Unknown => table.unknown.as_ref(),
+    });
+    match (written, effect) {
+        (Some(act), _) => *act.get_ref(),
+        (None, Effect::Read) => Act::Allow,
+        (None, Effect::Write | Effect::Ddl | Effect::Admin | Effect::Unknown) => Act::Hold,
+    }
+}

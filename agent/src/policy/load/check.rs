@@ -1,0 +1,282 @@
+//! What one key says about another: names that must exist, terms that need their action, conditions that cannot hold.
+
+use std::net::IpAddr;
+use std::ops::Range;
+
+use toml::Spanned;
+
+use super::build::{default_act, guard_name};
+use super::kinds;
+use super::shape::{
+    ConnectionTable, DefaultsTable, FileTable, GuardTable, MaskTable, RecordTable, UpstreamTable,
+};
+use super::table::{Choice, Findings, List, Table};
+use super::value::{Act, Slug};
+use crate::policy::diagnostic::{did_you_mean, quoted};
+use crate::policy::rule::{Destination, Protocol, UpstreamTls};
+use crate::request::Effect;
+
+/// Checks everything that spans more than one value.
+pub(super) fn file(file: &FileTable, findings: &mut Findings<'_>) {
+    let connections: Vec<&ConnectionTable> = items(file.connection.as_ref()).collect();
+    let guards: Vec<&GuardTable> = items(file.guard.as_ref()).collect();
+    duplicates(connections.iter().filter_map(|table| named(table.name.as_ref())), "connection", findings);
+    duplicates(
+        guards.iter().enumerate().map(|(index, table)| {
+            (guard_name(index, table), table.name.as_ref().map_or(table.span(), Spanned::span))
+        }),
+        "guard",
+        findings,
+    );
+    for table in &connections {
+        connection(table, findings);
+    }
+    let tags = kinds::all();
+    for table in &guards {
+        guard(table, &connections, &tags, findings);
+    }
+    for table in items(file.mask.as_ref()) {
+        mask(table, &connections, findings);
+    }
+    if let Some(table) = &file.matches {
+        let table = table.get_ref();
+        if table.written().is_empty() {
+            findings.error(table.span(), "[match] names nothing; give it `units` or `cgroups`, or remove it");
+        }
+    }
+    if let Some(table) = &file.defaults {
+        defaults(table.get_ref(), findings);
+    }
+    if let Some(table) = &file.record {
+        record(table.get_ref(), findings);
+    }
+}
+
+fn items<T>(list: Option<&Spanned<List<T>>>) -> impl Iterator<Item = &T> {
+    list.map(|list| list.get_ref().0.as_slice()).unwrap_or_default().iter().map(Spanned::get_ref)
+}
+
+fn named(name: Option<&Spanned<Slug>>) -> Option<(String, Range<usize>)> {
+    name.map(|name| (name.get_ref().0.clone(), name.span()))
+}
+
+fn duplicates(names: impl Iterator<Item = (String, Range<usize>)>, what: &str, findings: &mut Findings<'_>) {
+    let mut seen: Vec<String> = Vec::new();
+    for (name, span) in names {
+        if seen.contains(&name) {
+            findings
+                .error(span, format!("another {what} is already named {}; names are unique", quoted(&name)));
+        }
+        seen.push(name);
+    }
+}
+
+fn connection(table: &ConnectionTable, findings: &mut Findings<'_>) {
+    let Some(upstream) = table.upstream.as_ref().map(Spanned::get_ref) else {
+        return;
+    };
+    match table.protocol.as_ref().map(Spanned::get_ref) {
+        Some(Protocol::Opaque) => opaque_upstream(upstream, findings),
+        Some(Protocol::Postgres) => postgres_upstream(table, upstream, findings),
+        None => {}
+    }
+}
+
+fn opaque_upstream(upstream: &UpstreamTable, findings: &mut Findings<'_>) {
+    if let Some(key) = upstream.written().iter().find(|key| *key != "address") {
+        findings.error(
+            upstream.span(),
+            format!(
+                "`{}` has no use on an opaque connection: its bytes are relayed, nobody logs in",
+                key.escape_debug()
+            ),
+        );
+    }
+}
+
+fn postgres_upstream(table: &ConnectionTable, upstream: &UpstreamTable, findings: &mut Findings<'_>) {
+    match upstream.tls.as_ref().map(Spanned::get_ref) {
+        Some(UpstreamTls::Disable) => {
+            for (key, span) in [
+                ("root_cert", upstream.root_cert.as_ref().map(Spanned::span)),
+                ("server_name", upstream.server_name.as_ref().map(Spanned::span)),
+            ] {
+                if let Some(span) = span {
+                    findings.error(
+                        span,
+                        format!("`{key}` has no use with tls = \"disable\"; remove one of them"),
+                    );
+                }
+            }
+            if let (Some(tls), false) = (&upstream.tls, stays_on_host(table, upstream)) {
+                findings.warning(
+                    tls.span(),
+                    "rows and the login cross the network in clear; use \"verify-full\" unless the server is on this host",
+                );
+            }
+        }
+        Some(UpstreamTls::VerifyCa) => {
+            if let Some(name) = &upstream.server_name {
+                findings
+                    .warning(name.span(), "verify-ca does not look at the name; use tls = \"verify-full\"");
+            }
+        }
+        Some(UpstreamTls::VerifyFull) | None => {}
+    }
+}
+
+/// Every address that may be dialled is a loopback address.
+fn stays_on_host(table: &ConnectionTable, upstream: &UpstreamTable) -> bool {
+    if let Some(address) = &upstream.address {
+        let host = address.get_ref().0.rsplit_once(':').map_or("", |(host, _)| host);
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        return host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback());
+    }
+    items(table.to.as_ref()).all(|to| match to {
+        Destination::Host { name, .. } => name == "localhost",
+        Destination::Network { address: IpAddr::V4(address), prefix, .. } => {
+            address.is_loopback() && *prefix >= 8
+        }
+        Destination::Network { address: IpAddr::V6(address), prefix, .. } => {
+            address.is_loopback() && *prefix == 128
+        }
+    })
+}
+
+fn guard(table: &GuardTable, connections: &[&ConnectionTable], tags: &[String], findings: &mut Findings<'_>) {
+    if let Some(on) = opaque(table.on.as_ref()) {
+        findings
+            .error(on, "guards judge operations, and an opaque connection has none; use on = \"postgres\"");
+    }
+    known_connections(table.connections.as_ref(), connections, findings);
+    for glob in table.kind.iter().flat_map(|list| list.get_ref().0.iter()) {
+        let matcher = &glob.get_ref().0;
+        if !tags.iter().any(|tag| matcher.is_match(tag)) {
+            let written = matcher.glob().glob();
+            let guess = did_you_mean(written, tags.iter().map(String::as_str));
+            findings.warning(glob.span(), format!("{} is no PostgreSQL command tag{guess}", quoted(written)));
+        }
+    }
+    if let Some(act) = table.action.as_ref().map(|act| *act.get_ref()) {
+        guard_terms(table, act, findings);
+    }
+}
+
+/// `hint` belongs to deny, and who decides and how long to hold.
+fn guard_terms(table: &GuardTable, act: Act, findings: &mut Findings<'_>) {
+    let terms = [
+        ("hint", "deny", act == Act::Deny, table.hint.as_ref().map(Spanned::span)),
+        ("approvers", "hold", act == Act::Hold, table.approvers.as_ref().map(Spanned::span)),
+        ("hold", "hold", act == Act::Hold, table.hold.as_ref().map(Spanned::span)),
+        ("in_transaction", "hold", act == Act::Hold, table.in_transaction.as_ref().map(Spanned::span)),
+    ];
+    for (key, action, fits, span) in terms {
+        if let (false, Some(span)) = (fits, span) {
+            findings.error(
+                span,
+                format!("`{key}` is for action = \"{action}\"; change the action or remove the key"),
+            );
+        }
+    }
+}
+
+fn mask(table: &MaskTable, connections: &[&ConnectionTable], findings: &mut Findings<'_>) {
+    let has = |key: &str| table.written().iter().any(|written| written == key);
+    match (has("columns"), has("detect")) {
+        (true, true) => findings.error(
+            table.span(),
+            "a mask names either `columns` or `detect`; write two masks, so that each is one rule in the record",
+        ),
+        (false, false) => {
+            findings.error(table.span(), "this mask finds nothing; give it `columns` or `detect`");
+        }
+        (true, false) | (false, true) => {}
+    }
+    if let Some(on) = opaque(table.on.as_ref()) {
+        findings.error(on, "what an opaque connection carries is not read, so nothing in it can be masked");
+    }
+    known_connections(table.connections.as_ref(), connections, findings);
+}
+
+fn opaque(on: Option<&Spanned<Protocol>>) -> Option<Range<usize>> {
+    on.filter(|on| *on.get_ref() == Protocol::Opaque).map(Spanned::span)
+}
+
+/// Names of connections must exist and be of a protocol whose operations are read.
+fn known_connections(
+    named: Option<&Spanned<List<Slug>>>,
+    connections: &[&ConnectionTable],
+    findings: &mut Findings<'_>,
+) {
+    for name in named.iter().flat_map(|list| list.get_ref().0.iter()) {
+        let wanted = &name.get_ref().0;
+        let names = || {
+            connections.iter().filter_map(|table| table.name.as_ref()).map(|name| name.get_ref().0.as_str())
+        };
+        let found = connections
+            .iter()
+            .find(|table| table.name.as_ref().is_some_and(|name| name.get_ref().0 == *wanted));
+        match found {
+            None => findings.error(
+                name.span(),
+                format!("no connection is named {}{}", quoted(wanted), did_you_mean(wanted, names())),
+            ),
+            Some(table) if opaque(table.protocol.as_ref()).is_some() => findings.error(
+                name.span(),
+                format!(
+                    "connection {} is opaque: nothing on it is read, so no rule can match",
+                    quoted(wanted)
+                ),
+            ),
+            Some(_) => {}
+        }
+    }
+}
+
+fn defaults(table: &DefaultsTable, findings: &mut Findings<'_>) {
+    if let Some(unknown) = table.unknown.as_ref().filter(|act| *act.get_ref() == Act::Allow) {
+        findings.warning(
+            unknown.span(),
+            "this forwards what could not be understood, DO blocks and unreadable statements included",
+        );
+    }
+    let rank = |act: Act| match act {
+        Act::Allow => 0,
+        Act::Hold => 1,
+        Act::Deny => 2,
+    };
+    let mut strictest: Option<(Effect, Act)> = None;
+    for (_, effect) in Effect::ALL {
+        let act = default_act(Some(table), *effect);
+        match strictest {
+            Some((milder, earlier))
+                if rank(act) < rank(earlier) && table.written().contains(&effect.to_string()) =>
+            {
+                findings.warning(
+                    table.span(),
+                    format!("`{effect}` is treated more mildly than `{milder}`, which reaches less far"),
+                );
+            }
+            Some((_, earlier)) if rank(act) <= rank(earlier) => {}
+            Some(_) | None => strictest = Some((*effect, act)),
+        }
+    }
+}
+
+fn record(table: &RecordTable, findings: &mut Findings<'_>) {
+    let Some(durable) = &table.durable else {
+        return;
+    };
+    let left_out: Vec<&str> = Effect::ALL
+        .iter()
+        .filter(|(_, effect)| *effect != Effect::Read)
+        .filter(|(_, effect)| !durable.get_ref().0.iter().any(|listed| listed.get_ref() == effect))
+        .map(|(word, _)| *word)
+        .collect();
+    if !left_out.is_empty() {
+        findings.warning(
+            durable.span(),
+            format!("a power cut may lose the record of operations with the effect {}", left_out.join(", ")),
+        );
+    }
+}

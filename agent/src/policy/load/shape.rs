@@ -1,0 +1,196 @@
+//! The tables of a policy file. The comments here are the descriptions that editors show.
+
+use super::table::{List, key, table};
+use super::value::{
+    AbsolutePath, Act, Approver, ByteSize, CgroupGlob, CredentialName, Hint, HoldTime, HostName, HostPort,
+    KindGlob, Name, NameGlob, RuleName, Slug, UnitGlob, Version,
+};
+use crate::mask::{Detector, Method};
+use crate::policy::rule::{
+    ColumnPattern, Destination, Egress, InTransaction, ObjectPattern, Protocol, RowBound, UnknownOrigin,
+    UpstreamTls,
+};
+use crate::request::Effect;
+
+table! {
+    /// A Portcullis policy: what one kind of agent may reach, what it may do there, and what it may see.
+    struct FileTable in "a policy" {
+        /// Version of the file's shape; 1.
+        required version: Version,
+        /// What `portcullis run --policy` takes.
+        required name: Slug,
+        /// Which existing cgroups and units this policy governs. `portcullis run` needs none.
+        optional matches as "match": MatchTable,
+        /// Who may start a run under this policy. Without it everyone may.
+        optional run: RunTable,
+        /// What happens to destinations that no connection names.
+        optional egress: EgressTable,
+        /// A named target. The first one whose `to` names the destination is used.
+        optional connection: List<ConnectionTable>,
+        /// A rule over operations. The first one that matches decides.
+        optional guard: List<GuardTable>,
+        /// A rule that rewrites what comes back, before the agent and the recording see it.
+        optional mask: List<MaskTable>,
+        /// What happens when no guard matches: without this table, reads are allowed and the rest is held.
+        optional defaults: DefaultsTable,
+        /// What the recording keeps.
+        optional record: RecordTable,
+    }
+}
+
+table! {
+    /// Which existing cgroups and units this policy governs.
+    struct MatchTable in "[match]" {
+        /// Globs over systemd unit names, such as "crewai@*.service".
+        optional units: List<UnitGlob>,
+        /// Globs over cgroup paths below the cgroup root, such as "/ci.slice/agent-*".
+        optional cgroups: List<CgroupGlob>,
+    }
+}
+
+table! {
+    /// Who may start a run under this policy.
+    struct RunTable in "[run]" {
+        /// Unix user names.
+        optional users: List<Name>,
+        /// Unix group names.
+        optional groups: List<Name>,
+    }
+}
+
+table! {
+    /// What happens to destinations that no connection names.
+    struct EgressTable in "[egress]" {
+        /// deny: refused. record: relayed without being read, bytes counted.
+        optional default: Egress,
+    }
+}
+
+table! {
+    /// A named target.
+    struct ConnectionTable in "[[connection]]" {
+        /// How guards, masks and the record name it.
+        required name: Slug,
+        /// Where it is: "host:port", "address:port" or "network/prefix:port"; port * is any.
+        required to: List<Destination>,
+        /// postgres: parsed, judged, masked. opaque: relayed and counted, not read.
+        required protocol: Protocol,
+        /// Groups that may use it. Without it every run of this policy may.
+        optional groups: List<Name>,
+        /// How the daemon logs in to the real server.
+        optional upstream: UpstreamTable,
+    }
+}
+
+table! {
+    /// How the daemon logs in to the real server.
+    struct UpstreamTable in "upstream" {
+        /// Dial here ("host:port") instead of the address the agent asked for.
+        optional address: HostPort,
+        /// User to log in as. Without it, the one the client named.
+        optional user: Name,
+        /// Database to use. Without it, the one the client named.
+        optional database: Name,
+        /// Name of a file in the credentials folder that holds the password. Without it, none is sent.
+        optional credential: CredentialName,
+        /// How the server is verified: verify-full (the default), verify-ca, or disable for no TLS.
+        optional tls: UpstreamTls,
+        /// PEM file of the roots that may sign the server's certificate. Without it, the system's.
+        optional root_cert: AbsolutePath,
+        /// Name the certificate must bear, when it is not the host of `to`.
+        optional server_name: HostName,
+    }
+}
+
+table! {
+    /// A rule over operations. All conditions must hold; the first matching guard decides.
+    struct GuardTable in "[[guard]]" {
+        /// Shown to clients and approvers. Without it, "guard 1", "guard 2" and so on, by position.
+        optional name: RuleName,
+        /// Protocol whose operations it judges.
+        required on: Protocol,
+        /// Effects it matches: read, write, ddl, admin, unknown.
+        optional effect: List<Effect>,
+        /// Globs over PostgreSQL's command tag, such as "drop *" or "create table".
+        optional kind: List<KindGlob>,
+        /// Globs over objects read or written, such as "public.customers", or "customers" in any schema. An allow guard needs every
+        /// object of the statement to match, another needs one.
+        optional objects: List<ObjectPattern>,
+        /// As objects, over written ones only.
+        optional writes: List<ObjectPattern>,
+        /// Globs over functions called. An allow guard needs every function of the statement to match, another needs one.
+        optional functions: List<ObjectPattern>,
+        /// Names of connections it is for.
+        optional connections: List<Slug>,
+        /// Globs over database names.
+        optional databases: List<NameGlob>,
+        /// Groups it is for.
+        optional groups: List<Name>,
+        /// true: only an UPDATE or DELETE (or MERGE, TRUNCATE) of whole tables. false: only others.
+        optional unbounded: bool,
+        /// Bound on the planner's estimate of rows touched, such as "> 1000".
+        optional estimated_rows: RowBound,
+        /// allow, deny, or hold for a human.
+        required action: Act,
+        /// With deny: what the client is told to do instead.
+        optional hint: Hint,
+        /// With hold: groups, or users as "user:alice", that may decide. Without it, those of [defaults].
+        optional approvers: List<Approver>,
+        /// With hold: how long to wait before denying, such as "15m".
+        optional hold: HoldTime,
+        /// With hold: whether to wait inside an open transaction (its locks stay) or refuse there.
+        optional in_transaction: InTransaction,
+    }
+}
+
+table! {
+    /// A rule that rewrites what comes back. It names columns or detectors.
+    struct MaskTable in "[[mask]]" {
+        /// Protocol it is for. Without it, all.
+        optional on: Protocol,
+        /// Columns as "table.column" or "schema.table.column", each part a glob.
+        optional columns: List<ColumnPattern>,
+        /// Detectors over any text that comes back.
+        optional detect: List<Detector>,
+        /// How a value is rewritten: redact, partial, hash, null.
+        required with: Method,
+        /// Names of connections it is for. Without it, all.
+        optional connections: List<Slug>,
+        /// Groups that see the raw value.
+        optional exempt: List<Name>,
+    }
+}
+
+table! {
+    /// What happens when no guard matches, and in corner cases.
+    struct DefaultsTable in "[defaults]" {
+        /// Reads that no guard matches; allow unless written.
+        optional read: Act,
+        /// Writes that no guard matches; hold unless written.
+        optional write: Act,
+        /// Changes of schema objects that no guard matches; hold unless written.
+        optional ddl: Act,
+        /// Administration that no guard matches; hold unless written.
+        optional admin: Act,
+        /// What cannot be understood, when no guard matches; hold unless written.
+        optional unknown: Act,
+        /// Who decides holds whose guard names nobody.
+        optional approvers: List<Approver>,
+        /// How long holds wait whose guard does not say; "15m" unless written.
+        optional hold: HoldTime,
+        /// Whether holds wait inside an open transaction when their guard does not say; refuse unless written.
+        optional in_transaction: InTransaction,
+        /// Output of unknown origin from a statement that reads a masked column: mask (unless written), hold, deny.
+        optional unknown_origin: UnknownOrigin,
+    }
+}
+
+table! {
+    /// What the recording keeps.
+    struct RecordTable in "[record]" {
+        /// Effects whose record is on stable storage before the operation is forwarded; all unless written.
+        optional durable: List<Effect>,
+        /// Masked result kept per statement, such as "16MiB".
+        optional result_bytes: ByteSize,
+    }
+}

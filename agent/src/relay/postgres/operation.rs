@@ -1,0 +1,117 @@
+//! One operation between its intent and its outcome.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::facts::Facts;
+use super::layout::Layout;
+use crate::mask::Findings;
+use crate::record::event::{Outcome, OutcomeStatus, ServerError};
+
+/// Number of an operation within its session, as in the record.
+pub(crate) type OperationId = u64;
+
+/// An operation that was forwarded.
+#[derive(Debug)]
+pub(crate) struct Operation {
+    /// Number in the record.
+    pub(crate) id: OperationId,
+    /// What its text was understood to be.
+    pub(crate) facts: Arc<Facts>,
+    /// Which statement of the text the server works on.
+    pub(crate) statement: usize,
+    /// How the current result's columns are treated; `None` before a RowDescription.
+    pub(crate) layout: Option<Arc<Layout>>,
+    /// The record knows the current result's columns.
+    pub(crate) rows_begun: bool,
+    /// The server answered it, even if without completing a statement.
+    answered: bool,
+    started: Instant,
+    tags: Vec<String>,
+    rows: u64,
+    bytes: u64,
+    masked: BTreeMap<String, u64>,
+    error: Option<ServerError>,
+}
+
+impl Operation {
+    pub(crate) fn new(id: OperationId, facts: Arc<Facts>) -> Self {
+        Self {
+            id,
+            facts,
+            statement: 0,
+            layout: None,
+            rows_begun: false,
+            answered: false,
+            started: Instant::now(),
+            tags: Vec::new(),
+            rows: 0,
+            bytes: 0,
+            masked: BTreeMap::new(),
+            error: None,
+        }
+    }
+
+    /// Counts rows sent to the client, with their bytes.
+    pub(crate) fn sent(&mut self, rows: u64, bytes: usize) {
+        self.rows += rows;
+        self.bytes += bytes as u64;
+    }
+
+    /// Counts masked values.
+    pub(crate) fn masked(&mut self, rule: &str, values: u64) {
+        if values == 0 {
+            return;
+        }
+        if let Some(count) = self.masked.get_mut(rule) {
+            *count += values;
+        } else {
+            self.masked.insert(rule.to_owned(), values);
+        }
+    }
+
+    /// Counts what detectors rewrote.
+    pub(crate) fn found(&mut self, findings: &Findings) {
+        for (detector, count) in findings.iter() {
+            self.masked(detector.name(), u64::from(count));
+        }
+    }
+
+    /// A statement of the text is complete.
+    pub(crate) fn completed(&mut self, tag: &str) {
+        self.tags.push(tag.to_owned());
+        self.statement += 1;
+        self.layout = None;
+        self.rows_begun = false;
+    }
+
+    /// The server had nothing to run, or stopped at the client's row limit.
+    pub(crate) fn answered(&mut self) {
+        self.answered = true;
+    }
+
+    /// The server failed it.
+    pub(crate) fn failed(&mut self, error: ServerError) {
+        self.error = Some(error);
+    }
+
+    /// What goes into the record.
+    pub(crate) fn outcome(self) -> Outcome {
+        Outcome {
+            operation: self.id,
+            status: match (&self.error, self.tags.is_empty() && !self.answered) {
+                (Some(_), _) => OutcomeStatus::Failed,
+                (None, true) => OutcomeStatus::NotRun,
+                (None, false) => OutcomeStatus::Done,
+            },
+            command_tags: self.tags,
+            rows: self.rows,
+            bytes: self.bytes,
+            error: self.error,
+            elapsed_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            masked: self.masked,
+            rows_left_out: 0,
+        }
+    }
+}

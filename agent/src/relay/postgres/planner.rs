@@ -1,0 +1,162 @@
+//! Whoever answers what the session cannot: the server's planner, a human, and the catalogue when the schema changed.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::conversation::{Answer, Conversation, Message, Question};
+use super::masking::{Masking, Rules};
+use crate::codec::postgres::frame::HEADER_BYTES;
+use crate::codec::postgres::frontend::Bind;
+use crate::gate::Admission;
+use crate::mask::HashKey;
+use crate::policy::Policy;
+use crate::policy::rule::PolicyVersion;
+use crate::upstream::side::CATALOG_AGE_MAX;
+use crate::upstream::{PlanRequest, Side, UpstreamError};
+
+/// Why masks cannot be applied.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MaskingError {
+    /// The server's catalogue cannot be read.
+    #[error("cannot read the database's catalogue, which the policy's column masks need")]
+    Catalogue(#[from] UpstreamError),
+    /// The detectors cannot be built.
+    #[error("cannot build the policy's detectors: {0}")]
+    Detectors(String),
+}
+
+/// The session's connections to its helpers.
+pub(crate) struct Planner {
+    side: Side,
+    key: Arc<HashKey>,
+    /// What the session's masks were made from.
+    from: From,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct From {
+    policy: PolicyVersion,
+    /// Changes of the schema that sessions had reported.
+    changes: u64,
+    at: Instant,
+}
+
+impl From {
+    fn now(side: &Side, policy: &Policy) -> Self {
+        Self { policy: policy.version.clone(), changes: side.changes(), at: Instant::now() }
+    }
+}
+
+/// The masks, once the catalogue has been read.
+type NewMasking = Pin<Box<dyn Future<Output = Result<Masking, MaskingError>> + Send>>;
+
+impl Planner {
+    pub(crate) fn new(side: Side, policy: &Policy, key: Arc<HashKey>) -> Self {
+        Self { from: From::now(&side, policy), side, key }
+    }
+
+    /// The masks by a policy and the catalogue as they are now.
+    pub(crate) fn renew(&mut self, policy: &Policy, admission: &Admission) -> NewMasking {
+        self.from = From::now(&self.side, policy);
+        let rules = Rules::of(policy, admission);
+        let (side, key) = (self.side.clone(), Arc::clone(&self.key));
+        Box::pin(async move {
+            let relations = match rules.columns.is_empty() {
+                true => Arc::default(),
+                false => side.relations().await?,
+            };
+            Masking::new(&rules, &relations, key).map_err(MaskingError::Detectors)
+        })
+    }
+
+    /// This session changed the schema: whoever reads the catalogue next reads it anew.
+    pub(crate) fn schema_changed(&self) {
+        self.side.changed();
+    }
+
+    /// Whether the session's masks may be out of date: the policy changed, or the catalogue is old, or another session
+    /// changed the schema.
+    pub(crate) fn is_outdated(&self, policy: &Policy, masking: &Masking) -> bool {
+        let catalogue =
+            || self.from.changes != self.side.changes() || self.from.at.elapsed() > CATALOG_AGE_MAX;
+        self.from.policy != policy.version || (masking.names_columns() && catalogue())
+    }
+
+    /// Puts a question; the answer comes when the future completes. Dropping it withdraws the question.
+    pub(crate) fn ask(
+        &self,
+        question: Question,
+        conversation: &Conversation,
+    ) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
+        match question {
+            Question::Held(held) => Box::pin(async move { Answer::Decided(held.decision().await) }),
+            Question::Estimate => {
+                let side = self.side.clone();
+                let asked = Estimate::of(conversation);
+                Box::pin(async move {
+                    let rows = match &asked {
+                        Some(asked) => asked.ask(&side).await,
+                        None => None,
+                    };
+                    Answer::Estimated(vec![rows])
+                })
+            }
+        }
+    }
+}
+
+/// An owned copy of what the planner is asked.
+struct Estimate {
+    text: Arc<str>,
+    types: Arc<[u32]>,
+    bind: Option<Vec<u8>>,
+    search_path: Arc<str>,
+}
+
+impl Estimate {
+    /// What waits, if the planner can be asked: one statement that calls nothing the planner might run for effect.
+    fn of(conversation: &Conversation) -> Option<Self> {
+        let waiting = conversation.waiting()?;
+        let [statement] = waiting.facts.analysis.statements.as_slice() else { return None };
+        if statement.columns.opaque_calls {
+            return None;
+        }
+        // Asked with another path, or in the middle of a change of the schema, the planner would speak of other tables.
+        let search_path = Arc::clone(conversation.search_path.text()?);
+        let bind = match &waiting.message {
+            Message::Query => None,
+            Message::Bind(_) => Some(waiting.bytes.get(HEADER_BYTES..)?.to_vec()),
+        };
+        Some(Self {
+            text: Arc::clone(&waiting.facts.text),
+            types: Arc::clone(&waiting.parameter_types),
+            bind,
+            search_path,
+        })
+    }
+
+    async fn ask(&self, side: &Side) -> Option<u64> {
+        let Some(bind) = &self.bind else {
+            let request = PlanRequest {
+                text: &self.text,
+                search_path: Some(&self.search_path),
+                ..PlanRequest::default()
+            };
+            return side.estimate(&request).await;
+        };
+        let bind = Bind::decode(bind).ok()?;
+        let formats: Vec<i16> =
+            bind.parameter_formats.iter().map(|format| i16::from(format.code() == 1)).collect();
+        let values: Vec<Option<&[u8]>> = bind.parameters.clone().collect();
+        let request = PlanRequest {
+            text: &self.text,
+            types: &self.types,
+            formats: &formats,
+            values: &values,
+            search_path: Some(&self.search_path),
+        };
+        side.estimate(&request).await
+    }
+}

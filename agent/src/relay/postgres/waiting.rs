@@ -1,0 +1,67 @@
+//! What a reviewer is shown of an operation that waits: the exact bytes that will run, and nothing the digest misses.
+
+use super::conversation::{Message, Waiting};
+use super::parameters::readable;
+use crate::approval::{Content, Request};
+use crate::codec::postgres::frame::HEADER_BYTES;
+use crate::codec::postgres::frontend::Bind;
+use crate::gate::{Admission, Hold};
+use crate::request::ObjectName;
+
+/// Objects listed to a reviewer; the statement itself names all of them.
+const OBJECTS_MAX: usize = 100;
+
+/// The question for the approvers.
+pub(super) fn approval_request(
+    admission: &Admission,
+    database: &str,
+    hold: &Hold,
+    waiting: &Waiting,
+) -> Request {
+    let flow = admission.flow();
+    let statements = &waiting.facts.analysis.statements;
+    let mut objects: Vec<ObjectName> = statements
+        .iter()
+        .flat_map(|statement| statement.writes.iter().chain(&statement.reads))
+        .cloned()
+        .collect();
+    objects.dedup();
+    objects.truncate(OBJECTS_MAX);
+    Request {
+        run: flow.run,
+        session: flow.session,
+        process: flow.process.clone(),
+        subject: admission.subject().clone(),
+        connection: admission.connection().name.clone(),
+        destination: flow.destination,
+        database: Some(database.to_owned()),
+        content: content(waiting),
+        kinds: statements.iter().map(|statement| statement.kind.clone()).collect(),
+        effect: waiting.facts.analysis.effect,
+        objects,
+        estimated_rows: waiting.estimated_rows(),
+        rule: hold.rule().to_owned(),
+        policy: admission.policy().name.clone(),
+        policy_version: hold.policy_version().clone(),
+        approvers: hold.terms().approvers.clone(),
+        in_transaction: hold.locks(),
+        timeout: hold.terms().timeout,
+    }
+}
+
+fn content(waiting: &Waiting) -> Content {
+    let text = waiting.facts.text.as_bytes();
+    match &waiting.message {
+        Message::Query => Content::new(text, &[], &[]),
+        Message::Bind(_) => {
+            let body = waiting.bytes.get(HEADER_BYTES..).unwrap_or_default();
+            // It was decoded before it was made to wait.
+            let Ok(bind) = Bind::decode(body) else { return Content::new(text, &[Some(body)], &[]) };
+            let exact: Vec<Option<&[u8]>> = bind.parameters.clone().collect();
+            let readable = readable(&bind, &waiting.parameter_types);
+            let shown: Vec<Option<&[u8]>> =
+                readable.iter().map(|value| value.as_ref().map(|(bytes, _)| &**bytes)).collect();
+            Content::new(text, &exact, &shown)
+        }
+    }
+}

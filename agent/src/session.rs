@@ -1,0 +1,224 @@
+//! One intercepted connection, from accept to the end of its recording, in order.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::flow::{Flow, Process, RunId, SessionId, Side};
+use crate::gate::{Admission, Admitted, Denial};
+use crate::intercept::{Kernel, OriginError, describe};
+use crate::limits::CONNECTIONS_PER_RUN_MAX;
+use crate::policy::rule::Protocol;
+use crate::record::event::{EndReason, Ended, SessionOpened};
+use crate::record::{RecordError, Recorder, SessionRecord};
+use crate::relay::postgres::{self, Unserved};
+use crate::relay::{Relay, Shutdown, opaque};
+use crate::run::{RunInfo, Runs, Subject};
+
+/// How long a refused client may take to show what it speaks, so that it can be told in its own protocol.
+const SHOW_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// What serving a connection needs.
+pub struct Host {
+    /// Says where a connection was going.
+    pub kernel: Arc<Kernel>,
+    /// Says whose it is.
+    pub runs: Arc<Runs>,
+    /// Serves it.
+    pub relay: Relay,
+    /// Keeps one run from taking every place.
+    pub places: Places,
+}
+
+/// Connections of each run.
+#[derive(Debug, Default)]
+pub struct Places(Arc<Mutex<HashMap<RunId, usize>>>);
+
+/// One connection's place among those of its run; given back when dropped.
+#[derive(Debug)]
+struct Place {
+    run: RunId,
+    taken: Arc<Mutex<HashMap<RunId, usize>>>,
+}
+
+impl Places {
+    /// A place for one more connection of `run`, if it has not too many.
+    fn take(&self, run: RunId) -> Option<Place> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(run).or_default();
+        if *count >= CONNECTIONS_PER_RUN_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Place { run, taken: Arc::clone(&self.0) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.run) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.run);
+            }
+        }
+    }
+}
+
+/// Why a connection could not be served at all.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The kernel has no record of it: nobody redirected it here.
+    #[error("a connection that the kernel did not redirect")]
+    NoOrigin(#[source] OriginError),
+    /// Its run is not known.
+    #[error("a connection of the unknown run {0}")]
+    NoRun(RunId),
+    /// The store cannot be written; nothing is forwarded unrecorded.
+    #[error("the session cannot be recorded")]
+    Record(#[from] RecordError),
+}
+
+/// Serves one accepted connection to its end.
+///
+/// # Errors
+/// When the connection cannot be told from a stranger's, or cannot be recorded. It is closed then.
+pub async fn serve(tcp: TcpStream, host: &Host, shutdown: Shutdown) -> Result<(), SessionError> {
+    let origin = host.kernel.origin(&tcp).map_err(SessionError::NoOrigin)?;
+    let run = host.runs.find(origin.run).ok_or(SessionError::NoRun(origin.run))?;
+    let mut process = origin.process;
+    describe(&mut process);
+    let flow = Arc::new(Flow {
+        session: SessionId::generate(),
+        run: origin.run,
+        destination: origin.destination,
+        process,
+        socket_cookie: origin.socket_cookie,
+    });
+    let subject = subject(&run, &flow.process).await;
+    let place = host.places.take(flow.run);
+    let admitted = match &place {
+        // Whoever holds the socket of an ended run is not in its cgroup: nobody governs that process.
+        Some(_) if host.runs.get(flow.run).is_none() => Admitted::No(run_ended()),
+        Some(_) => host.relay.gate.admit(&flow, &run, subject.clone()).await,
+        None => Admitted::No(overloaded()),
+    };
+    let record = match open_record(&host.relay.recorder, &flow, &run, subject.user, &admitted) {
+        Ok(record) => record,
+        Err(error) => {
+            refuse(tcp, &flow, Unserved::Unrecorded(&error), &host.relay).await;
+            return Err(error.into());
+        }
+    };
+    match admitted {
+        Admitted::Yes(admission) => relay(tcp, *admission, &host.relay, record, shutdown).await,
+        Admitted::No(denial) => {
+            tracing::info!(session = %flow.session, run = %flow.run, destination = %flow.destination,
+                reason = %denial.reason, "refused a connection");
+            refuse(tcp, &flow, Unserved::Denied(&denial), &host.relay).await;
+            record.close(Ended {
+                reason: EndReason::Refused,
+                side: denial.side,
+                detail: Some(denial.reason),
+            })?;
+        }
+    }
+    Ok(())
+}
+
+async fn relay(
+    tcp: TcpStream,
+    admission: Admission,
+    relay: &Relay,
+    record: SessionRecord,
+    shutdown: Shutdown,
+) {
+    match admission.connection().protocol {
+        Protocol::Postgres => Box::pin(postgres::serve(tcp, admission, relay, record, shutdown)).await,
+        Protocol::Opaque => opaque::serve(tcp, &admission, relay, record, shutdown).await,
+    }
+}
+
+/// Whom a connection acts for. The host's name service may take its time, so it is asked on a thread of its own.
+async fn subject(run: &Arc<RunInfo>, process: &Process) -> Subject {
+    if let Some(subject) = &run.subject {
+        return subject.clone();
+    }
+    let (asked, uid, gid) = (Arc::clone(run), process.uid, process.gid);
+    let found = tokio::task::spawn_blocking(move || asked.subject_of(uid, gid)).await;
+    // In no group, when it cannot be told.
+    found.unwrap_or_else(|_| Subject { uid, user: uid.to_string(), gid, groups: Vec::new() })
+}
+
+/// The record is opened before anything is said to anyone.
+fn open_record(
+    recorder: &Arc<Recorder>,
+    flow: &Flow,
+    run: &RunInfo,
+    user_name: String,
+    admitted: &Admitted,
+) -> Result<SessionRecord, RecordError> {
+    let (connection, protocol, policy_version, result_bytes_max) = match admitted {
+        Admitted::Yes(admission) => (
+            Some(admission.connection().name.clone()),
+            admission.connection().protocol,
+            admission.policy().version.clone(),
+            admission.policy().record.result_bytes_max,
+        ),
+        Admitted::No(_) => (None, Protocol::Opaque, run.policy_version.clone(), 0),
+    };
+    let opened = SessionOpened {
+        flow: flow.clone(),
+        connection,
+        protocol,
+        policy: run.policy.clone(),
+        policy_version,
+        run_labels: run.labels.clone(),
+        user_name: Some(user_name),
+    };
+    recorder.session(&opened, result_bytes_max)
+}
+
+/// Tells a refused client why, if it speaks a protocol that can be told; otherwise it is cut off.
+async fn refuse(tcp: TcpStream, flow: &Flow, why: Unserved<'_>, relay: &Relay) {
+    let mut first = [0; 8];
+    let shown = tokio::time::timeout(SHOW_TIME_MAX, tcp.peek(&mut first)).await;
+    let Ok(Ok(length)) = shown else { return };
+    if postgres::looks_like_startup(first.get(..length).unwrap_or_default()) {
+        postgres::refuse(tcp, flow, why, relay).await;
+    }
+}
+
+fn overloaded() -> Denial {
+    let reason =
+        format!("this run has {CONNECTIONS_PER_RUN_MAX} connections already, as many as it may have");
+    Denial::new(Side::Client, reason, "close some, then connect again")
+}
+
+fn run_ended() -> Denial {
+    Denial::new(Side::Client, "the run that opened this connection has ended", "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Places;
+    use crate::flow::RunId;
+    use crate::limits::CONNECTIONS_PER_RUN_MAX;
+
+    #[test]
+    fn a_run_cannot_take_the_places_of_others() {
+        let places = Places::default();
+        let (greedy, other) = (RunId::generate(), RunId::generate());
+        let mut taken: Vec<_> =
+            (0..CONNECTIONS_PER_RUN_MAX).map(|_| places.take(greedy).expect("a place")).collect();
+        assert!(places.take(greedy).is_none());
+        assert!(places.take(other).is_some());
+        taken.pop();
+        assert!(places.take(greedy).is_some());
+        taken.clear();
+        assert!(places.0.lock().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,239 @@
+//! Opens the connection to the real server that an admission allows, with the TLS its profile demands.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+
+use super::error::{Stage, UpstreamError};
+use super::wire::within;
+use super::{CONNECT_TIME_MAX, TLS_TIME_MAX};
+use crate::gate::Admission;
+use crate::policy::rule::{Connection, Destination, UpstreamTls};
+use crate::tls::Stream;
+use crate::tls::upstream_side::{ServerTrust, Verify, certificate_problem};
+
+/// SSLRequest: its length, then 1234.5679
+/// (<https://www.postgresql.org/docs/current/protocol-message-formats.html>).
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+/// Idle time after which the kernel asks whether the server is still there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// Pause between two such questions.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Unanswered questions after which the connection is dead.
+const KEEPALIVE_PROBES: u32 = 3;
+/// Addresses tried of a name that has several.
+const ADDRESSES_MAX: usize = 8;
+
+/// Dials servers; holds the roots they are verified against.
+#[derive(Debug, Default)]
+pub struct Dialler {
+    trust: ServerTrust,
+}
+
+/// An open connection, and what it takes to open another one to the very same server.
+#[derive(Debug)]
+pub struct Dialled {
+    /// Ready for the StartupMessage.
+    pub stream: Stream,
+    /// For CancelRequest and side connections.
+    pub target: Target,
+}
+
+/// A server that an admission has allowed: only [`Dialler::dial`] makes one.
+#[derive(Clone, Debug)]
+pub struct Target {
+    address: SocketAddr,
+    tls: Option<TargetTls>,
+}
+
+#[derive(Clone, Debug)]
+struct TargetTls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl Dialler {
+    /// Connects to the profile's server: its `address`, or where the client was going.
+    ///
+    /// `resolved` says whether a host name of the policy currently stands for an address; it is the cache that also
+    /// matched the flow to its profile.
+    ///
+    /// # Errors
+    /// The server cannot be found, reached or verified.
+    pub async fn dial(
+        &self,
+        admission: &Admission,
+        resolved: &(dyn Fn(&str, IpAddr) -> bool + Sync),
+    ) -> Result<Dialled, UpstreamError> {
+        let profile = admission.connection();
+        let destination = admission.flow().destination.0;
+        let tls = |address: SocketAddr| self.target_tls(profile, destination, address, resolved);
+        let Some(host) = &profile.upstream.address else {
+            return Target { address: destination, tls: tls(destination)? }.open().await;
+        };
+        let mut last = None;
+        for address in lookup(host).await?.into_iter().take(ADDRESSES_MAX) {
+            match (Target { address, tls: tls(address)? }).open().await {
+                Ok(dialled) => return Ok(dialled),
+                Err(
+                    error @ (UpstreamError::Connect { .. }
+                    | UpstreamError::TimedOut { stage: Stage::Connecting, .. }),
+                ) => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| no_address(host)))
+    }
+
+    /// Connects without speaking: for bytes that are relayed unread, TLS and all.
+    ///
+    /// # Errors
+    /// The server cannot be found or reached.
+    pub async fn dial_opaque(&self, admission: &Admission) -> Result<Stream, UpstreamError> {
+        let destination = admission.flow().destination.0;
+        let addresses = match &admission.connection().upstream.address {
+            None => vec![destination],
+            Some(host) => lookup(host).await?,
+        };
+        let mut last = None;
+        for address in addresses.into_iter().take(ADDRESSES_MAX) {
+            match (Target { address, tls: None }).redial().await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| no_address(&destination.to_string())))
+    }
+
+    fn target_tls(
+        &self,
+        profile: &Connection,
+        destination: SocketAddr,
+        address: SocketAddr,
+        resolved: &(dyn Fn(&str, IpAddr) -> bool + Sync),
+    ) -> Result<Option<TargetTls>, UpstreamError> {
+        let verify = match profile.upstream.tls {
+            UpstreamTls::Disable => return Ok(None),
+            UpstreamTls::VerifyCa => Verify::Chain,
+            UpstreamTls::VerifyFull => Verify::ChainAndName,
+        };
+        let config = self.trust.config(profile.upstream.root_cert.as_deref(), verify)?;
+        Ok(Some(TargetTls { config, name: server_name(profile, destination, address, resolved)? }))
+    }
+}
+
+impl Target {
+    /// The server's address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A new connection to the same server, under the same rules.
+    ///
+    /// # Errors
+    /// It cannot be reached or verified.
+    pub async fn redial(&self) -> Result<Stream, UpstreamError> {
+        let tcp = within(CONNECT_TIME_MAX, Stage::Connecting, self.address, connect(self.address)).await?;
+        match &self.tls {
+            None => Stream::plain(tcp).map_err(|source| self.broken(Stage::Connecting, source)),
+            Some(tls) => within(TLS_TIME_MAX, Stage::Tls, self.address, self.start_tls(tcp, tls)).await,
+        }
+    }
+
+    async fn open(self) -> Result<Dialled, UpstreamError> {
+        Ok(Dialled { stream: self.redial().await?, target: self })
+    }
+
+    fn broken(&self, stage: Stage, source: std::io::Error) -> UpstreamError {
+        UpstreamError::Broken { stage, address: self.address, source }
+    }
+
+    async fn start_tls(&self, mut tcp: TcpStream, tls: &TargetTls) -> Result<Stream, UpstreamError> {
+        let broken = |source| self.broken(Stage::Tls, source);
+        tcp.write_all(&SSL_REQUEST).await.map_err(broken)?;
+        // Exactly one byte: whatever an attacker slipped in behind it meets the TLS layer, which refuses it
+        // (CVE-2021-23222).
+        match tcp.read_u8().await.map_err(broken)? {
+            b'S' => {}
+            b'N' => return Err(UpstreamError::TlsNotOffered { address: self.address }),
+            // 'E' opens an ErrorResponse of a server without TLS, or of anyone on the way: not worth believing.
+            other => {
+                return Err(UpstreamError::protocol(format!(
+                    "it answered SSLRequest with byte {other:#04x}"
+                )));
+            }
+        }
+        let connector = TlsConnector::from(tls.config.clone());
+        match connector.connect(tls.name.clone(), tcp).await {
+            Ok(stream) => Ok(stream.into()),
+            Err(error) => Err(match certificate_problem(&error) {
+                Some(problem) => UpstreamError::Certificate { address: self.address, problem },
+                None => broken(error),
+            }),
+        }
+    }
+}
+
+/// The name the certificate has to be for: `server_name`, or the host of the `to` entry the client's destination
+/// matched, or the host of `address`, or the address itself.
+fn server_name(
+    profile: &Connection,
+    destination: SocketAddr,
+    address: SocketAddr,
+    resolved: &(dyn Fn(&str, IpAddr) -> bool + Sync),
+) -> Result<ServerName<'static>, UpstreamError> {
+    let named = profile.to.iter().find_map(|to| match to {
+        Destination::Host { name, port }
+            if port.is_none_or(|port| port == destination.port()) && resolved(name, destination.ip()) =>
+        {
+            Some(name.as_str())
+        }
+        Destination::Host { .. } | Destination::Network { .. } => None,
+    });
+    let dialled =
+        profile.upstream.address.as_deref().and_then(|host| host.rsplit_once(':')).map(|(host, _)| host);
+    let Some(name) = profile.upstream.server_name.as_deref().or(named).or(dialled) else {
+        return Ok(ServerName::IpAddress(address.ip().into()));
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    ServerName::try_from(name.to_owned()).map_err(|_invalid| UpstreamError::Certificate {
+        address,
+        problem: format!("\"{name}\" is no name a certificate can be for; set the profile's server_name"),
+    })
+}
+
+async fn lookup(host: &str) -> Result<Vec<SocketAddr>, UpstreamError> {
+    let failed = |source| UpstreamError::Resolve { host: host.to_owned(), source };
+    match tokio::time::timeout(CONNECT_TIME_MAX, tokio::net::lookup_host(host)).await {
+        Ok(Ok(addresses)) => Ok(addresses.collect()),
+        Ok(Err(error)) => Err(failed(error)),
+        Err(_elapsed) => Err(failed(std::io::ErrorKind::TimedOut.into())),
+    }
+}
+
+fn no_address(host: &str) -> UpstreamError {
+    UpstreamError::Resolve { host: host.to_owned(), source: std::io::ErrorKind::NotFound.into() }
+}
+
+async fn connect(address: SocketAddr) -> Result<TcpStream, UpstreamError> {
+    let connect = async {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_nodelay(true)?;
+        socket.set_keepalive(true)?;
+        rustix::net::sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
+        rustix::net::sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
+        rustix::net::sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?;
+        socket.connect(address).await
+    };
+    connect.await.map_err(|source| UpstreamError::Connect { address, source })
+}

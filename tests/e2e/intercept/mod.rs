@@ -1,0 +1,7 @@
+//! The kernel side against real sockets: what is redirected, what is refused, and what survives the daemon.
+
+mod life;
+mod origin;
+mod redirect;
+mod refuse;
+mod sandbox;

@@ -1,0 +1,36 @@
+//! End-to-end tests. All need root: they make cgroups and attach programs.
+//!
+//! The modules are marked `cfg(test)`, which is always so here, for clippy to see that their helpers are tests, too.
+
+#[cfg(test)]
+mod capture;
+#[cfg(test)]
+mod death;
+#[cfg(test)]
+mod disk;
+#[cfg(test)]
+mod drivers;
+#[cfg(test)]
+mod errors;
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod holds;
+#[cfg(test)]
+mod interactive;
+#[cfg(test)]
+mod intercept;
+#[cfg(test)]
+mod masks;
+#[cfg(test)]
+mod reading;
+#[cfg(test)]
+mod runs;
+#[cfg(test)]
+mod service;
+#[cfg(test)]
+mod spine;
+#[cfg(test)]
+mod wait;
+#[cfg(test)]
+mod wire;

@@ -1,0 +1,204 @@
+//! The demo: a private PostgreSQL, the daemon in a scratch folder, an unprivileged agent, a reviewer. It leaves nothing
+//! behind.
+
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Write as _};
+use std::net::Ipv4Addr;
+use std::process::{ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use anyhow::{Context as _, Result, bail};
+use harness::agent;
+use harness::daemon::{Daemon, shop_policy};
+use harness::postgres::Server;
+use harness::process::{self, NOBODY, Owned, REVIEWER};
+use serde_json::Value;
+
+/// What the agent does, read-only for it.
+const AGENT: &str = include_str!("../agent.py");
+
+/// Lines of output waiting to be shown.
+const LINES_MAX: usize = 1024;
+
+fn main() -> ExitCode {
+    match run(std::env::args().any(|argument| argument == "--verbose")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            drop(writeln!(std::io::stderr(), "error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verbose: bool) -> Result<()> {
+    title("A private PostgreSQL with a small shop database");
+    let server = Server::start(Ipv4Addr::new(127, 20, 0, 10), 5432)?;
+    show(
+        "",
+        &format!(
+            "listening on {}; the role {} has a password only the daemon knows",
+            server.address(),
+            harness::postgres::ROLE
+        ),
+    );
+
+    title("The daemon, in a scratch folder, with one policy");
+    let daemon = Daemon::start(&[("shop", &shop_policy(&server))])?;
+    let status = process::run(daemon.command()?.arg("status"))?;
+    show("", &status);
+
+    title("An agent under `portcullis run --policy shop`, as the user nobody; a reviewer as the user daemon");
+    watch_agent(&daemon, &server)?;
+
+    title("What was recorded");
+    show("$ portcullis sessions list", "");
+    show("", &process::run(daemon.command()?.args(["sessions", "list"]))?);
+    let session = session_of_the_update(&daemon)?;
+    show(&format!("$ portcullis replay {session} --speed max"), "");
+    show("", &process::run(daemon.command()?.args(["replay", &session, "--speed", "max"]))?);
+    check(&server)?;
+    if verbose {
+        title("The daemon's log");
+        show("", &daemon.log());
+    }
+    title("What to try next");
+    show("", NEXT);
+    Ok(())
+}
+
+const NEXT: &str = "  target/debug/portcullis doctor                        what this host can do
+  target/debug/portcullis policy schema                 what a policy file may say
+  echo 'DROP TABLE t' | target/debug/portcullis policy explain --policy policies/crewai.toml --protocol postgres
+                                                        what a policy says of a statement, without running it
+  less policies/crewai.toml                             a policy to start from
+  README.md, \"On a real runner\"                         install it for an agent of your own";
+
+/// Runs the agent, prefixing what it prints, while a reviewer decides what it asks for.
+fn watch_agent(daemon: &Daemon, server: &Server) -> Result<()> {
+    let mut watch = daemon.command_as(REVIEWER)?;
+    watch.args(["approvals", "--watch", "--json"]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut watch = Owned::spawn(&mut watch)?;
+    let approvals = watch.child().stdout.take().context("no output")?;
+    let mut run = agent::under(daemon, NOBODY, "shop")?;
+    let script = daemon.folder().join("agent.py");
+    std::fs::write(&script, AGENT)?;
+    run.arg(process::python()).arg(&script);
+    run.arg(server.address().ip().to_string()).arg(server.address().port().to_string());
+    let (reader, writer) = std::io::pipe()?;
+    run.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let mut agent = Owned::spawn(&mut run)?;
+    // Our own copies of the pipe's writing end would keep it open.
+    drop(run);
+    let events = events(reader, approvals);
+    for event in events {
+        match event {
+            Event::Agent(line) => show("agent    | ", &line),
+            Event::Asked(entry) => review(daemon, &entry)?,
+            Event::AgentDone => break,
+        }
+    }
+    let status = agent.child().wait()?;
+    if !status.success() {
+        bail!("the agent ended with {status}");
+    }
+    Ok(())
+}
+
+enum Event {
+    /// It printed a line.
+    Agent(String),
+    /// It closed its output.
+    AgentDone,
+    /// Something waits for a decision.
+    Asked(Value),
+}
+
+/// Both streams as one, in the order things happen.
+fn events(
+    agent: impl std::io::Read + Send + 'static,
+    approvals: impl std::io::Read + Send + 'static,
+) -> Receiver<Event> {
+    let (sender, receiver) = sync_channel(LINES_MAX);
+    let asked = sender.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(agent).lines().map_while(std::io::Result::ok) {
+            if sender.send(Event::Agent(line)).is_err() {
+                return;
+            }
+        }
+        // The receiver may be gone; then nobody waits for the end either.
+        drop(sender.send(Event::AgentDone));
+    });
+    std::thread::spawn(move || {
+        for line in BufReader::new(approvals).lines().map_while(std::io::Result::ok) {
+            let waits = serde_json::from_str::<Value>(&line)
+                .ok()
+                .filter(|entry| entry.get("outcome").is_none_or(Value::is_null));
+            if waits.is_some_and(|entry| asked.send(Event::Asked(entry)).is_err()) {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// The reviewer's judgement: updates are fine, dropping databases is not.
+fn review(daemon: &Daemon, entry: &Value) -> Result<()> {
+    let id = entry.get("id").and_then(Value::as_str).context("an approval without id")?;
+    let effect = entry.pointer("/request/effect").and_then(Value::as_str).unwrap_or_default();
+    let (answer, reason) = if effect == "write" {
+        ("approve", "agreed in the stand-up")
+    } else {
+        ("deny", "nobody drops databases from CI")
+    };
+    show("reviewer | ", &format!("$ portcullis approvals {answer} {id} --reason {reason:?}"));
+    let mut decide = daemon.command_as(REVIEWER)?;
+    decide.args(["approvals", answer, id, "--reason", reason]);
+    show("reviewer | ", &process::run(&mut decide)?);
+    Ok(())
+}
+
+/// The session in which the reviewer approved something.
+fn session_of_the_update(daemon: &Daemon) -> Result<String> {
+    let listed = process::run(daemon.command()?.args(["sessions", "list", "--held", "--json"]))?;
+    let sessions = listed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let denied = |session: &Value| session.get("denied").and_then(Value::as_u64).unwrap_or(0);
+    let session = sessions.min_by_key(denied).context("no session was held")?;
+    Ok(session.get("session").and_then(Value::as_str).context("a session without id")?.to_owned())
+}
+
+/// The demo is a promise: what it tells must be so on the server.
+fn check(server: &Server) -> Result<()> {
+    let archive =
+        server.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'orders_archive'")?;
+    let archived = server.psql("shop", "SELECT count(*) FROM orders WHERE status = 'archived'")?;
+    if archive.trim() != "1" {
+        bail!("the database that nobody allowed to be dropped is gone");
+    }
+    if archived.trim() == "0" {
+        bail!("the approved UPDATE did not run");
+    }
+    show(
+        "",
+        &format!("\nOn the server: orders_archive is still there; {} orders are archived.", archived.trim()),
+    );
+    Ok(())
+}
+
+fn title(text: &str) {
+    let (bold, plain) = if std::io::stdout().is_terminal() { ("\u{1b}[1m", "\u{1b}[0m") } else { ("", "") };
+    print(&format!("\n{bold}== {text}{plain}"));
+}
+
+fn show(prefix: &str, text: &str) {
+    if text.is_empty() {
+        print(prefix);
+    }
+    for line in text.trim_end().lines() {
+        print(&format!("{prefix}{line}"));
+    }
+}
+
+fn print(line: &str) {
+    // A closed pipe must not stop the demo from cleaning up.
+    drop(writeln!(std::io::stdout(), "{line}"));
+}

@@ -1,0 +1,8 @@
+//! Harness of the end-to-end tests, the demo and the bench: a private PostgreSQL, a daemon in a scratch folder, an
+//! unprivileged agent, a reviewer.
+
+pub mod agent;
+pub mod daemon;
+pub mod postgres;
+pub mod process;
+pub mod reviewer;

@@ -1,0 +1,56 @@
+//! `cargo xtask`: the project's own commands. Each one says what it does, what it needs, and how to get that.
+
+mod bench;
+mod build_ebpf;
+mod ci;
+mod demo;
+mod needs;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, check, test and show Portcullis.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure what Portcullis costs, beside a byte relay, HAProxy and PgBouncer.
+    Bench(bench::Arguments),
+    /// Build the kernel programs (target/ebpf/portcullis.o).
+    BuildEbpf,
+    /// Everything CI runs: fmt, clippy, tidy, test.
+    Ci,
+    /// See it work: a private PostgreSQL, an agent, masks, a held UPDATE, a denied DROP DATABASE.
+    Demo(demo::Arguments),
+    /// Every test, including those that need root and real servers.
+    Test(test::Arguments),
+    /// House rules that no linter knows: module order, file headers, file length.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::BuildEbpf => build_ebpf::build(&shell::root()).map(drop).map_err(anyhow::Error::from),
+        Command::Ci => ci::run(),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Tidy => tidy::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            shell::complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

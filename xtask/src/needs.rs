@@ -1,0 +1,231 @@
+//! What the project needs from the machine, why, and how it is installed: Debian packages and cargo installs only.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::shell;
+
+/// One thing that must be on the machine.
+struct Need {
+    present: fn() -> bool,
+    packages: &'static [&'static str],
+    why: &'static str,
+}
+
+const BUILD: &[Need] = &[
+    Need {
+        present: || shell::which("cc").is_some(),
+        packages: &["gcc", "libc6-dev", "make"],
+        why: "a C compiler: libpg_query (PostgreSQL's own parser), SQLite and zstd are built from source",
+    },
+    Need {
+        present: has_libclang,
+        packages: &["libclang-dev"],
+        why: "libclang: pg_query's build makes its bindings with it",
+    },
+    Need {
+        present: has_bpf_rustc,
+        packages: &["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"],
+        why: "a rustc with a core library for BPF: the kernel programs are built with it",
+    },
+    Need {
+        present: || Path::new("/usr/lib/llvm-22/lib").exists(),
+        packages: &["llvm-22-dev", "libzstd-dev", "zlib1g-dev"],
+        why: "LLVM 22: bpf-linker links the kernel programs with it",
+    },
+];
+
+const RUN: &[Need] = &[
+    Need {
+        present: || postgres_bin().is_some(),
+        packages: &["postgresql"],
+        why: "a real PostgreSQL server: the demo and the tests start private ones",
+    },
+    Need {
+        present: || shell::which("psql").is_some(),
+        packages: &["postgresql-client"],
+        why: "psql: an unchanged client to intercept",
+    },
+    Need {
+        present: || python_has("psycopg"),
+        packages: &["python3-psycopg"],
+        why: "psycopg 3: an unchanged client library to intercept",
+    },
+    Need {
+        present: || shell::which("setpriv").is_some(),
+        packages: &["util-linux"],
+        why: "setpriv: starts the agent without privileges",
+    },
+];
+
+const TEST: &[Need] = &[
+    Need {
+        present: || python_has("asyncpg") && python_has("psycopg2"),
+        packages: &["python3-asyncpg", "python3-psycopg2"],
+        why: "asyncpg and psycopg2: client libraries that use the protocol differently",
+    },
+    Need {
+        present: || shell::which("systemd-analyze").is_some(),
+        packages: &["systemd"],
+        why: "systemd-analyze: checks the unit file",
+    },
+];
+
+const BENCH: &[Need] = &[
+    Need {
+        present: || postgres_bin().is_some_and(|bin| bin.join("pgbench").is_file()),
+        packages: &["postgresql", "postgresql-contrib"],
+        why: "pgbench: asks the queries and takes the time",
+    },
+    Need {
+        present: || Path::new("/usr/sbin/pgbouncer").is_file(),
+        packages: &["pgbouncer"],
+        why: "PgBouncer: the PostgreSQL proxy to be measured against",
+    },
+    Need {
+        present: || Path::new("/usr/sbin/haproxy").is_file(),
+        packages: &["haproxy"],
+        why: "HAProxy: a TCP proxy to be measured against",
+    },
+    Need {
+        present: || shell::which("taskset").is_some(),
+        packages: &["util-linux"],
+        why: "taskset: keeps everything on one core, so that runs can be compared",
+    },
+];
+
+/// Debian's Python, whose modules the needs above install; a version manager's `python3` in `PATH` would not see them.
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
+
+/// Installs what building needs.
+pub(crate) fn for_build() -> Result<()> {
+    install(BUILD)?;
+    bpf_linker()
+}
+
+/// Installs what building and running need.
+pub(crate) fn for_demo() -> Result<()> {
+    root_only("cargo xtask demo")?;
+    for_build()?;
+    install(RUN)
+}
+
+/// Installs what the tests need.
+pub(crate) fn for_test() -> Result<()> {
+    root_only("cargo xtask test")?;
+    for_build()?;
+    install(RUN)?;
+    install(TEST)
+}
+
+/// Installs what the bench needs.
+pub(crate) fn for_bench() -> Result<()> {
+    root_only("cargo xtask bench")?;
+    for_build()?;
+    install(RUN)?;
+    install(BENCH)
+}
+
+/// The folder of the newest installed PostgreSQL server's programs.
+pub(crate) fn postgres_bin() -> Option<std::path::PathBuf> {
+    let mut versions: Vec<(u32, std::path::PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .filter(|(_, bin)| bin.join("postgres").is_file())
+        .collect();
+    versions.sort();
+    versions.pop().map(|(_, bin)| bin)
+}
+
+fn root_only(command: &str) -> Result<()> {
+    if shell::output(Command::new("id").arg("-u"))?.trim() != "0" {
+        bail!(
+            "`{command}` must run as root: it loads eBPF programs and makes cgroups. Try: sudo -E env \"PATH=$PATH\" {command}"
+        );
+    }
+    Ok(())
+}
+
+fn install(needs: &[Need]) -> Result<()> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !(need.present)()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for need in &missing {
+        shell::say(&format!("installing {} ({})", need.packages.join(" "), need.why));
+    }
+    if shell::which("apt-get").is_none() {
+        let packages: Vec<_> = missing.iter().flat_map(|need| need.packages).copied().collect();
+        bail!(
+            "this machine has no apt-get; install by other means what Debian calls: {}",
+            packages.join(" ")
+        );
+    }
+    let apt = || {
+        let mut apt = Command::new("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq");
+        apt
+    };
+    shell::run(apt().arg("update"))?;
+    let packages = missing.iter().flat_map(|need| need.packages);
+    shell::run(apt().args(["install", "-y", "--no-install-recommends"]).args(packages))?;
+    for need in missing {
+        if !(need.present)() {
+            bail!("installed {} but still cannot find it ({})", need.packages.join(" "), need.why);
+        }
+    }
+    Ok(())
+}
+
+fn bpf_linker() -> Result<()> {
+    if shell::which("bpf-linker").is_some() {
+        return Ok(());
+    }
+    shell::say("installing bpf-linker 0.13.0 (links the kernel programs; about a minute)");
+    shell::run(shell::cargo().env("LLVM_PREFIX", "/usr/lib/llvm-22").args([
+        "install",
+        "bpf-linker",
+        "--version",
+        "0.13.0",
+        "--locked",
+        "--no-default-features",
+        "--features",
+        "llvm-22",
+        "--quiet",
+    ]))
+}
+
+fn has_libclang() -> bool {
+    let in_dir = |dir: &Path| {
+        std::fs::read_dir(dir).is_ok_and(|entries| {
+            entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libclang"))
+        })
+    };
+    let llvm = std::fs::read_dir("/usr/lib")
+        .map(|entries| entries.flatten().map(|entry| entry.path().join("lib")).collect::<Vec<_>>())
+        .unwrap_or_default();
+    std::env::var_os("LIBCLANG_PATH").is_some()
+        || in_dir(Path::new("/usr/lib/x86_64-linux-gnu"))
+        || in_dir(Path::new("/usr/lib/aarch64-linux-gnu"))
+        || llvm.iter().any(|dir| in_dir(dir))
+}
+
+fn has_bpf_rustc() -> bool {
+    let sysroot = |rustc: &str| {
+        let output = shell::output(Command::new(rustc).args(["--print", "sysroot"])).ok()?;
+        Some(std::path::PathBuf::from(output.trim()))
+    };
+    let distribution =
+        sysroot("/usr/bin/rustc").is_some_and(|root| root.join("lib/rustlib/bpfel-unknown-none").exists());
+    let nightly_source =
+        shell::output(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]))
+            .is_ok_and(|root| Path::new(root.trim()).join("lib/rustlib/src/rust/library/core").exists());
+    distribution || nightly_source
+}
+
+fn python_has(module: &str) -> bool {
+    shell::output(Command::new(PYTHON).args(["-c", &format!("import {module}")])).is_ok()
+}
