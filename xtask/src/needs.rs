@@ -198,19 +198,16 @@ fn bpf_linker() -> Result<()> {
     ]))
 }
 
+/// `libclang.so` by that very name comes with the headers that bindgen wants, too. What else begins like it does not do:
+/// `libclang-cpp.so.14` is another library, and is on many machines.
 fn has_libclang() -> bool {
-    let in_dir = |dir: &Path| {
-        std::fs::read_dir(dir).is_ok_and(|entries| {
-            entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libclang"))
-        })
-    };
+    let fixed = ["/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
     let llvm = std::fs::read_dir("/usr/lib")
         .map(|entries| entries.flatten().map(|entry| entry.path().join("lib")).collect::<Vec<_>>())
         .unwrap_or_default();
     std::env::var_os("LIBCLANG_PATH").is_some()
-        || in_dir(Path::new("/usr/lib/x86_64-linux-gnu"))
-        || in_dir(Path::new("/usr/lib/aarch64-linux-gnu"))
-        || llvm.iter().any(|dir| in_dir(dir))
+        || fixed.iter().map(Path::new).any(|folder| folder.join("libclang.so").exists())
+        || llvm.iter().any(|folder| folder.join("libclang.so").exists())
 }
 
 fn has_bpf_rustc() -> bool {
