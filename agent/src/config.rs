@@ -5,6 +5,7 @@ use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -17,6 +18,20 @@ pub const EXAMPLE: &str = include_str!("config/example.toml");
 
 /// Largest configuration file read, in bytes.
 const CONFIG_BYTES_MAX: u64 = 256 * 1024;
+
+/// Where the local CA's certificate and the bundle lie when the control socket's path has no folder.
+const RUN_DIR: &str = "/run/portcullis";
+/// Name of the published bundle: the system's roots and the local CA.
+const BUNDLE_FILE: &str = "bundle.pem";
+/// Name of the published certificate of the local CA.
+const CA_FILE: &str = "ca.pem";
+
+/// Longest name of the local CA, in characters: a common name (64) less the suffix that sets two CAs apart.
+const CA_NAME_CHARS_MAX: usize = 55;
+/// Shortest and longest validity of a new local CA. `1y` is 365.25 days, as everywhere in humantime's notation.
+const CA_LIFETIME_MIN: Duration = Duration::from_hours(24);
+const CA_LIFETIME_MAX: Duration = Duration::from_secs(30 * YEAR_SECONDS);
+const YEAR_SECONDS: u64 = 31_557_600;
 
 /// The checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +58,10 @@ pub struct Config {
     pub operators: String,
     /// Operations held at once; beyond it new ones are denied.
     pub holds_max: usize,
+    /// Common name of a new local CA; a random suffix is added.
+    pub ca_name: String,
+    /// How long a new local CA is valid.
+    pub ca_lifetime: Duration,
     /// Free bytes on the state folder's file system below which nothing is forwarded.
     pub free_bytes_min: u64,
     /// How much is logged; `PORTCULLIS_LOG` overrides it.
@@ -123,6 +142,8 @@ impl Default for Config {
             control_mode: 0o666,
             operators: "portcullis".to_owned(),
             holds_max: 256,
+            ca_name: "Portcullis local CA".to_owned(),
+            ca_lifetime: Duration::from_secs(3 * YEAR_SECONDS),
             free_bytes_min: 1 << 30,
             log: LogLevel::Info,
         }
@@ -167,6 +188,24 @@ impl Config {
     pub fn proxy_listen(&self) -> SocketAddrV4 {
         SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.proxy_port)
     }
+
+    /// The folder that the daemon publishes in: the control socket's, because the state folder is root's.
+    #[must_use]
+    pub fn published(&self) -> &Path {
+        self.control_socket.parent().unwrap_or(Path::new(RUN_DIR))
+    }
+
+    /// The published certificate of the local CA, alone.
+    #[must_use]
+    pub fn ca_file(&self) -> PathBuf {
+        self.published().join(CA_FILE)
+    }
+
+    /// The published bundle: the system's roots and the local CA.
+    #[must_use]
+    pub fn ca_bundle(&self) -> PathBuf {
+        self.published().join(BUNDLE_FILE)
+    }
 }
 
 /// The file as written. Absent keys keep their defaults.
@@ -178,6 +217,7 @@ struct File {
     proxy: Proxy,
     control: Control,
     approvals: ApprovalsTable,
+    ca: CaTable,
     record: Record,
     log: Log,
 }
@@ -216,6 +256,13 @@ struct Control {
 struct ApprovalsTable {
     operators: Option<Spanned<String>>,
     holds_max: Option<Spanned<usize>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct CaTable {
+    name: Option<Spanned<String>>,
+    lifetime: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -262,6 +309,11 @@ impl File {
                 .approvals
                 .holds_max
                 .map_or(Ok(default.holds_max), |max| checked(max, holds_max))?,
+            ca_name: self.ca.name.map_or(Ok(default.ca_name), |name| checked(name, ca_name))?,
+            ca_lifetime: self
+                .ca
+                .lifetime
+                .map_or(Ok(default.ca_lifetime), |lifetime| checked(lifetime, ca_lifetime))?,
             free_bytes_min: self
                 .record
                 .free_min
@@ -321,6 +373,31 @@ fn holds_max(max: usize) -> Result<usize, String> {
     if (1..=65_536).contains(&max) { Ok(max) } else { Err(format!("{max} is out of range; use 1 to 65536")) }
 }
 
+fn ca_name(name: String) -> Result<String, String> {
+    let chars = name.chars().count();
+    if (1..=CA_NAME_CHARS_MAX).contains(&chars) && name.trim() == name && !name.chars().any(char::is_control)
+    {
+        Ok(name)
+    } else {
+        Err(format!(
+            "`{}` cannot name the CA; use 1 to {CA_NAME_CHARS_MAX} characters, none of them a control character, \
+             no space at either end",
+            name.escape_debug()
+        ))
+    }
+}
+
+fn ca_lifetime(text: String) -> Result<Duration, String> {
+    let lifetime = humantime::parse_duration(&text).map_err(|_| {
+        format!("`{text}` is not a length of time; write a number and a unit, such as \"3y\" or \"90d\"")
+    })?;
+    if (CA_LIFETIME_MIN..=CA_LIFETIME_MAX).contains(&lifetime) {
+        Ok(lifetime)
+    } else {
+        Err(format!("`{text}` is out of range; use \"1d\" to \"30y\""))
+    }
+}
+
 fn bytes(text: String) -> Result<u64, String> {
     let wrong =
         || format!("`{text}` is not a size; write a number with B, KiB, MiB, GiB or TiB, such as \"1GiB\"");
@@ -367,7 +444,19 @@ mod tests {
             .collect();
         let spelled = parse(&uncommented).unwrap();
         assert_eq!(Config { control_group: None, ..spelled }, Config::default());
-        for key in ["state", "policies", "credentials", "bpf", "cgroup", "port", "socket", "group", "mode"] {
+        for key in [
+            "state",
+            "policies",
+            "credentials",
+            "bpf",
+            "cgroup",
+            "port",
+            "socket",
+            "group",
+            "mode",
+            "name",
+            "lifetime",
+        ] {
             assert!(uncommented.contains(&format!("\n{key} = ")), "{key} is not in the example");
         }
     }
@@ -382,13 +471,20 @@ mod tests {
         let config = parse(
             "[paths]\nstate = \"/tmp/x/state\"\npolicies = \"/tmp/x/p\"\ncredentials = \"/tmp/x/c\"\n\
              bpf = \"/sys/fs/bpf/x\"\n[control]\nsocket = \"/tmp/x/c.sock\"\nmode = \"0600\"\n\
-             [runs]\ncgroup = \"x.runs\"\n[proxy]\nport = 0\n[record]\nfree_min = \"10 MiB\"\n",
+             [runs]\ncgroup = \"x.runs\"\n[proxy]\nport = 0\n[record]\nfree_min = \"10 MiB\"\n\
+             [ca]\nname = \"Example gate\"\nlifetime = \"90d\"\n",
         )
         .unwrap();
         assert_eq!(config.state_dir, Path::new("/tmp/x/state"));
         assert_eq!(config.control_mode, 0o600);
         assert_eq!(config.proxy_listen().port(), 0);
         assert_eq!(config.free_bytes_min, 10 << 20);
+        assert_eq!(
+            (config.ca_name.as_str(), config.ca_lifetime),
+            ("Example gate", Duration::from_hours(90 * 24))
+        );
+        assert_eq!(config.ca_file(), Path::new("/tmp/x/ca.pem"));
+        assert_eq!(config.ca_bundle(), Path::new("/tmp/x/bundle.pem"));
     }
 
     #[test]
@@ -404,6 +500,13 @@ mod tests {
             ("[approvals]\nholds_max = 0\n", "p.toml:2:13: 0 is out of range"),
             ("[record]\nfree_min = \"20000000TiB\"\n", "p.toml:2:12: `20000000TiB` is not a size"),
             ("[record]\nfree_min = \"1GB\"\n", "p.toml:2:12: `1GB` is not a size"),
+            ("[ca]\nname = \"\"\n", "p.toml:2:8: `` cannot name the CA"),
+            ("[ca]\nname = \"a\\u001Bb\"\n", "p.toml:2:8: `a\\u{1b}b` cannot name the CA"),
+            ("[ca]\nlifetime = \"soon\"\n", "p.toml:2:12: `soon` is not a length of time"),
+            ("[ca]\nlifetime = \"1h\"\n", "p.toml:2:12: `1h` is out of range"),
+            ("[ca]\nlifetime = \"31y\"\n", "p.toml:2:12: `31y` is out of range"),
+            ("[ca]\nlifetime = 3\n", "p.toml:2:12: invalid type"),
+            ("[ca]\nkey = \"x\"\n", "p.toml:2:1: unknown field `key`"),
             ("[log]\nlevel = \"loud\"\n", "p.toml:2:9: unknown variant `loud`"),
             ("x", "p.toml:1:2: "),
         ] {

@@ -80,8 +80,8 @@ impl Daemon {
                 "closed" => Ok(policy(name, &["somebody-else"])),
                 other => Err(format!("no policy is named `{other}`; there are: closed, open")),
             }),
-            environment: Box::new(|_| {
-                BTreeMap::from([("PORTCULLIS_CA_FILE".to_owned(), "/ca.pem".to_owned())])
+            environment: Box::new(|_, _| {
+                Ok(BTreeMap::from([("PORTCULLIS_CA_FILE".to_owned(), "/ca.pem".to_owned())]))
             }),
             status: Box::new(HostStatus::default),
             stop: Box::new(|| ()),

@@ -17,6 +17,7 @@ pub mod status;
 pub mod terminal;
 pub mod text;
 pub mod transcript;
+pub mod trust;
 
 use crate::config::{self, Config, ConfigError};
 use crate::control::{Client, ClientError, Reply, Request, with_causes};
@@ -67,6 +68,8 @@ enum Command {
     },
     /// End the daemon and lift the gate: agents go on ungoverned (root)
     Detach,
+    /// How clients come to trust the local CA: variables, and the system's store
+    Trust(trust::Arguments),
     /// Check, explain, describe and test policy files
     Policy(policy::PolicyArgs),
     /// See and decide operations that wait for a human
@@ -180,6 +183,7 @@ fn dispatch(arguments: Arguments, entry: &Entry) -> Result<(), Failure> {
             };
             Ok(io::stdout().write_all(told.as_bytes())?)
         }
+        Command::Trust(arguments) => trust::run(&arguments, &configuration(file)?),
         Command::Policy(arguments) => policy_command(&arguments),
         Command::Approvals(arguments) => approvals::run(arguments, &configuration(file)?),
         Command::Sessions(arguments) => {
@@ -280,6 +284,13 @@ mod tests {
             ("approvals deny", false),
             ("detach", true),
             ("doctor --json", true),
+            ("trust env", true),
+            ("trust env --format github", true),
+            ("trust env --format xml", false),
+            ("trust install", true),
+            ("trust remove --root /tmp/x", true),
+            ("trust status --json", true),
+            ("trust", false),
             ("reboot", false),
             ("", false),
         ] {

@@ -14,8 +14,10 @@ use rustix::net::AddressFamily;
 use rustix::net::sockopt::socket_domain;
 use rustix::thread::set_no_new_privs;
 
+use super::trust::own;
 use super::{Failure, ask, complain};
 use crate::config::Config;
+use crate::control::protocol::REQUEST_BYTES_MAX;
 use crate::control::{ClientError, Reply, Request};
 use crate::run::{Subject, caller};
 use crate::sys;
@@ -24,13 +26,18 @@ use crate::sys;
 const NOT_FOUND: i32 = 127;
 const NOT_RUNNABLE: i32 = 126;
 
+/// Most text of the caller's own certificates, in bytes; the request that carries it needs some room for the rest.
+const OWN_BYTES_MAX: usize = REQUEST_BYTES_MAX / 8 * 7;
+
 const HELP: &str = "\
 Runs CMD in a new cgroup whose connections Portcullis intercepts and judges by the
 policy NAME. CMD takes this process's place: signals, terminal, standard streams and
 exit code are its own. The run ends with its last process.
 
-CMD gets PORTCULLIS_RUN and what the host adds (certificates), cannot gain privileges
-(no_new_privs), and inherits no open sockets. Run it as a user without sudo or docker.
+CMD gets PORTCULLIS_RUN and the variables that make its clients trust the local CA
+(`portcullis trust env` lists them); certificates that yours name are kept. It cannot
+gain privileges (no_new_privs), and inherits no open sockets. Run it as a user without
+sudo or docker.
 
 Examples:
   portcullis run --policy crewai -- python crew.py
@@ -74,7 +81,9 @@ pub(super) fn run(arguments: Arguments, config: &Config) -> Result<(), Failure> 
     }
     refuse_network_streams()?;
     warn_of_powerful_groups();
-    let request = Request::Run { policy: arguments.policy, labels, allow_root: arguments.allow_root };
+    let certificates = own_certificates(config)?;
+    let request =
+        Request::Run { policy: arguments.policy, labels, allow_root: arguments.allow_root, certificates };
     let Reply::Started { environment, .. } = ask(config, &request)? else {
         return Err(ClientError::NotUnderstood.into());
     };
@@ -84,6 +93,23 @@ pub(super) fn run(arguments: Arguments, config: &Config) -> Result<(), Failure> 
     let error = Command::new(&program).args(words).envs(environment).exec();
     complain(&format!("cannot run {}: {error}", program.display()));
     std::process::exit(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUNNABLE });
+}
+
+/// The certificates that the caller's variables name and the bundle lacks: the run gets a bundle with them in it.
+fn own_certificates(config: &Config) -> Result<String, Failure> {
+    let own = own::of_caller(config);
+    for warning in own.warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    if own.pem.len() > OWN_BYTES_MAX {
+        return Err(Failure::Failed(format!(
+            "the certificates that your variables name (SSL_CERT_FILE and its like) are too many: {} bytes of them are \
+             not the system's, {OWN_BYTES_MAX} can be kept; unset the variables, or install the certificates in the \
+             system's store",
+            own.pem.len()
+        )));
+    }
+    Ok(own.pem)
 }
 
 /// A connection made before the run is not governed. One that is a standard stream cannot be closed without breaking

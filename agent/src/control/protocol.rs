@@ -12,8 +12,8 @@ use crate::run::RunInfo;
 /// without the other.
 pub const VERSION: u32 = 1;
 
-/// Longest request line, in bytes.
-pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Longest request line, in bytes: a whole bundle of the caller's own certificates and more.
+pub const REQUEST_BYTES_MAX: usize = 512 * 1024;
 /// Longest reply line a client accepts, in bytes: as many holds as may be listed, escaped in the worst way.
 pub const REPLY_BYTES_MAX: usize = 256 * 1024 * 1024;
 
@@ -43,6 +43,9 @@ pub enum Request {
         /// `--allow-root`.
         #[serde(default)]
         allow_root: bool,
+        /// Certificates that the caller's clients trust and the published bundle lacks, as PEM.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        certificates: String,
     },
     /// Requests that wait or were settled lately, as far as the caller may read them.
     Approvals,

@@ -55,8 +55,9 @@ pub struct HostStatus {
 
 /// Finds a policy by name; the error is one line for the caller of `portcullis run`.
 pub type FindPolicy = Box<dyn Fn(&str) -> Result<Arc<Policy>, String> + Send + Sync>;
-/// What a run's command finds in its environment, `PORTCULLIS_RUN` excepted.
-pub type Environment = Box<dyn Fn(&RunInfo) -> BTreeMap<String, String> + Send + Sync>;
+/// What a run's command finds in its environment, `PORTCULLIS_RUN` excepted, given the caller's own certificates (PEM);
+/// the error is one line for the caller of `portcullis run`.
+pub type Environment = Box<dyn Fn(&RunInfo, &str) -> Result<BTreeMap<String, String>, String> + Send + Sync>;
 
 /// What the control socket gives access to. The closures may block.
 pub struct Service {
@@ -228,7 +229,9 @@ async fn answer(request: Request, caller: Arc<Caller>, service: &Arc<Service>) -
     let service = Arc::clone(service);
     let done = tokio::task::spawn_blocking(move || match request {
         Request::Status => Ok(Reply::Status(Box::new(service.full_status()))),
-        Request::Run { policy, labels, allow_root } => service.run(&caller, policy, labels, allow_root),
+        Request::Run { policy, labels, allow_root, certificates } => {
+            service.run(&caller, policy, labels, allow_root, &certificates)
+        }
         Request::Approvals | Request::Watch => Ok(service.visible(&reviewer(&caller))),
         Request::Decide { id, digest, answer, reason } => service.decide(&caller, id, digest, answer, reason),
         Request::Stop => may_stop(&caller),
@@ -302,6 +305,7 @@ impl Service {
         name: String,
         labels: BTreeMap<String, String>,
         allow_root: bool,
+        certificates: &str,
     ) -> Result<Reply, Refusal> {
         let policy = (self.policy)(&name).map_err(|message| Refusal::new(Side::Policy, message))?;
         may_run(&policy.run, &caller.subject()).map_err(|who| {
@@ -317,7 +321,8 @@ impl Service {
             }
             Refusal::new(error.side(), with_causes(&error))
         })?;
-        let mut environment = (self.environment)(&run);
+        let mut environment = (self.environment)(&run, certificates)
+            .map_err(|message| Refusal::new(Side::Portcullis, message))?;
         environment.insert("PORTCULLIS_RUN".to_owned(), run.id.to_string());
         Ok(Reply::Started { run: run.id, environment })
     }

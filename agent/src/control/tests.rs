@@ -39,7 +39,7 @@ impl Daemon {
             runs: Runs::open(&config, governor, Box::new(|_| ())).unwrap(),
             approvals: Approvals::new(&config),
             policy: Box::new(|name| Err(format!("no policy is named `{name}`"))),
-            environment: Box::new(|_| std::collections::BTreeMap::new()),
+            environment: Box::new(|_, _| Ok(std::collections::BTreeMap::new())),
             status: Box::new(|| HostStatus { mode: "no-lsm".to_owned(), ..HostStatus::default() }),
             stop: Box::new(|| ()),
         });
@@ -133,7 +133,7 @@ async fn nonsense_is_refused_in_one_line() {
         ),
         (b"{\"version\":2,\"request\":{\"future\":{}}}\n", "the client speaks version 2, the daemon 1"),
         (b"{\"version\":1,\"request\":{\"run\":{\"policy\":\"p\"}}}\n", "no policy is named `p`"),
-        (&long, "the request is longer than 65536 bytes"),
+        (&long, "the request is longer than 524288 bytes"),
         (deep.as_bytes(), "not a request: recursion limit exceeded"),
     ] {
         let reply = daemon.say(bytes).await;

@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::cli::BoxError;
-use crate::config::Config;
 use crate::mask::HashKey;
-use crate::tls::ca::{CERTIFICATE_FILE, Ca};
 
 /// Port of DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
@@ -26,25 +24,9 @@ pub(super) fn ca_folder(state: &Path) -> io::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Puts the CA's certificate where agents can read it: beside the control socket, because the state folder is root's.
-pub(super) fn publish_ca(config: &Config, ca: &Ca) -> Result<PathBuf, BoxError> {
-    let folder = config.control_socket.parent().unwrap_or(Path::new("/run/portcullis"));
-    let path = folder.join(CERTIFICATE_FILE);
-    let temporary = folder.join(".ca.pem.new");
-    let source = config.state_dir.join("ca").join(CERTIFICATE_FILE);
-    let pem = fs::read(&source).map_err(|error| format!("cannot read {}: {error}", source.display()))?;
-    debug_assert!(!ca.certificate().is_empty(), "a CA has a certificate");
-    let mut file = new_file(&temporary, 0o644)?;
-    file.write_all(&pem)?;
-    // The umask of a hardened service would hide it.
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-    fs::rename(&temporary, &path)?;
-    Ok(path)
-}
-
 /// A file made anew, in place of what an interrupted start left. Nothing is followed: whoever may write into the folder
 /// must not choose what is overwritten.
-fn new_file(path: &Path, mode: u32) -> io::Result<fs::File> {
+pub(super) fn new_file(path: &Path, mode: u32) -> io::Result<fs::File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use self::service::{HostView, service};
+use self::trust::Trust;
 use crate::approval::Approvals;
 use crate::cli::BoxError;
 use crate::cli::doctor::Check;
@@ -31,6 +32,7 @@ use crate::upstream::{Dialler, SideConnections};
 
 mod files;
 mod service;
+mod trust;
 
 /// How long open sessions may take to end once the daemon was told to stop.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
@@ -137,15 +139,17 @@ impl Daemon {
             &config.state_dir,
             RecorderConfig { min_free_bytes: config.free_bytes_min, ..RecorderConfig::default() },
         )?;
-        let (ca, _) = Ca::open(&files::ca_folder(&config.state_dir)?, &CaSettings::default())?;
+        let (ca, _) = Ca::open(&files::ca_folder(&config.state_dir)?, &ca_settings(&config))?;
         let ca = Arc::new(ca);
         let control = socket::bind(&config)?;
-        let ca_file = files::publish_ca(&config, &ca)?;
+        let trust = Arc::new(publish(&config, &ca)?);
         let hash_key = Arc::new(files::hash_key(&config.state_dir)?);
         let listeners = listen(&config).await?;
         let kernel = Arc::new(attach(&config, &listeners)?);
-        let runs = Runs::open(&config, governor(&kernel), Box::new(log_run))?;
+        let forgetful = Arc::clone(&trust);
+        let runs = Runs::open(&config, governor(&kernel), Box::new(move |event| on_run(event, &forgetful)))?;
         runs.resume()?;
+        trust.sweep(runs.list().iter().map(|run| run.id));
         let approvals = Approvals::new(&config);
         let credentials = Credentials::new(&config.credentials_dir);
         let relay = Relay {
@@ -161,7 +165,7 @@ impl Daemon {
         };
         let (trigger, shutdown) = Shutdown::new();
         let proxy = listeners.first().map(TcpListener::local_addr).transpose()?;
-        let view = HostView { started: SystemTime::now(), proxy, ca_file };
+        let view = HostView { started: SystemTime::now(), proxy, trust };
         let host = Arc::new(Host { kernel, runs, relay, places: Places::default() });
         Ok(Self { host, policies, approvals, listeners, control, trigger, shutdown, view })
     }
@@ -248,11 +252,23 @@ fn governor(kernel: &Arc<Kernel>) -> Governor {
     }
 }
 
-fn log_run(event: &RunEvent) {
+fn ca_settings(config: &Config) -> CaSettings {
+    CaSettings { name: config.ca_name.clone(), lifetime: config.ca_lifetime }
+}
+
+fn publish(config: &Config, ca: &Ca) -> Result<Trust, BoxError> {
+    Trust::publish(config, ca.certificate())
+        .map_err(|error| format!("cannot publish the CA in {}: {error}", config.published().display()).into())
+}
+
+fn on_run(event: &RunEvent, trust: &Trust) {
     match event {
         RunEvent::Started(run) => tracing::info!(run = %run.id, policy = %run.policy, "run started"),
         RunEvent::Resumed(run) => tracing::info!(run = %run.id, policy = %run.policy, "run taken up again"),
-        RunEvent::Ended { run, .. } => tracing::info!(run = %run.id, policy = %run.policy, "run ended"),
+        RunEvent::Ended { run, .. } => {
+            trust.forget(run.id);
+            tracing::info!(run = %run.id, policy = %run.policy, "run ended");
+        }
     }
 }
 
@@ -338,4 +354,15 @@ async fn stop_signal() -> io::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configurations_default_ca_is_the_cas_own_default() {
+        let (configured, own) = (ca_settings(&Config::default()), CaSettings::default());
+        assert_eq!((configured.name, configured.lifetime), (own.name, own.lifetime));
+    }
 }

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
+use super::trust::Trust;
 use crate::approval::Approvals;
 use crate::control::protocol::{Hook, PolicyFile};
 use crate::control::server::{HostStatus, Service};
 use crate::intercept::Counters;
 use crate::policy::PolicySet;
 use crate::policy::watch::Problem;
-use crate::run::RunInfo;
 use crate::session::Host;
 
 /// What does not change while the daemon runs.
@@ -22,7 +22,7 @@ use crate::session::Host;
 pub(super) struct HostView {
     pub(super) started: SystemTime,
     pub(super) proxy: Option<SocketAddr>,
-    pub(super) ca_file: PathBuf,
+    pub(super) trust: Arc<Trust>,
 }
 
 /// The control socket's view of the daemon.
@@ -36,12 +36,12 @@ pub(super) fn service(
     let find = Arc::clone(policies);
     let (status_host, status_policies, status_view) =
         (Arc::downgrade(host), Arc::clone(policies), view.clone());
-    let ca_file = view.ca_file.clone();
+    let trust = Arc::clone(&view.trust);
     Service {
         runs: Arc::clone(&host.runs),
         approvals: Arc::clone(approvals),
         policy: Box::new(move |name| find.get(name).ok_or_else(|| missing(&find, name))),
-        environment: Box::new(move |run| environment(run, &ca_file)),
+        environment: Box::new(move |run, own| trust.environment(run.id, own)),
         status: Box::new(move || match status_host.upgrade() {
             Some(host) => status(&host, &status_policies, &status_view),
             None => HostStatus::default(),
@@ -71,12 +71,6 @@ fn located(path: &Path, problem: &Problem) -> String {
             format!("{}: {problem}", path.display())
         }
     }
-}
-
-/// What a run's command finds in its environment. Never `PGSSLROOTCERT`: with it set, libpq's default `sslmode=prefer`
-/// falls back to plaintext on servers that another authority signed.
-fn environment(_run: &RunInfo, ca_file: &Path) -> BTreeMap<String, String> {
-    BTreeMap::from([("PORTCULLIS_CA_FILE".to_owned(), ca_file.display().to_string())])
 }
 
 fn status(host: &Host, policies: &PolicySet, view: &HostView) -> HostStatus {

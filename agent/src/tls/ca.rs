@@ -36,10 +36,12 @@ pub const CERTIFICATE_FILE: &str = "ca.pem";
 /// Its private key; readable by its owner alone.
 pub const KEY_FILE: &str = "ca.key";
 
+/// Seconds of a year of 365.25 days, as `1y` is in the configuration.
+const YEAR_SECONDS: u64 = 31_557_600;
 /// How long a new CA is valid, unless the settings say otherwise: three years.
-pub const CA_LIFETIME_DEFAULT: Duration = Duration::from_secs(3 * 365 * 24 * 60 * 60);
+pub const CA_LIFETIME_DEFAULT: Duration = Duration::from_secs(3 * YEAR_SECONDS);
 /// Longest validity of a CA, whatever the settings say: thirty years, which every clock and encoding still holds.
-pub const CA_LIFETIME_MAX: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+pub const CA_LIFETIME_MAX: Duration = Duration::from_secs(30 * YEAR_SECONDS);
 /// From here on, every start warns that the CA will be replaced: thirty days.
 pub const CA_EXPIRY_WARNING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How long one server certificate is valid: a day, because making one costs less than a handshake.
@@ -47,7 +49,7 @@ pub const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// A cached server certificate with less time left than this is made anew: half a day.
 const LEAF_RENEWAL: Duration = Duration::from_secs(12 * 60 * 60);
 /// How far certificates reach back, for clients in containers or virtual machines whose clock is late: one hour.
-const CLOCK_SKEW: Duration = Duration::from_secs(60 * 60);
+pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(60 * 60);
 /// Server certificates kept. A client chooses the name by SNI, so this bounds what it can make us keep.
 const LEAVES_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// Largest key or certificate file, in bytes.
@@ -411,7 +413,7 @@ const COMMON_NAME_OID: x509_cert::der::asn1::ObjectIdentifier =
     x509_cert::der::asn1::ObjectIdentifier::new_unwrap("2.5.4.3");
 
 /// What every CA of ours has in common; the name is what ties its certificates to it.
-fn ca_params(common_name: &str) -> CertificateParams {
+pub(super) fn ca_params(common_name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
@@ -427,7 +429,7 @@ fn random<const BYTES: usize>() -> Result<[u8; BYTES], CaError> {
 }
 
 /// 127 random bits: unique for every certificate, and positive in DER (RFC 5280 §4.1.2.2).
-fn random_serial() -> Result<SerialNumber, CaError> {
+pub(super) fn random_serial() -> Result<SerialNumber, CaError> {
     Ok(SerialNumber::from((u128::from_be_bytes(random()?) >> 1).to_be_bytes().to_vec()))
 }
 
@@ -436,7 +438,7 @@ fn whole_seconds(time: SystemTime) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 
-fn set_validity(params: &mut CertificateParams, from: SystemTime, until: SystemTime) {
+pub(super) fn set_validity(params: &mut CertificateParams, from: SystemTime, until: SystemTime) {
     let since_epoch = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + since_epoch(from);

@@ -4,10 +4,13 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
 
+pub mod bundle;
 pub mod ca;
 pub mod client_side;
 pub mod stream;
+pub mod trial;
 pub mod upstream_side;
+pub mod variables;
 
 pub use stream::Stream;
 

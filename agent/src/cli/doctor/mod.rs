@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{statfs, statvfs};
 use serde::Serialize;
 
-use super::run::powerful_groups;
-use super::text::{line, shown};
-use super::{Failure, ask, print_json};
+use crate::cli::run::powerful_groups;
+use crate::cli::text::{line, shown};
+use crate::cli::{Failure, ask, print_json};
 use crate::config::Config;
 use crate::control::{ClientError, Reply, Request, Status, with_causes};
 use crate::run::caller;
 use crate::run::cgroup::Hierarchy;
+
+mod clients;
+mod server;
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -63,7 +66,7 @@ impl Check {
 }
 
 /// Exit code 1 when a check fails.
-pub(super) fn run(json: bool, config: &Config, probe: fn(&Config) -> Check) -> Result<(), Failure> {
+pub(in crate::cli) fn run(json: bool, config: &Config, probe: fn(&Config) -> Check) -> Result<(), Failure> {
     let root = rustix::process::geteuid().is_root();
     let mut checks = vec![kernel(), cgroups(), bpffs(&config.bpf_dir), lsm()];
     checks.push(if root {
@@ -77,6 +80,7 @@ pub(super) fn run(json: bool, config: &Config, probe: fn(&Config) -> Check) -> R
         disk(&config.state_dir, config.free_bytes_min),
     ]);
     checks.extend(daemon(config));
+    checks.extend(clients::checks(config));
     if json {
         print_json(&checks)?;
     } else {
@@ -183,8 +187,7 @@ fn user() -> Check {
 }
 
 fn client(program: &str, name: &'static str) -> Check {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    match std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file()) {
+    match in_path(program) {
         Some(file) => Check::ok(name, file.display().to_string()),
         None => Check::warn(
             name,
@@ -192,6 +195,11 @@ fn client(program: &str, name: &'static str) -> Check {
             "agents may bring their own; nothing here needs it",
         ),
     }
+}
+
+fn in_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 fn disk(folder: &Path, free_min: u64) -> Check {
