@@ -31,6 +31,8 @@ mod service;
 #[cfg(test)]
 mod spine;
 #[cfg(test)]
+mod trust;
+#[cfg(test)]
 mod wait;
 #[cfg(test)]
 mod wire;

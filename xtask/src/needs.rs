@@ -67,6 +67,21 @@ const TEST: &[Need] = &[
         why: "asyncpg and psycopg2: client libraries that use the protocol differently",
     },
     Need {
+        present: || python_has("requests") && python_has("httpx") && python_has("aiohttp"),
+        packages: &["python3-requests", "python3-httpx", "python3-aiohttp"],
+        why: "requests, httpx and aiohttp: HTTP libraries that find whom to trust in different places",
+    },
+    Need {
+        present: || shell::which("curl").is_some() && shell::which("git").is_some(),
+        packages: &["curl", "git"],
+        why: "curl and git: HTTP clients with variables of their own for whom to trust",
+    },
+    Need {
+        present: || Path::new("/usr/sbin/update-ca-certificates").is_file(),
+        packages: &["ca-certificates"],
+        why: "ca-certificates: the system's roots, and the store that the CA is installed in",
+    },
+    Need {
         present: || shell::which("systemd-analyze").is_some(),
         packages: &["systemd"],
         why: "systemd-analyze: checks the unit file",

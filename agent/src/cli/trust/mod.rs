@@ -24,9 +24,12 @@ cgroup needs them in its environment, before the agent starts:
   portcullis trust env --format dotenv > trust.env
   eval \"$(portcullis trust env)\"
 
-Clients that read the system's store alone (wget, browsers' and Java's excepted) need
+Clients that read nothing but the system's store, such as wget, need
 
-  sudo portcullis trust install";
+  sudo portcullis trust install
+
+Java and browsers keep stores of their own; see their manuals for adding
+$PORTCULLIS_CA_FILE.";
 
 /// Arguments of `portcullis trust`.
 #[derive(Debug, Args)]
