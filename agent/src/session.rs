@@ -14,7 +14,7 @@ use crate::policy::rule::Protocol;
 use crate::record::event::{EndReason, Ended, SessionOpened};
 use crate::record::{RecordError, Recorder, SessionRecord};
 use crate::relay::postgres::{self, Unserved};
-use crate::relay::{Relay, Shutdown, opaque};
+use crate::relay::{Relay, Shutdown, http, opaque};
 use crate::run::{RunInfo, Runs, Subject};
 
 /// How long a refused client may take to show what it speaks, so that it can be told in its own protocol.
@@ -27,7 +27,7 @@ pub struct Host {
     /// Says whose it is.
     pub runs: Arc<Runs>,
     /// Serves it.
-    pub relay: Relay,
+    pub relay: Arc<Relay>,
     /// Keeps one run from taking every place.
     pub places: Places,
 }
@@ -132,13 +132,14 @@ pub async fn serve(tcp: TcpStream, host: &Host, shutdown: Shutdown) -> Result<()
 async fn relay(
     tcp: TcpStream,
     admission: Admission,
-    relay: &Relay,
+    relay: &Arc<Relay>,
     record: SessionRecord,
     shutdown: Shutdown,
 ) {
     match admission.connection().protocol {
+        Protocol::Http => Box::pin(http::serve(tcp, admission, relay, record, shutdown)).await,
         Protocol::Postgres => Box::pin(postgres::serve(tcp, admission, relay, record, shutdown)).await,
-        Protocol::Opaque => opaque::serve(tcp, &admission, relay, record, shutdown).await,
+        Protocol::Opaque => opaque::serve(tcp, &[], &admission, relay, record, shutdown).await,
     }
 }
 
@@ -183,12 +184,15 @@ fn open_record(
 }
 
 /// Tells a refused client why, if it speaks a protocol that can be told; otherwise it is cut off.
-async fn refuse(tcp: TcpStream, flow: &Flow, why: Unserved<'_>, relay: &Relay) {
+async fn refuse(tcp: TcpStream, flow: &Flow, why: Unserved<'_>, relay: &Arc<Relay>) {
     let mut first = [0; 8];
     let shown = tokio::time::timeout(SHOW_TIME_MAX, tcp.peek(&mut first)).await;
     let Ok(Ok(length)) = shown else { return };
-    if postgres::looks_like_startup(first.get(..length).unwrap_or_default()) {
+    let first = first.get(..length).unwrap_or_default();
+    if postgres::looks_like_startup(first) {
         postgres::refuse(tcp, flow, why, relay).await;
+    } else if http::looks_like_http(first) {
+        Box::pin(http::refuse(tcp, flow, why, relay)).await;
     }
 }
 

@@ -139,7 +139,12 @@ fn policy(name: &str, users: &[&str]) -> Arc<Policy> {
         connections: Vec::new(),
         guards: Vec::new(),
         masks: Vec::new(),
-        defaults: Defaults { unmatched: BTreeMap::new(), unknown_origin: UnknownOrigin::Mask },
+        defaults: Defaults {
+            unmatched: BTreeMap::new(),
+            unknown_origin: UnknownOrigin::Mask,
+            inspect_bytes: 0,
+            uninspected: portcullis::policy::rule::Uninspected::Hold,
+        },
         record: RecordRules { durable: Vec::new(), result_bytes_max: 0 },
     })
 }

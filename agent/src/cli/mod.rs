@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 pub mod approvals;
 pub mod doctor;
+pub mod har;
 pub mod policy;
 pub mod replay;
 pub mod run;
@@ -123,6 +124,7 @@ impl From<sessions::SessionsError> for Failure {
         match error {
             sessions::SessionsError::Output(error) => error.into(),
             sessions::SessionsError::Read(error) => Self::Failed(with_causes(&error)),
+            error @ sessions::SessionsError::NotHttp(_) => Self::Failed(with_causes(&error)),
         }
     }
 }

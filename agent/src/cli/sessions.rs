@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::har::Archive;
 use super::terminal::{Escaped, Style, fit, write_row};
 use super::text::duration;
 use super::transcript::Transcript;
@@ -45,6 +46,8 @@ pub enum SessionsCommand {
     List(ListArgs),
     /// Show one session: every operation with its verdict, outcome and first rows.
     Show(ShowArgs),
+    /// Write one session in a format of other tools.
+    Export(ExportArgs),
 }
 
 /// Filters of `sessions list`; all that are given must hold.
@@ -86,6 +89,28 @@ pub struct ShowArgs {
     pub json: bool,
 }
 
+/// Arguments of `sessions export`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Example:\n  portcullis sessions export last --format har > last.har   # open it in a browser's network panel"
+)]
+pub struct ExportArgs {
+    /// Session id, a unique beginning or end of one, or `last`.
+    pub id: String,
+    /// har: an HTTP archive, for HTTP sessions. jsonl: every recorded event, one JSON object per line.
+    #[arg(long, value_enum)]
+    pub format: ExportFormat,
+}
+
+/// Formats of `sessions export`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// HTTP archive 1.2.
+    Har,
+    /// What `sessions show --json` prints.
+    Jsonl,
+}
+
 /// Why a command about recordings failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionsError {
@@ -95,6 +120,9 @@ pub enum SessionsError {
     /// The recording.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The format has no place for what was recorded.
+    #[error("an HTTP archive holds HTTP, and this session is {0}; use --format jsonl")]
+    NotHttp(&'static str),
 }
 
 /// Runs `portcullis sessions …` on the recording below `data_dir`.
@@ -111,6 +139,7 @@ pub fn run(
     match command {
         SessionsCommand::List(args) => list(args, &catalogue, out),
         SessionsCommand::Show(args) => show(args, &catalogue, out, style),
+        SessionsCommand::Export(args) => export(args, &catalogue, out),
     }
 }
 
@@ -201,6 +230,32 @@ fn show(
     Ok(())
 }
 
+fn export(args: &ExportArgs, catalogue: &Catalogue, out: &mut dyn Write) -> Result<(), SessionsError> {
+    let mut events = catalogue.events(catalogue.resolve(&args.id)?)?;
+    match args.format {
+        ExportFormat::Jsonl => {
+            for recorded in events {
+                write_json(out, &event_json(&recorded?))?;
+            }
+        }
+        ExportFormat::Har => {
+            // The first event says what is spoken, before anything is written.
+            let first = events.next().transpose()?;
+            if let Some(Event::SessionOpened(opened)) = first.as_ref().and_then(|first| first.event.as_ref())
+                && opened.protocol != Protocol::Http
+            {
+                return Err(SessionsError::NotHttp(protocol_name(opened.protocol)));
+            }
+            let mut archive = Archive::begin(out)?;
+            for recorded in first.map(Ok).into_iter().chain(events) {
+                archive.event(recorded?)?;
+            }
+            archive.end()?;
+        }
+    }
+    Ok(())
+}
+
 /// One event with its frame's facts, everything on one level.
 fn event_json(recorded: &Recorded) -> Value {
     let header = &recorded.header;
@@ -237,6 +292,18 @@ fn body_json(event: &Event) -> serde_json::Result<Value> {
         Event::SessionClosed(body) => serde_json::to_value(body),
         Event::Recovered(body) => serde_json::to_value(body),
         Event::CarriedOver(body) => serde_json::to_value(body),
+        Event::Body(block) => Ok(json!({
+            "operation": block.operation,
+            "direction": block.direction,
+            "offset": block.offset,
+            "bytes": text_or_base64(&block.bytes),
+        })),
+        Event::Message(block) => Ok(json!({
+            "operation": block.operation,
+            "direction": block.direction,
+            "text": block.text,
+            "bytes": text_or_base64(&block.bytes),
+        })),
         Event::ResultRows(block) => {
             let value = |value: &Option<Vec<u8>>| match value
                 .as_deref()
@@ -257,6 +324,11 @@ fn body_json(event: &Event) -> serde_json::Result<Value> {
             }))
         }
     }
+}
+
+/// Bytes as text where they are text.
+fn text_or_base64(bytes: &[u8]) -> Value {
+    str::from_utf8(bytes).map_or_else(|_| json!({ "base64": base64(bytes) }), Value::from)
 }
 
 fn write_json<T: Serialize>(out: &mut dyn Write, value: &T) -> io::Result<()> {
@@ -284,6 +356,7 @@ pub fn timestamp(wall_ns: u64) -> String {
 #[must_use]
 pub fn protocol_name(protocol: Protocol) -> &'static str {
     match protocol {
+        Protocol::Http => "http",
         Protocol::Postgres => "postgres",
         Protocol::Opaque => "opaque",
     }
@@ -359,7 +432,14 @@ mod tests {
         record.decided(&Decided { operation: 3, approval: approval.clone() }).unwrap();
         let reason = "refused by rule \"no destructive DDL\"".to_owned();
         record
-            .refused(&Refused { asked: drop, rule, reason, side: Side::Policy, approval: Some(approval) })
+            .refused(&Refused {
+                asked: drop,
+                rule,
+                reason,
+                side: Side::Policy,
+                approval: Some(approval),
+                status: None,
+            })
             .unwrap();
         record.close(finished()).unwrap();
         (data, opened.flow.session)

@@ -7,9 +7,10 @@ use super::terminal::{Column, Escaped, Style, Tone, fit, write_row};
 use super::text::summary;
 use crate::flow::Side;
 use crate::record::asked::{Asked, ParameterValue, Parameters};
+use crate::record::body::{BodyBlock, MessageBlock};
 use crate::record::event::{
-    ApprovalOutcome, ApprovalRecord, Event, Held, Intent, Outcome, OutcomeStatus, Refused, SessionClosed,
-    SessionOpened,
+    ApprovalOutcome, ApprovalRecord, Direction, Event, Held, Intent, Outcome, OutcomeStatus, Refused,
+    SessionClosed, SessionOpened,
 };
 use crate::record::read::Recorded;
 use crate::record::rows::{ResultColumn, RowBlock, ValueFormat};
@@ -18,6 +19,9 @@ use crate::record::rows::{ResultColumn, RowBlock, ValueFormat};
 const VALUE_CHARS_MAX: usize = 80;
 /// Characters of a command line shown.
 const COMMAND_CHARS: usize = 160;
+/// Lines shown of one stretch of a body, and characters of each.
+const BODY_LINES_MAX: usize = 12;
+const LINE_CHARS_MAX: usize = 200;
 /// Lines of one operation's text shown.
 const TEXT_LINES_MAX: usize = 200;
 
@@ -61,6 +65,8 @@ impl<'a> Transcript<'a> {
                 writeln!(self.out, "#{} {at} {}", decided.operation, self.style.dress(Tone::Strong, &what))
             }
             Some(Event::ResultRows(block)) => self.rows(block),
+            Some(Event::Body(block)) => self.body(block),
+            Some(Event::Message(block)) => self.message(block, &at),
             Some(Event::Outcome(outcome)) => self.outcome(outcome, &at),
             Some(Event::Note(note)) => writeln!(self.out, "{at} note: {}", Escaped(&note.text)),
             Some(Event::OpaqueCounts(counts)) => writeln!(
@@ -132,7 +138,8 @@ impl<'a> Transcript<'a> {
         let decided = refused.approval.as_ref().map(|approval| format!(", {}", decision(approval)));
         let verdict = format!("{by}{}", decided.unwrap_or_default());
         self.asked(&refused.asked, at, Tone::Bad, &verdict)?;
-        writeln!(self.out, "  told: {}", Escaped(&refused.reason))
+        let status = refused.status.map(|status| format!("{status} ")).unwrap_or_default();
+        writeln!(self.out, "  told: {status}{}", Escaped(&refused.reason))
     }
 
     fn held(&mut self, held: &Held, at: &str) -> io::Result<()> {
@@ -160,6 +167,11 @@ impl<'a> Transcript<'a> {
         }
         if let Some(whole) = &asked.text.whole {
             writeln!(self.out, "    … cut: {} bytes, SHA-256 {}", whole.bytes, Escaped(&whole.sha256))?;
+        }
+        if let Some(http) = &asked.http {
+            for (name, value) in &http.headers {
+                writeln!(self.out, "  > {}: {}", Escaped(name), shorten_line(value))?;
+            }
         }
         for statement in asked.statements.0.iter().filter(|statement| statement.reason.is_some()) {
             let reason = statement.reason.as_deref().unwrap_or_default();
@@ -221,6 +233,38 @@ impl<'a> Transcript<'a> {
         Ok(())
     }
 
+    /// A stretch of a body: text as it was, anything else by its length.
+    fn body(&mut self, block: &BodyBlock) -> io::Result<()> {
+        let arrow = arrow(block.direction);
+        let Ok(text) = str::from_utf8(&block.bytes) else {
+            return writeln!(self.out, "  {arrow} {} bytes that are no text", block.bytes.len());
+        };
+        let shown = if self.rows_max == u64::MAX { usize::MAX } else { BODY_LINES_MAX };
+        for line in text.lines().take(shown) {
+            let line = if self.rows_max == u64::MAX { Escaped(line).to_string() } else { shorten_line(line) };
+            writeln!(self.out, "  {arrow} {line}")?;
+        }
+        let lines = text.lines().count();
+        if lines > shown {
+            writeln!(
+                self.out,
+                "  {arrow} … {} more lines; replay, --json or export has them",
+                lines - shown
+            )?;
+        }
+        Ok(())
+    }
+
+    /// One WebSocket message.
+    fn message(&mut self, block: &MessageBlock, at: &str) -> io::Result<()> {
+        let arrow = arrow(block.direction);
+        let text = match str::from_utf8(&block.bytes) {
+            Ok(text) if block.text => shorten_line(text),
+            Ok(_) | Err(_) => format!("{} bytes", block.bytes.len()),
+        };
+        writeln!(self.out, "#{} {at} {arrow} {text}", block.operation)
+    }
+
     fn copied(&mut self, chunks: &[Vec<Option<Vec<u8>>>]) -> io::Result<()> {
         for chunk in chunks.iter().flatten().flatten() {
             for line in String::from_utf8_lossy(chunk).lines() {
@@ -233,6 +277,7 @@ impl<'a> Transcript<'a> {
     fn outcome(&mut self, outcome: &Outcome, at: &str) -> io::Result<()> {
         let elapsed = format!("{:.1} ms", Duration::from_micros(outcome.elapsed_us).as_secs_f64() * 1000.0);
         let (tone, what) = match (outcome.status, &outcome.error) {
+            _ if outcome.http.is_some() => self.answered(outcome, &elapsed),
             (OutcomeStatus::Done, _) => {
                 (Tone::Good, format!("{}, {elapsed}", Escaped(&outcome.command_tags.join(", "))))
             }
@@ -260,6 +305,47 @@ impl<'a> Transcript<'a> {
         writeln!(self.out, "#{} {at} {}{more}", outcome.operation, self.style.dress(tone, &what))
     }
 
+    /// `200 OK, 12.3 ms (waited 11.9 ms), 1234 bytes of application/json`.
+    fn answered(&self, outcome: &Outcome, elapsed: &str) -> (Tone, String) {
+        let Some(http) = &outcome.http else { return (Tone::Bad, String::new()) };
+        let reason =
+            http::StatusCode::from_u16(http.status).ok().and_then(|status| status.canonical_reason());
+        let mut text = match http.status {
+            0 => "no answer".to_owned(),
+            status => format!("{status} {}", reason.unwrap_or_default()).trim_end().to_owned(),
+        };
+        text.push_str(&format!(", {elapsed}"));
+        if http.status != 0 {
+            let waited = Duration::from_micros(http.wait_us).as_secs_f64() * 1000.0;
+            text.push_str(&format!(" (waited {waited:.1} ms)"));
+            let kind = http.headers.iter().find(|(name, _)| name == "content-type").map(|(_, value)| value);
+            text.push_str(&format!(", {} bytes", http.response_body.bytes));
+            if let Some(kind) = kind {
+                text.push_str(&format!(" of {}", Escaped(&summary(kind, VALUE_CHARS_MAX))));
+            }
+        }
+        for (what, body) in [("sent", &http.request_body), ("received", &http.response_body)] {
+            if let Some(digest) = &body.sha256 {
+                text.push_str(&format!(
+                    "; {} of {} bytes {what} kept, SHA-256 {digest}",
+                    body.kept, body.bytes
+                ));
+            }
+        }
+        if let Some(error) = &outcome.error {
+            text.push_str(&format!("; {}", Escaped(&error.message)));
+        }
+        for note in &http.notes {
+            text.push_str(&format!("; {}", Escaped(note)));
+        }
+        let tone = match (outcome.status, http.status) {
+            (OutcomeStatus::Done, 100..=399) => Tone::Good,
+            (_, 400..) | (OutcomeStatus::Failed, _) => Tone::Bad,
+            (_, _) => Tone::Warning,
+        };
+        (tone, text)
+    }
+
     fn closed(&mut self, closed: &SessionClosed, at: &str) -> io::Result<()> {
         let side = match closed.ended.side {
             Side::Client => "client",
@@ -275,6 +361,19 @@ impl<'a> Transcript<'a> {
         }
         writeln!(self.out)
     }
+}
+
+/// Which way: `>` to the server, `<` to the client.
+fn arrow(direction: Direction) -> char {
+    match direction {
+        Direction::Request => '>',
+        Direction::Response => '<',
+    }
+}
+
+/// One line of a body, harmless and bounded.
+fn shorten_line(line: &str) -> String {
+    Escaped(&summary(line, LINE_CHARS_MAX)).to_string()
 }
 
 fn decision(approval: &ApprovalRecord) -> String {

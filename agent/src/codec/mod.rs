@@ -1,3 +1,5 @@
 //! Protocol codecs: bytes in, frames out. Pure: no sockets, no clock.
 
 pub mod postgres;
+pub mod tls;
+pub mod websocket;

@@ -63,6 +63,14 @@ impl Credentials {
         admission.connection().upstream.credential.as_deref().map(|name| self.read(name)).transpose()
     }
 
+    /// The client certificate and key of the admitted connection, in PEM; `None` when its profile names none.
+    ///
+    /// # Errors
+    /// As [`Credentials::get`].
+    pub fn client_certificate(&self, admission: &Admission) -> Result<Option<Secret>, CredentialError> {
+        admission.connection().upstream.client_cert.as_deref().map(|name| self.read(name)).transpose()
+    }
+
     fn read(&self, name: &str) -> Result<Secret, CredentialError> {
         let read = || {
             check_name(name)?;

@@ -152,17 +152,20 @@ impl Daemon {
         trust.sweep(runs.list().iter().map(|run| run.id));
         let approvals = Approvals::new(&config);
         let credentials = Credentials::new(&config.credentials_dir);
-        let relay = Relay {
+        let relay = Arc::new(Relay {
             analyses: Arc::default(),
             ca,
             cancels: Arc::default(),
             credentials: credentials.clone(),
             dialler: Dialler::default(),
             gate: Arc::new(Gate::new(Arc::clone(&policies), Arc::clone(&approvals))),
+            http_room: Arc::new(Semaphore::new(crate::relay::http::ROOM_KIB)),
+            http_masks: crate::relay::http::MaskCache::new(Arc::clone(&hash_key)),
             hash_key,
+            http_pool: Arc::default(),
             recorder,
             sides: SideConnections::new(credentials),
-        };
+        });
         let (trigger, shutdown) = Shutdown::new();
         let proxy = listeners.first().map(TcpListener::local_addr).transpose()?;
         let view = HostView { started: SystemTime::now(), proxy, trust };

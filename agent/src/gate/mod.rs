@@ -9,8 +9,8 @@ use crate::flow::{ApprovalId, Flow, Side};
 use crate::mask::plan::Taint;
 use crate::policy::decide::PostgresOperation;
 use crate::policy::rule::{
-    Egress, HOLD_TIME_DEFAULT, HoldTerms, InTransaction, PolicyVersion, Protocol, UnknownOrigin, Upstream,
-    UpstreamTls,
+    ClientTls, Egress, HOLD_TIME_DEFAULT, HoldTerms, INLINE_TIME_DEFAULT, InTransaction, PolicyVersion,
+    Protocol, UnknownOrigin, Upstream, UpstreamTls,
 };
 use crate::policy::{Action, Connection, DEFAULT_RULE, Policy, PolicySet, Verdict};
 use crate::record::event::{ApprovalOutcome, ApprovalRecord};
@@ -18,11 +18,13 @@ use crate::request::Effect;
 use crate::request::sql::Analysis;
 use crate::run::{RunInfo, Subject};
 
+mod http;
 mod names;
 
 #[cfg(test)]
 mod tests;
 
+pub use http::{BodyRead, Deferred, DeferredKey, HttpJudgement};
 pub use names::HostNames;
 
 /// Name given to the profile of a destination that no connection names, under `egress = "record"`.
@@ -32,6 +34,7 @@ pub const UNNAMED_CONNECTION: &str = "(unnamed)";
 pub struct Gate {
     policies: Arc<PolicySet>,
     approvals: Arc<Approvals>,
+    deferred: Deferred,
     names: HostNames,
 }
 
@@ -176,7 +179,7 @@ impl Gate {
     /// A gate over these policies.
     #[must_use]
     pub fn new(policies: Arc<PolicySet>, approvals: Arc<Approvals>) -> Self {
-        Self { policies, approvals, names: HostNames::default() }
+        Self { policies, approvals, deferred: Deferred::default(), names: HostNames::default() }
     }
 
     /// What the host names of connections stand for.
@@ -385,12 +388,24 @@ impl Held {
         self.pending.id()
     }
 
+    /// Waits for the decision, and no longer than `patience`. Then the hold comes back undecided.
+    pub async fn decision_within(mut self, patience: std::time::Duration) -> Decision {
+        match tokio::time::timeout(patience, self.pending.outcome()).await {
+            Ok(outcome) => Decision::Made(self.conclude(outcome)),
+            Err(_elapsed) => Decision::Open(self),
+        }
+    }
+
     /// Waits for the decision.
     ///
     /// # Errors
     /// Every way but an approval.
     pub async fn decision(mut self) -> Result<Permit, Denial> {
         let outcome = self.pending.outcome().await;
+        self.conclude(outcome)
+    }
+
+    fn conclude(self, outcome: Outcome) -> Result<Permit, Denial> {
         let record = approval_record(self.pending.id(), &outcome);
         let rule = self.rule;
         let reason = match outcome {
@@ -407,6 +422,15 @@ impl Held {
         };
         Err(Denial { rule, reason, hint: None, side: Side::Policy, approval: Some(Box::new(record)) })
     }
+}
+
+/// Where a hold stands once its client's patience is used up.
+#[must_use]
+pub enum Decision {
+    /// It is decided.
+    Made(Result<Permit, Denial>),
+    /// Nobody has decided yet.
+    Open(Held),
 }
 
 /// The record of a request whose connection took it back.
@@ -473,7 +497,12 @@ fn terms_of(policy: &Policy) -> Option<HoldTerms> {
 }
 
 fn nobody_in_particular() -> HoldTerms {
-    HoldTerms { approvers: Vec::new(), timeout: HOLD_TIME_DEFAULT, in_transaction: InTransaction::Refuse }
+    HoldTerms {
+        approvers: Vec::new(),
+        timeout: HOLD_TIME_DEFAULT,
+        in_transaction: InTransaction::Refuse,
+        inline: INLINE_TIME_DEFAULT,
+    }
 }
 
 /// Deny over hold over allow.
@@ -538,12 +567,15 @@ fn unnamed() -> Connection {
         name: UNNAMED_CONNECTION.to_owned(),
         to: Vec::new(),
         protocol: Protocol::Opaque,
+        client_tls: ClientTls::Passthrough,
         groups: Vec::new(),
         upstream: Upstream {
             address: None,
             user: None,
             database: None,
             credential: None,
+            inject: None,
+            client_cert: None,
             tls: UpstreamTls::Disable,
             root_cert: None,
             server_name: None,

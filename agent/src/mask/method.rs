@@ -41,14 +41,14 @@ impl HashKey {
     }
 
     /// `h:` and the digest's first 64 bits in hex: equal values stay equal, nothing else can be told.
-    pub(super) fn token(&self, value: &[u8]) -> String {
+    pub(in crate::mask) fn token(&self, value: &[u8]) -> String {
         let [a, b, c, d, e, f, g, h, ..] = self.digest(value);
         format!("h:{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 }
 
 /// What stands in place of one match of a detector. `null` removes it: text cannot hold a NULL.
-pub(super) fn replace_match(
+pub(in crate::mask) fn replace_match(
     method: Method,
     detector: Detector,
     found: &[u8],
@@ -70,7 +70,7 @@ pub(super) fn replace_match(
 }
 
 /// `partial` for a whole value of a masked column: the shape decides which characters stay.
-pub(super) fn partial_value(value: &[u8]) -> Vec<u8> {
+pub(in crate::mask) fn partial_value(value: &[u8]) -> Vec<u8> {
     let trimmed = value.trim_ascii();
     if looks_like_card(trimmed) {
         return partial_digits(trimmed);

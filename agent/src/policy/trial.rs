@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::decide::PostgresOperation;
+use super::decide::{HttpOperation, PostgresOperation, UnreadBody, objects_of};
 use super::rule::{Connection, Policy, Protocol, Verdict};
+use crate::request::http::{HttpRequest, Scheme, analyze as analyze_http};
 use crate::request::sql::{Analysis, analyze};
+use crate::request::{Effect, ObjectName};
 
 /// Where PostgreSQL looks for unqualified names unless told otherwise. The schema named like the user, which comes
 /// before it, seldom exists.
@@ -16,6 +18,8 @@ const DATABASE: &str = "postgres";
 /// What a live session would know beside the text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Circumstances {
+    /// What the text is: a statement of PostgreSQL (also without it), or an HTTP request.
+    pub protocol: Option<Protocol>,
     /// Groups of the subject.
     pub groups: Vec<String>,
     /// Connection; without it the policy's first one for PostgreSQL.
@@ -31,27 +35,115 @@ pub struct Circumstances {
 /// A text, what it does, and what the policy says of it.
 #[derive(Clone, Debug)]
 pub struct Trial {
-    /// The statements found.
-    pub analysis: Analysis,
+    /// The operations found in it.
+    pub operations: Vec<Tried>,
+    /// The highest effect of them, or of the whole where its readings differ.
+    pub effect: Effect,
     /// The policy's verdict.
     pub verdict: Verdict,
 }
 
-/// The policy has no such connection for PostgreSQL.
+/// One operation of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// Command tag, or kind of request.
+    pub kind: String,
+    /// How far it reaches.
+    pub effect: Effect,
+    /// Objects it touches; of a request, its URL.
+    pub objects: Vec<String>,
+    /// Why the effect is what it is.
+    pub reason: Option<String>,
+}
+
+/// A text that cannot be judged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("policy \"{policy}\" has no PostgreSQL connection \"{connection}\" (it has: {})", known.join(", "))]
-pub struct NoConnection {
-    policy: String,
-    connection: String,
-    known: Vec<String>,
+pub enum NoTrial {
+    /// The policy has no such connection for the protocol.
+    #[error("policy \"{policy}\" has no {protocol} connection \"{connection}\" (it has: {})", known.join(", "))]
+    Connection {
+        /// Policy.
+        policy: String,
+        /// As people call it.
+        protocol: &'static str,
+        /// What was asked for.
+        connection: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The text is no HTTP request.
+    #[error("{0}; write METHOD URL, then header fields, an empty line and the body, as in HTTP")]
+    Request(String),
 }
 
 /// Judges one text.
 ///
 /// # Errors
-/// When the circumstances name a connection that the policy does not have.
-pub fn judge(policy: &Policy, text: &str, circumstances: &Circumstances) -> Result<Trial, NoConnection> {
-    judge_analysis(policy, analyze(text), circumstances)
+/// When the circumstances name a connection that the policy does not have, or the text is no request.
+pub fn judge(policy: &Policy, text: &str, circumstances: &Circumstances) -> Result<Trial, NoTrial> {
+    match circumstances.protocol {
+        Some(Protocol::Http) => judge_http(policy, text, circumstances),
+        Some(Protocol::Postgres | Protocol::Opaque) | None => {
+            judge_analysis(policy, analyze(text), circumstances)
+        }
+    }
+}
+
+/// Judges one HTTP request, written as on the wire but with its URL in full.
+fn judge_http(policy: &Policy, text: &str, circumstances: &Circumstances) -> Result<Trial, NoTrial> {
+    let request = request(text).map_err(NoTrial::Request)?;
+    let analysis = analyze_http(&request);
+    let connection = connection(policy, circumstances, Protocol::Http)?;
+    let operation = HttpOperation {
+        connection: connection.map_or("", |connection| &connection.name),
+        request: &request,
+        analysis: &analysis,
+        unread: UnreadBody::Doubted,
+    };
+    let verdict = policy.decide_http(&operation, &circumstances.groups);
+    let tried = Tried {
+        kind: analysis.kind,
+        effect: analysis.effect,
+        objects: vec![request.url()],
+        reason: analysis.reason,
+    };
+    Ok(Trial { operations: vec![tried], effect: analysis.effect, verdict })
+}
+
+/// `METHOD URL`, header fields, an empty line, the body.
+fn request(text: &str) -> Result<HttpRequest, String> {
+    let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
+    let mut lines = head.lines();
+    let mut words = lines.next().unwrap_or_default().split_whitespace();
+    let (Some(method), Some(url)) = (words.next(), words.next()) else {
+        return Err("the first line names no method and URL".to_owned());
+    };
+    let method =
+        http::Method::from_bytes(method.as_bytes()).map_err(|_| format!("{method:?} is no method"))?;
+    let uri: http::Uri = url.parse().map_err(|_| format!("{url:?} is no URL"))?;
+    let scheme = match uri.scheme_str() {
+        Some("http") => Scheme::Http,
+        Some("https") => Scheme::Https,
+        Some(_) | None => return Err(format!("{url:?} begins with neither http:// nor https://")),
+    };
+    let mut headers = http::HeaderMap::new();
+    for line in lines {
+        let field = line.split_once(':').and_then(|(name, value)| {
+            let name = http::HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
+            Some((name, http::HeaderValue::from_str(value.trim()).ok()?))
+        });
+        let (name, value) = field.ok_or_else(|| format!("{line:?} is no header field"))?;
+        headers.append(name, value);
+    }
+    let upgrade = headers.get(http::header::UPGRADE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
+    let port = uri.port_u16().unwrap_or_else(|| scheme.default_port());
+    let target = uri.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+    let mut request =
+        HttpRequest::from_head(&method, &target, &headers, upgrade.as_deref(), scheme, &host, port)
+            .map_err(|error| error.to_string())?;
+    request.read_body(body.as_bytes());
+    Ok(request)
 }
 
 /// Judges what was found in one text.
@@ -62,8 +154,8 @@ pub fn judge_analysis(
     policy: &Policy,
     analysis: Analysis,
     circumstances: &Circumstances,
-) -> Result<Trial, NoConnection> {
-    let connection = connection(policy, circumstances)?;
+) -> Result<Trial, NoTrial> {
+    let connection = connection(policy, circumstances, Protocol::Postgres)?;
     let database = connection.and_then(|connection| connection.upstream.database.as_deref());
     let path = circumstances.search_path.clone().unwrap_or_else(|| vec![SEARCH_PATH.to_owned()]);
     let estimates: Vec<Option<u64>> = analysis.statements.iter().map(|_| circumstances.rows).collect();
@@ -76,19 +168,31 @@ pub fn judge_analysis(
         estimates: &estimates,
     };
     let verdict = policy.decide(&operation, &circumstances.groups);
-    Ok(Trial { analysis, verdict })
+    let operations = analysis.statements.iter().map(|statement| Tried {
+        kind: statement.kind.clone(),
+        effect: statement.effect,
+        objects: objects_of(statement).into_iter().map(ObjectName::qualified).collect(),
+        reason: statement.reason.clone(),
+    });
+    Ok(Trial { operations: operations.collect(), effect: analysis.effect, verdict })
 }
 
 fn connection<'p>(
     policy: &'p Policy,
     circumstances: &Circumstances,
-) -> Result<Option<&'p Connection>, NoConnection> {
-    let mut known = policy.connections.iter().filter(|connection| connection.protocol == Protocol::Postgres);
+    protocol: Protocol,
+) -> Result<Option<&'p Connection>, NoTrial> {
+    let mut known = policy.connections.iter().filter(move |connection| connection.protocol == protocol);
     let Some(wanted) = &circumstances.connection else {
         return Ok(known.next());
     };
-    known.clone().find(|connection| connection.name == *wanted).map(Some).ok_or_else(|| NoConnection {
+    known.clone().find(|connection| connection.name == *wanted).map(Some).ok_or_else(|| NoTrial::Connection {
         policy: policy.name.clone(),
+        protocol: match protocol {
+            Protocol::Http => "HTTP",
+            Protocol::Postgres => "PostgreSQL",
+            Protocol::Opaque => "opaque",
+        },
         connection: wanted.clone(),
         known: known.map(|connection| connection.name.clone()).collect(),
     })

@@ -32,6 +32,70 @@ pub struct Asked {
     /// The planner's estimate, when a rule asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimated_rows: Option<u64>,
+    /// The head of an HTTP request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<Box<HttpAsked>>,
+}
+
+/// The head of an HTTP request, masked, and without credentials.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpAsked {
+    /// As sent.
+    pub method: String,
+    /// Absolute.
+    pub url: String,
+    /// `HTTP/1.1`, `HTTP/2.0`.
+    pub version: String,
+    /// Fields in order.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Header fields as they are recorded: what authenticates is left out, and only its form stays.
+#[must_use]
+pub fn recorded_headers(headers: &http::HeaderMap) -> Vec<(String, String)> {
+    headers
+        .iter()
+        .map(|(name, value)| {
+            let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            (name.as_str().to_owned(), recorded_value(name.as_str(), text))
+        })
+        .collect()
+}
+
+/// Stands for what authenticates.
+const WITHHELD: &str = "[redacted]";
+
+/// Parts of names by which applications call fields that authenticate.
+const SECRET_NAMES: [&str; 8] =
+    ["token", "secret", "password", "apikey", "api-key", "credential", "signature", "session-id"];
+
+fn recorded_value(name: &str, value: String) -> String {
+    match name {
+        "authorization" | "proxy-authorization" => match value.split_once(' ') {
+            Some((scheme, _)) => format!("{scheme} {WITHHELD}"),
+            None => WITHHELD.to_owned(),
+        },
+        "cookie" => value.split(';').map(cookie).collect::<Vec<_>>().join("; "),
+        "set-cookie" => match value.split_once(';') {
+            Some((pair, attributes)) => format!("{};{attributes}", cookie(pair)),
+            None => cookie(&value),
+        },
+        _ if SECRET_NAMES.iter().any(|part| name.contains(part)) => WITHHELD.to_owned(),
+        _ => value,
+    }
+}
+
+/// `sid=[redacted]`.
+fn cookie(pair: &str) -> String {
+    match pair.trim().split_once('=') {
+        Some((name, _)) => format!("{name}={WITHHELD}"),
+        None => WITHHELD.to_owned(),
+    }
+}
+
+/// Bytes in lower-case hex.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(hex_digit).collect()
 }
 
 /// Text of an operation: whole up to [`TEXT_BYTES_MAX`], else its beginning with the length and digest of the whole.
@@ -55,9 +119,7 @@ pub struct Whole {
 
 impl Whole {
     fn of(bytes: &[u8]) -> Self {
-        let digest = Sha256::digest(bytes);
-        let sha256 = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(hex_digit).collect();
-        Self { bytes: bytes.len() as u64, sha256 }
+        Self { bytes: bytes.len() as u64, sha256: hex(&Sha256::digest(bytes)) }
     }
 }
 
@@ -141,6 +203,13 @@ impl Statements {
     #[must_use]
     pub fn new(statements: &[Statement]) -> Self {
         Self(statements.iter().take(STATEMENTS_MAX).map(StatementSummary::from).collect())
+    }
+
+    /// One operation that is no statement.
+    #[must_use]
+    pub fn one(kind: String, effect: Effect, reason: Option<String>) -> Self {
+        let (reads, writes, functions) = (Vec::new(), Vec::new(), Vec::new());
+        Self([StatementSummary { kind, effect, reason, reads, writes, functions }].into())
     }
 
     /// The highest effect; `Unknown` when there is no statement.
@@ -234,6 +303,34 @@ mod tests {
             assert_eq!(base64(plain.as_bytes()), encoded);
         }
         assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
+    }
+
+    #[test]
+    fn what_authenticates_is_not_recorded() {
+        let mut headers = http::HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer abc.def"),
+            ("cookie", "sid=1234; theme=dark"),
+            ("set-cookie", "sid=99; Path=/; HttpOnly"),
+            ("x-api-key", "k"),
+            ("x-csrf-token", "t"),
+            ("accept", "*/*"),
+        ] {
+            headers.append(name, value.parse().unwrap());
+        }
+        let recorded = recorded_headers(&headers);
+        let pairs: Vec<_> = recorded.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(
+            pairs,
+            [
+                ("authorization", "Bearer [redacted]"),
+                ("cookie", "sid=[redacted]; theme=[redacted]"),
+                ("set-cookie", "sid=[redacted]; Path=/; HttpOnly"),
+                ("x-api-key", "[redacted]"),
+                ("x-csrf-token", "[redacted]"),
+                ("accept", "*/*"),
+            ]
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::asked::Asked;
+use super::body::{BodyBlock, BodySummary, MessageBlock};
 use super::error::RecordError;
 use super::format::{FormatError, FrameBytes, Kind};
 use super::rows::RowBlock;
@@ -38,6 +39,10 @@ pub enum Event {
     Recovered(Recovered),
     /// Sessions open when the segment began.
     CarriedOver(CarriedOver),
+    /// A stretch of an HTTP body, masked.
+    Body(BodyBlock),
+    /// A WebSocket message, masked.
+    Message(MessageBlock),
 }
 
 impl Event {
@@ -62,6 +67,8 @@ impl Event {
             Kind::SessionClosed => Self::SessionClosed(json(payload)?),
             Kind::Recovered => Self::Recovered(json(payload)?),
             Kind::CarriedOver => Self::CarriedOver(json(payload)?),
+            Kind::Body => Self::Body(BodyBlock::decode(payload)?),
+            Kind::Message => Self::Message(MessageBlock::decode(payload)?),
         })
     }
 }
@@ -83,7 +90,9 @@ impl Event {
             | Self::OpaqueCounts(_)
             | Self::SessionClosed(_)
             | Self::Recovered(_)
-            | Self::CarriedOver(_) => false,
+            | Self::CarriedOver(_)
+            | Self::Body(_)
+            | Self::Message(_) => false,
         }
     }
 }
@@ -135,6 +144,9 @@ pub struct Refused {
     /// The human's decision, when the rule held the operation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalRecord>,
+    /// HTTP status that the client was answered with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
 }
 
 /// An operation waits for a human.
@@ -219,6 +231,50 @@ pub struct Outcome {
     /// Rows the client got that are not in the record; filled in by the session's record.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rows_left_out: u64,
+    /// The answer of an HTTP server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<Box<HttpOutcome>>,
+}
+
+/// Which way something goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// To the server.
+    Request,
+    /// To the client.
+    Response,
+}
+
+/// The answer of an HTTP server, as the client got it: masked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpOutcome {
+    /// Status code; 0 when there was no answer.
+    pub status: u16,
+    /// `HTTP/1.1`, `HTTP/2.0`.
+    pub version: String,
+    /// Fields in order, without what authenticates.
+    pub headers: Vec<(String, String)>,
+    /// Fields after the body.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trailers: Vec<(String, String)>,
+    /// What was sent.
+    pub request_body: BodySummary,
+    /// What came back.
+    pub response_body: BodySummary,
+    /// From forwarding to the head of the answer, microseconds.
+    pub wait_us: u64,
+    /// From there to the end of its body, microseconds.
+    pub receive_us: u64,
+    /// For a new connection, how long it took to be ready, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_us: Option<u64>,
+    /// The server's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// What the reader should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Outcome {
@@ -251,10 +307,10 @@ pub enum OutcomeStatus {
     Unknown,
 }
 
-/// An error as the server sent it, masked.
+/// An error as the server sent it, masked; of HTTP, why there was no whole answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerError {
-    /// Five characters, PostgreSQL documentation appendix A.
+    /// Five characters, PostgreSQL documentation appendix A; empty for HTTP.
     pub sqlstate: String,
     /// Primary message.
     pub message: String,

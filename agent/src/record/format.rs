@@ -78,10 +78,14 @@ pub enum Kind {
     Recovered = 11,
     /// Store: sessions that were open when the segment began; first frames of every segment.
     CarriedOver = 12,
+    /// A stretch of an HTTP body.
+    Body = 13,
+    /// A WebSocket message.
+    Message = 14,
 }
 
 impl Kind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::SessionOpened,
         Self::Intent,
         Self::Refused,
@@ -94,6 +98,8 @@ impl Kind {
         Self::SessionClosed,
         Self::Recovered,
         Self::CarriedOver,
+        Self::Body,
+        Self::Message,
     ];
 
     /// The kind's name in JSON output.
@@ -112,6 +118,8 @@ impl Kind {
             Self::SessionClosed => "session_closed",
             Self::Recovered => "recovered",
             Self::CarriedOver => "carried_over",
+            Self::Body => "body",
+            Self::Message => "message",
         }
     }
 

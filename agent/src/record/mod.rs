@@ -6,6 +6,7 @@
 //! log from behind, can be deleted at any time, and is never in the way of forwarding. `read` serves the commands.
 
 pub mod asked;
+pub mod body;
 mod error;
 pub mod event;
 pub mod format;

@@ -43,6 +43,8 @@ impl OpenSessions {
             | Kind::ResultRows
             | Kind::Outcome
             | Kind::Note
+            | Kind::Body
+            | Kind::Message
             | Kind::OpaqueCounts => {
                 if let Some(entry) = self.0.get_mut(&frame.session) {
                     entry.observe(frame);
@@ -122,6 +124,8 @@ impl Entry {
             | Kind::Decided
             | Kind::ResultRows
             | Kind::Note
+            | Kind::Body
+            | Kind::Message
             | Kind::OpaqueCounts
             | Kind::Recovered
             | Kind::CarriedOver => {}

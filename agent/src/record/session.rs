@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::body::{BodyBlock, MessageBlock};
 use super::error::RecordError;
 use super::event::{
     Decided, EndReason, Ended, Held, Intent, Note, OpaqueCounts, Outcome, Refused, SessionClosed,
@@ -171,6 +172,22 @@ impl SessionRecord {
         self.event(Kind::Outcome, outcome.operation, &outcome)
     }
 
+    /// A stretch of an HTTP body.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Poisoned`.
+    pub fn body(&mut self, block: &BodyBlock) -> Result<Lsn, RecordError> {
+        self.bytes(Kind::Body, block.operation, |out| block.encode(out))
+    }
+
+    /// A WebSocket message.
+    ///
+    /// # Errors
+    /// `DiskFull`, `TooLarge`, `Poisoned`.
+    pub fn message(&mut self, message: &MessageBlock) -> Result<Lsn, RecordError> {
+        self.bytes(Kind::Message, message.operation, |out| message.encode(out))
+    }
+
     /// Free text about the session.
     ///
     /// # Errors
@@ -246,6 +263,22 @@ impl SessionRecord {
         }
         self.rows.push(pieces);
         Ok(())
+    }
+
+    fn bytes(
+        &mut self,
+        kind: Kind,
+        operation: u64,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Lsn, RecordError> {
+        let mut frame = FrameBytes::raw(|out| {
+            encode(out);
+            Ok::<_, RecordError>(())
+        })?;
+        if frame.stored_payload().len() >= COMPRESS_FROM_BYTES {
+            frame = self.recorder.compress(frame.stored_payload())?;
+        }
+        self.append(kind, operation, frame)
     }
 
     fn event<T: Serialize>(&mut self, kind: Kind, operation: u64, event: &T) -> Result<Lsn, RecordError> {

@@ -185,8 +185,8 @@ impl Changes {
             .sessions
             .entry(header.session)
             .or_insert_with(|| base.session(header.session).unwrap_or_else(|| SessionSummary::new(header)));
-        if header.kind == Kind::ResultRows {
-            // Rows say nothing that the outcome does not.
+        if matches!(header.kind, Kind::ResultRows | Kind::Body | Kind::Message) {
+            // Rows and bodies say nothing that the outcome does not.
             return;
         }
         let Ok(event) = frame.payload().and_then(|payload| Event::decode(header.kind, &payload)) else {
@@ -254,6 +254,8 @@ impl SessionSummary {
             Event::Intent(_)
             | Event::Decided(_)
             | Event::ResultRows(_)
+            | Event::Body(_)
+            | Event::Message(_)
             | Event::Note(_)
             | Event::Recovered(_)
             | Event::CarriedOver(_) => {}
@@ -309,6 +311,8 @@ impl OperationSummary {
             }
             Event::SessionOpened(_)
             | Event::ResultRows(_)
+            | Event::Body(_)
+            | Event::Message(_)
             | Event::Note(_)
             | Event::OpaqueCounts(_)
             | Event::SessionClosed(_)

@@ -74,6 +74,7 @@ pub(crate) fn asked(operation: u64, text: &str) -> Asked {
         statements: Statements([statement].into()),
         database: Some("shop".to_owned()),
         estimated_rows: None,
+        http: None,
     }
 }
 
@@ -150,6 +151,7 @@ async fn a_conversation_comes_back_as_it_was() {
         reason: "refused by rule no ddl".to_owned(),
         side: Side::Policy,
         approval: None,
+        status: None,
     };
     record.refused(&refused).unwrap();
     let last = record.close(finished()).unwrap();

@@ -10,8 +10,11 @@ use crate::mask::HashKey;
 use crate::record::Recorder;
 use crate::request::sql::AnalysisCache;
 use crate::tls::ca::Ca;
+use crate::upstream::http::HttpPool;
 use crate::upstream::{Dialler, SideConnections};
 
+mod counted;
+pub mod http;
 pub mod leg;
 pub mod opaque;
 pub mod postgres;
@@ -30,6 +33,12 @@ pub struct Relay {
     pub dialler: Dialler,
     /// Judges.
     pub gate: Arc<Gate>,
+    /// Idle connections to HTTP servers.
+    pub http_pool: Arc<HttpPool>,
+    /// Room for HTTP bodies that are read before they are judged, in KiB.
+    pub http_room: Arc<tokio::sync::Semaphore>,
+    /// Masks of HTTP messages.
+    pub http_masks: http::MaskCache,
     /// Key of the `hash` mask.
     pub hash_key: Arc<HashKey>,
     /// The store.

@@ -1,14 +1,11 @@
 //! Bytes relayed unread, for destinations whose policy says only that they are to be recorded: counted, not judged.
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
+use super::counted::Counted;
 use super::{Relay, Shutdown};
 use crate::flow::Side;
 use crate::gate::Admission;
@@ -19,16 +16,17 @@ use crate::tls::Stream;
 /// How often the counts of a long connection are recorded.
 const COUNT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Relays one admitted connection to its end, which is recorded.
+/// Relays one admitted connection to its end, which is recorded. `beginning` is what was read of it already.
 pub(crate) async fn serve(
     tcp: TcpStream,
+    beginning: &[u8],
     admission: &Admission,
     relay: &Relay,
     mut record: SessionRecord,
     mut shutdown: Shutdown,
 ) {
     let ended = tokio::select! {
-        ended = connect_and_relay(tcp, admission, relay, &mut record) => ended,
+        ended = connect_and_relay(tcp, beginning, admission, relay, &mut record) => ended,
         () = shutdown.begun() => Ended { reason: EndReason::Drained, side: Side::Portcullis, detail: None },
     };
     if let Err(error) = record.close(ended) {
@@ -38,6 +36,7 @@ pub(crate) async fn serve(
 
 async fn connect_and_relay(
     tcp: TcpStream,
+    beginning: &[u8],
     admission: &Admission,
     relay: &Relay,
     record: &mut SessionRecord,
@@ -52,13 +51,12 @@ async fn connect_and_relay(
         Ok(client) => client,
         Err(error) => return lost(Side::Client, &error),
     };
-    let mut client = Counted::new(client);
-    let mut server = Counted::new(server);
-    let (from_client, from_server) = (Arc::clone(&client.read), Arc::clone(&server.read));
-    let counts = || OpaqueCounts {
-        to_upstream: from_client.load(Ordering::Relaxed),
-        to_client: from_server.load(Ordering::Relaxed),
-    };
+    let (mut client, _) = Counted::new(client);
+    let (mut server, server_counts) = Counted::new(server);
+    if let Err(error) = server.write_all(beginning).await {
+        return lost(Side::Upstream, &error);
+    }
+    let counts = || OpaqueCounts { to_upstream: server_counts.written(), to_client: server_counts.read() };
     let mut copy = std::pin::pin!(tokio::io::copy_bidirectional(&mut client, &mut server));
     let mut interval = tokio::time::interval(COUNT_INTERVAL);
     interval.tick().await;
@@ -83,47 +81,4 @@ async fn connect_and_relay(
 
 fn lost(side: Side, error: &std::io::Error) -> Ended {
     Ended { reason: EndReason::Lost, side, detail: Some(error.to_string()) }
-}
-
-/// A stream that counts what is read from it.
-struct Counted {
-    stream: Stream,
-    read: Arc<AtomicU64>,
-}
-
-impl Counted {
-    fn new(stream: Stream) -> Self {
-        Self { stream, read: Arc::default() }
-    }
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buffer.filled().len();
-        let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.read.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
-        outcome
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

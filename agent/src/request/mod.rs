@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+pub mod http;
 pub mod sql;
 
 /// How far an operation reaches. Ordered: `Unknown` ranks above all, because what is not understood is feared most.

@@ -26,7 +26,7 @@ use thiserror::Error;
 use x509_cert::der::Decode;
 use zeroize::Zeroizing;
 
-use super::{ALPN_POSTGRES, provider};
+use super::{ALPN_HTTP1, ALPN_HTTP2, ALPN_POSTGRES, provider};
 use crate::credential::Problem;
 use crate::credential::file::{self, Readers};
 use crate::flow::Side;
@@ -144,6 +144,7 @@ pub struct Ca {
     certificate: CertificateDer<'static>,
     expires: SystemTime,
     leaves: Mutex<LruCache<ServerName<'static>, Arc<Leaf>>>,
+    http: Mutex<LruCache<ServerName<'static>, Arc<ServerConfig>>>,
 }
 
 /// One server certificate with its key.
@@ -206,6 +207,35 @@ impl Ca {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
+    }
+
+    /// How to answer an HTTP client: HTTP/2 or HTTP/1.1, with a certificate for the name it asks for, or else for
+    /// `fallback`. Made once for each fallback: new connections are many.
+    ///
+    /// # Errors
+    /// The CA has expired, or the cryptography failed.
+    pub fn http_config(self: &Arc<Self>, fallback: &ServerName<'_>) -> Result<Arc<ServerConfig>, CaError> {
+        if self.remaining(SystemTime::now()).is_zero() {
+            return Err(CaError::Expired);
+        }
+        let name = fallback.to_owned();
+        let mut configs = self.http.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = configs.get(&name) {
+            return Ok(Arc::clone(config));
+        }
+        let resolver = ByNameOr { ca: Arc::clone(self), fallback: name.clone() };
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| CaError::Mint(error.to_string()))?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(resolver));
+        config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
+        config.ticketer =
+            rustls::crypto::ring::Ticketer::new().map_err(|error| CaError::Mint(error.to_string()))?;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        let config = Arc::new(config);
+        configs.put(name, Arc::clone(&config));
+        Ok(config)
     }
 
     /// The cached certificate for a name, or a new one. Made under the lock: a burst of connections makes it once.
@@ -309,6 +339,27 @@ impl ResolvesServerCert for BySni {
     }
 }
 
+/// Chooses the certificate by the name in the client's hello, else for one name.
+struct ByNameOr {
+    ca: Arc<Ca>,
+    fallback: ServerName<'static>,
+}
+
+impl std::fmt::Debug for ByNameOr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ByNameOr")
+    }
+}
+
+impl ResolvesServerCert for ByNameOr {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let asked = hello.server_name().and_then(|name| ServerName::try_from(name.to_owned()).ok());
+        let name = asked.unwrap_or_else(|| self.fallback.clone());
+        let key = self.ca.certified_key(&name, SystemTime::now());
+        key.inspect_err(|error| tracing::warn!(%error, "no certificate for a client")).ok()
+    }
+}
+
 /// The CA's folder, locked against a second daemon for as long as this lives.
 struct Folder {
     path: PathBuf,
@@ -404,7 +455,8 @@ impl Ca {
         certificate: CertificateDer<'static>,
         expires: SystemTime,
     ) -> Self {
-        Self { issuer, certificate, expires, leaves: Mutex::new(LruCache::new(LEAVES_MAX)) }
+        let (leaves, http) = (Mutex::new(LruCache::new(LEAVES_MAX)), Mutex::new(LruCache::new(LEAVES_MAX)));
+        Self { issuer, certificate, expires, leaves, http }
     }
 }
 

@@ -39,7 +39,10 @@ pub enum ClientTlsError {
     #[error("direct TLS without ALPN \"postgresql\"; use a client that sends it, or sslnegotiation=postgres")]
     NoAlpn,
     /// The client did not accept our certificate.
-    #[error("the client does not trust the certificate: point its sslrootcert to Portcullis's ca.pem")]
+    #[error(
+        "the client does not trust the certificate: give it Portcullis's ca.pem (sslrootcert, SSL_CERT_FILE …; \
+         `portcullis doctor` tells)"
+    )]
     Untrusted(#[source] io::Error),
     /// Anything else that broke the handshake.
     #[error("the TLS handshake with the client failed")]
@@ -101,6 +104,15 @@ where
         }
         Opening::Direct | Opening::SslRequest => Ok(tls),
     }
+}
+
+/// Makes an HTTP client's connection a TLS one. The caller bounds the time.
+///
+/// # Errors
+/// See [`ClientTlsError`]; the connection is gone then.
+pub async fn accept_http(tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Stream, ClientTlsError> {
+    tcp.set_nodelay(true).map_err(ClientTlsError::Handshake)?;
+    TlsAcceptor::from(config).accept(tcp).await.map(Stream::from).map_err(classify)
 }
 
 /// Hands bytes that were read before the handshake to it. An error in them must be told here: the handshake would

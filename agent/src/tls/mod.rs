@@ -18,6 +18,11 @@ pub use stream::Stream;
 /// (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL>).
 pub const ALPN_POSTGRES: &[u8] = b"postgresql";
 
+/// HTTP/2 and HTTP/1.1 (RFC 9113 section 3.2, RFC 7301 section 6).
+pub const ALPN_HTTP2: &[u8] = b"h2";
+/// See [`ALPN_HTTP2`].
+pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+
 /// One provider for every configuration: which cipher suites exist is decided in one place.
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =

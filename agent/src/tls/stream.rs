@@ -49,6 +49,25 @@ impl Stream {
         }
     }
 
+    /// The protocol that TLS agreed on (ALPN, RFC 7301).
+    #[must_use]
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Accepted(tls) => tls.get_ref().1.alpn_protocol(),
+            Self::Connected(tls) => tls.get_ref().1.alpn_protocol(),
+        }
+    }
+
+    /// The server name a client asked for (SNI, RFC 6066 section 3), on its leg.
+    #[must_use]
+    pub fn requested_name(&self) -> Option<&str> {
+        match self {
+            Self::Plain(_) | Self::Connected(_) => None,
+            Self::Accepted(tls) => tls.get_ref().1.server_name(),
+        }
+    }
+
     /// The certificate the other side proved to own: the server's, on a verified connection to it.
     #[must_use]
     pub fn server_certificate(&self) -> Option<&CertificateDer<'static>> {

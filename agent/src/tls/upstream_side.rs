@@ -12,15 +12,19 @@ use rustls::client::Resumption;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::{ALPN_POSTGRES, provider};
 use crate::flow::Side;
+use crate::secret::Secret;
 
 /// Sets of roots kept ready: one per `root_cert` file and strength in use.
 const CONFIGS_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// TLS sessions remembered of HTTP servers, to be resumed.
+const SESSIONS_MAX: usize = 256;
 /// Largest file of roots, in bytes. The whole Mozilla bundle is a quarter of a megabyte.
 const ROOTS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -53,6 +57,12 @@ pub enum TrustError {
         /// What reading it said.
         reason: String,
     },
+    /// The profile's client certificate.
+    #[error("the client certificate cannot be used: {reason}")]
+    ClientCert {
+        /// Why.
+        reason: String,
+    },
     /// rustls refuses its own configuration.
     #[error("TLS cannot be set up: {0}")]
     Setup(String),
@@ -69,7 +79,24 @@ impl TrustError {
 /// The roots that servers are verified against, read once per file version.
 #[derive(Debug)]
 pub struct ServerTrust {
-    configs: Mutex<LruCache<(Option<PathBuf>, Verify), Ready>>,
+    configs: Mutex<LruCache<Key, Ready>>,
+}
+
+/// What a configuration was made for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    root_cert: Option<PathBuf>,
+    verify: Verify,
+    use_: Use,
+}
+
+/// What a configuration is used for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Use {
+    /// HTTP, with these protocols offered; the digest of the client certificate's file, if one is shown.
+    Http(Vec<Vec<u8>>, Option<[u8; 32]>),
+    /// PostgreSQL.
+    Postgres,
 }
 
 #[derive(Debug)]
@@ -91,8 +118,37 @@ impl ServerTrust {
     /// # Errors
     /// The roots cannot be read, or there are none.
     pub fn config(&self, root_cert: Option<&Path>, verify: Verify) -> Result<Arc<ClientConfig>, TrustError> {
+        self.ready(root_cert, verify, Use::Postgres, || Ok(None))
+    }
+
+    /// The same for an HTTP server: with these protocols offered (ALPN), and with a client certificate where the server asks
+    /// for one. `identity` is the text of a PEM file with the certificate, its chain and its key.
+    ///
+    /// # Errors
+    /// The roots cannot be read, there are none, or the client certificate cannot be used.
+    pub fn http_config(
+        &self,
+        root_cert: Option<&Path>,
+        verify: Verify,
+        alpn: &[&[u8]],
+        identity: Option<&Secret>,
+    ) -> Result<Arc<ClientConfig>, TrustError> {
+        let protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        let digest = identity.map(|pem| Sha256::digest(pem.expose()).into());
+        self.ready(root_cert, verify, Use::Http(protocols, digest), || {
+            identity.map(client_identity).transpose()
+        })
+    }
+
+    fn ready(
+        &self,
+        root_cert: Option<&Path>,
+        verify: Verify,
+        use_: Use,
+        identity: impl FnOnce() -> Result<Option<Identity>, TrustError>,
+    ) -> Result<Arc<ClientConfig>, TrustError> {
         let version = root_cert.map(modified).transpose()?;
-        let key = (root_cert.map(Path::to_owned), verify);
+        let key = Key { root_cert: root_cert.map(Path::to_owned), verify, use_ };
         let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ready) = configs.get(&key)
             && ready.version == version
@@ -100,10 +156,25 @@ impl ServerTrust {
             return Ok(ready.config.clone());
         }
         let roots = root_cert.map_or_else(system_roots, roots_from)?;
-        let config = Arc::new(client_config(roots, verify)?);
+        let config = Arc::new(client_config(roots, verify, &key.use_, identity()?)?);
         configs.put(key, Ready { config: config.clone(), version });
         Ok(config)
     }
+}
+
+/// A client certificate with its chain, and its key.
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn client_identity(pem: &Secret) -> Result<Identity, TrustError> {
+    let unusable = |reason: &str| TrustError::ClientCert { reason: reason.to_owned() };
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.expose()).collect();
+    let chain = chain.map_err(|_| unusable("a certificate in it is damaged"))?;
+    if chain.is_empty() {
+        return Err(unusable("it holds no certificate"));
+    }
+    let key = PrivateKeyDer::from_pem_slice(pem.expose())
+        .map_err(|_| unusable("it holds no usable private key"))?;
+    Ok((chain, key))
 }
 
 fn modified(path: &Path) -> Result<SystemTime, TrustError> {
@@ -142,7 +213,12 @@ fn system_roots() -> Result<RootCertStore, TrustError> {
     Ok(roots)
 }
 
-fn client_config(roots: RootCertStore, verify: Verify) -> Result<ClientConfig, TrustError> {
+fn client_config(
+    roots: RootCertStore,
+    verify: Verify,
+    use_: &Use,
+    identity: Option<Identity>,
+) -> Result<ClientConfig, TrustError> {
     let setup = |error: &dyn std::error::Error| TrustError::Setup(error.to_string());
     let full = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
         .build()
@@ -151,15 +227,28 @@ fn client_config(roots: RootCertStore, verify: Verify) -> Result<ClientConfig, T
         Verify::Chain => Arc::new(ChainOnly(full)),
         Verify::ChainAndName => full,
     };
-    let mut config = ClientConfig::builder_with_provider(provider())
+    let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| setup(&error))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![ALPN_POSTGRES.to_vec()];
-    // PostgreSQL offers none; without it every connection proves the certificate anew.
-    config.resumption = Resumption::disabled();
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match identity {
+        None => config.with_no_client_auth(),
+        Some((chain, key)) => config
+            .with_client_auth_cert(chain, key)
+            .map_err(|error| TrustError::ClientCert { reason: error.to_string() })?,
+    };
+    match use_ {
+        Use::Http(protocols, _) => {
+            config.alpn_protocols.clone_from(protocols);
+            config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+        }
+        Use::Postgres => {
+            config.alpn_protocols = vec![ALPN_POSTGRES.to_vec()];
+            // PostgreSQL offers none; without it every connection proves the certificate anew.
+            config.resumption = Resumption::disabled();
+        }
+    }
     Ok(config)
 }
 

@@ -11,6 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use super::error::{Stage, UpstreamError};
+use super::http::Way;
 use super::wire::within;
 use super::{CONNECT_TIME_MAX, TLS_TIME_MAX};
 use crate::gate::Admission;
@@ -111,6 +112,43 @@ impl Dialler {
         Err(last.unwrap_or_else(|| no_address(&destination.to_string())))
     }
 
+    /// Connects for HTTP: TLS, where the way has it, begins at once.
+    ///
+    /// # Errors
+    /// The server cannot be found, reached or verified.
+    pub async fn dial_http(
+        &self,
+        admission: &Admission,
+        way: &Way,
+    ) -> Result<(Stream, SocketAddr), UpstreamError> {
+        let profile = admission.connection();
+        let tls = match (&way.tls, verification(profile.upstream.tls)) {
+            (Some(name), Some(verify)) => {
+                let root_cert = profile.upstream.root_cert.as_deref();
+                let client = way.client_certificate.as_deref();
+                let config = self.trust.http_config(root_cert, verify, way.version.alpn(), client)?;
+                Some(TargetTls { config, name: name.clone() })
+            }
+            (None, _) | (_, None) => None,
+        };
+        let addresses = match &profile.upstream.address {
+            None => vec![admission.flow().destination.0],
+            Some(host) => lookup(host).await?,
+        };
+        let mut last = None;
+        for address in addresses.into_iter().take(ADDRESSES_MAX) {
+            match (Target { address, tls: tls.clone() }).open_http().await {
+                Ok(stream) => return Ok((stream, address)),
+                Err(
+                    error @ (UpstreamError::Connect { .. }
+                    | UpstreamError::TimedOut { stage: Stage::Connecting, .. }),
+                ) => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| no_address(&admission.flow().destination.to_string())))
+    }
+
     fn target_tls(
         &self,
         profile: &Connection,
@@ -118,13 +156,17 @@ impl Dialler {
         address: SocketAddr,
         resolved: &(dyn Fn(&str, IpAddr) -> bool + Sync),
     ) -> Result<Option<TargetTls>, UpstreamError> {
-        let verify = match profile.upstream.tls {
-            UpstreamTls::Disable => return Ok(None),
-            UpstreamTls::VerifyCa => Verify::Chain,
-            UpstreamTls::VerifyFull => Verify::ChainAndName,
-        };
+        let Some(verify) = verification(profile.upstream.tls) else { return Ok(None) };
         let config = self.trust.config(profile.upstream.root_cert.as_deref(), verify)?;
         Ok(Some(TargetTls { config, name: server_name(profile, destination, address, resolved)? }))
+    }
+}
+
+fn verification(tls: UpstreamTls) -> Option<Verify> {
+    match tls {
+        UpstreamTls::Disable => None,
+        UpstreamTls::VerifyCa => Some(Verify::Chain),
+        UpstreamTls::VerifyFull => Some(Verify::ChainAndName),
     }
 }
 
@@ -170,12 +212,24 @@ impl Target {
                 )));
             }
         }
+        self.handshake(tcp, tls).await
+    }
+
+    async fn open_http(&self) -> Result<Stream, UpstreamError> {
+        let tcp = within(CONNECT_TIME_MAX, Stage::Connecting, self.address, connect(self.address)).await?;
+        match &self.tls {
+            None => Stream::plain(tcp).map_err(|source| self.broken(Stage::Connecting, source)),
+            Some(tls) => within(TLS_TIME_MAX, Stage::Tls, self.address, self.handshake(tcp, tls)).await,
+        }
+    }
+
+    async fn handshake(&self, tcp: TcpStream, tls: &TargetTls) -> Result<Stream, UpstreamError> {
         let connector = TlsConnector::from(tls.config.clone());
         match connector.connect(tls.name.clone(), tcp).await {
             Ok(stream) => Ok(stream.into()),
             Err(error) => Err(match certificate_problem(&error) {
                 Some(problem) => UpstreamError::Certificate { address: self.address, problem },
-                None => broken(error),
+                None => self.broken(Stage::Tls, error),
             }),
         }
     }
@@ -189,19 +243,52 @@ fn server_name(
     address: SocketAddr,
     resolved: &(dyn Fn(&str, IpAddr) -> bool + Sync),
 ) -> Result<ServerName<'static>, UpstreamError> {
-    let named = profile.to.iter().find_map(|to| match to {
+    let named = named_host(profile, destination, resolved);
+    let dialled =
+        profile.upstream.address.as_deref().and_then(|host| host.rsplit_once(':')).map(|(host, _)| host);
+    match profile.upstream.server_name.as_deref().or(named).or(dialled) {
+        Some(name) => certificate_name(name, address),
+        None => Ok(ServerName::IpAddress(address.ip().into())),
+    }
+}
+
+/// The host name of the `to` entry that a destination matched.
+pub fn named_host<'p>(
+    profile: &'p Connection,
+    destination: SocketAddr,
+    resolved: &dyn Fn(&str, IpAddr) -> bool,
+) -> Option<&'p str> {
+    profile.to.iter().find_map(|to| match to {
         Destination::Host { name, port }
             if port.is_none_or(|port| port == destination.port()) && resolved(name, destination.ip()) =>
         {
             Some(name.as_str())
         }
         Destination::Host { .. } | Destination::Network { .. } => None,
-    });
+    })
+}
+
+/// The name an HTTP server's certificate has to be for: `server_name`, the host of `to`, the name the client asked for
+/// (the server must prove it all the same), the host of `address`, or the address itself.
+///
+/// # Errors
+/// A name that no certificate can be for.
+pub fn http_server_name(
+    profile: &Connection,
+    destination: SocketAddr,
+    resolved: &dyn Fn(&str, IpAddr) -> bool,
+    sni: Option<&str>,
+) -> Result<ServerName<'static>, UpstreamError> {
     let dialled =
         profile.upstream.address.as_deref().and_then(|host| host.rsplit_once(':')).map(|(host, _)| host);
-    let Some(name) = profile.upstream.server_name.as_deref().or(named).or(dialled) else {
-        return Ok(ServerName::IpAddress(address.ip().into()));
-    };
+    let named = named_host(profile, destination, resolved);
+    match profile.upstream.server_name.as_deref().or(named).or(sni).or(dialled) {
+        Some(name) => certificate_name(name, destination),
+        None => Ok(ServerName::IpAddress(destination.ip().into())),
+    }
+}
+
+fn certificate_name(name: &str, address: SocketAddr) -> Result<ServerName<'static>, UpstreamError> {
     let name = name.trim_start_matches('[').trim_end_matches(']');
     ServerName::try_from(name.to_owned()).map_err(|_invalid| UpstreamError::Certificate {
         address,

@@ -88,6 +88,14 @@ pub enum UpstreamError {
     /// It reported an error of its own: no such database, too many connections, shutting down.
     #[error("the server reported {0}")]
     Server(Box<ServerReport>),
+    /// It does not speak HTTP, or broke off while we began to.
+    #[error("HTTP with {address} could not be begun: {detail}")]
+    Http {
+        /// Which server.
+        address: SocketAddr,
+        /// What went wrong.
+        detail: String,
+    },
     /// It does not speak the protocol.
     #[error("the server violated the PostgreSQL protocol: {detail}")]
     Protocol {
@@ -191,6 +199,11 @@ impl UpstreamError {
         Self::Protocol { detail: detail.into() }
     }
 
+    /// HTTP could not be begun on a connection.
+    pub(crate) fn http(address: SocketAddr, error: &dyn std::error::Error) -> Self {
+        Self::Http { address, detail: error.to_string() }
+    }
+
     /// Whose fault it was. What an operator of this host has to repair is ours, the rest is the server's.
     #[must_use]
     pub fn side(&self) -> Side {
@@ -202,6 +215,7 @@ impl UpstreamError {
             | Self::TlsNotOffered { .. }
             | Self::Certificate { .. }
             | Self::Broken { .. }
+            | Self::Http { .. }
             | Self::Server(_)
             | Self::Protocol { .. } => Side::Upstream,
         }
@@ -218,6 +232,7 @@ impl UpstreamError {
             | Self::TlsNotOffered { .. }
             | Self::Certificate { .. }
             | Self::Broken { .. }
+            | Self::Http { .. }
             | Self::Trust(_) => CANNOT_CONNECT,
             Self::Login(_) => REJECTED,
             Self::Server(report) => &report.code,
@@ -238,6 +253,7 @@ impl UpstreamError {
             Self::TlsNotOffered { .. } => "the server offers no TLS, which the policy requires".to_owned(),
             Self::Certificate { .. } => "the server's certificate is not accepted".to_owned(),
             Self::Broken { stage, .. } => format!("the server broke off {stage}"),
+            Self::Http { .. } => "the server does not speak HTTP properly".to_owned(),
             Self::Trust(_) | Self::Login(LoginProblem::Credential(_)) => {
                 "Portcullis is not set up to reach the server".to_owned()
             }

@@ -8,9 +8,12 @@ pub mod catalog;
 pub mod dial;
 pub mod error;
 pub mod estimate;
+pub mod http;
+pub mod inject;
 pub mod login;
 mod query;
 pub mod side;
+mod sigv4;
 mod wire;
 
 pub use dial::{Dialled, Dialler, Target};

@@ -6,12 +6,11 @@ use serde::Serialize;
 
 use super::check::report;
 use super::{Colour, Console, Exit, ExplainArgs, ExplainProtocol, Look, cannot_read, read_text};
-use crate::policy::decide::objects_of;
 use crate::policy::load::{LoadError, load};
-use crate::policy::rule::{Policy, Verdict};
+use crate::policy::rule::{Policy, Protocol, Verdict};
 use crate::policy::trial::{Circumstances, Trial, judge, judge_analysis};
 use crate::request::sql::Analysis;
-use crate::request::{ColumnUse, Effect, ObjectName, SessionAction, Statement};
+use crate::request::{ColumnUse, Effect, SessionAction, Statement};
 
 /// Longest operation read from stdin, in bytes.
 const OPERATION_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -34,18 +33,22 @@ struct Explanation<'a> {
 struct Explained<'a> {
     kind: &'a str,
     effect: Effect,
-    objects: Vec<String>,
+    objects: &'a [String],
     reason: Option<&'a str>,
 }
 
 pub(super) fn run(args: &ExplainArgs, console: &mut Console<'_>) -> io::Result<Exit> {
-    match args.protocol {
-        ExplainProtocol::Postgres => {}
-        ExplainProtocol::Http | ExplainProtocol::Ssh | ExplainProtocol::Kubernetes => {
-            writeln!(console.stderr, "this version judges only --protocol postgres; the others come later")?;
+    let protocol = match args.protocol {
+        ExplainProtocol::Postgres => Protocol::Postgres,
+        ExplainProtocol::Http => Protocol::Http,
+        ExplainProtocol::Ssh | ExplainProtocol::Kubernetes => {
+            writeln!(
+                console.stderr,
+                "this version judges --protocol postgres and http; the others come later"
+            )?;
             return Ok(Exit::Failed);
         }
-    }
+    };
     let text = match read_text(&args.policy) {
         Ok(text) => text,
         Err(error) => return cannot_read(&args.policy, &error, console),
@@ -58,6 +61,7 @@ pub(super) fn run(args: &ExplainArgs, console: &mut Console<'_>) -> io::Result<E
         }
     };
     let circumstances = Circumstances {
+        protocol: Some(protocol),
         groups: args.groups.clone(),
         connection: args.connection.clone(),
         database: args.database.clone(),
@@ -136,16 +140,16 @@ fn unreadable() -> Analysis {
 }
 
 fn write_json(input: &str, trial: &Trial, stdout: &mut dyn Write) -> io::Result<()> {
-    let operations = trial.analysis.statements.iter().map(|statement| Explained {
-        kind: &statement.kind,
-        effect: statement.effect,
-        objects: objects_of(statement).into_iter().map(ObjectName::qualified).collect(),
-        reason: statement.reason.as_deref(),
+    let operations = trial.operations.iter().map(|tried| Explained {
+        kind: &tried.kind,
+        effect: tried.effect,
+        objects: &tried.objects,
+        reason: tried.reason.as_deref(),
     });
     let explanation = Explanation {
         input,
         operations: operations.collect(),
-        effect: trial.analysis.effect,
+        effect: trial.effect,
         verdict: trial.verdict.word(),
         rule: trial.verdict.rule(),
     };
@@ -162,17 +166,16 @@ fn write_plain(input: &str, trial: &Trial, policy: &Policy, console: &mut Consol
     };
     // Padded before it is painted: colours have no width.
     let verdict = look.paint(colour, &format!("{:<5}", trial.verdict.word()));
-    writeln!(console.stdout, "{verdict}  {:<7}  {}", trial.analysis.effect.to_string(), shown(input, look))?;
+    writeln!(console.stdout, "{verdict}  {:<7}  {}", trial.effect.to_string(), shown(input, look))?;
     writeln!(console.stdout, "       rule     {}", rule_of(&trial.verdict, policy))?;
-    for statement in &trial.analysis.statements {
-        let objects: Vec<String> =
-            objects_of(statement).into_iter().map(|name| escaped(&name.qualified())).collect();
-        let mut line = format!("       {:<7}  {}", statement.effect.to_string(), escaped(&statement.kind));
+    for tried in &trial.operations {
+        let objects: Vec<String> = tried.objects.iter().map(|name| escaped(name)).collect();
+        let mut line = format!("       {:<7}  {}", tried.effect.to_string(), escaped(&tried.kind));
         if !objects.is_empty() {
             line.push_str(": ");
             line.push_str(&objects.join(", "));
         }
-        if let Some(reason) = &statement.reason {
+        if let Some(reason) = &tried.reason {
             line.push_str(&format!(" ({})", escaped(reason)));
         }
         writeln!(console.stdout, "{line}")?;

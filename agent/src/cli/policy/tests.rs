@@ -238,12 +238,12 @@ fn explain_refuses_what_it_cannot_judge() {
     let (file, broken, missing) =
         (path(&folder, "t.toml"), path(&folder, "broken.toml"), path(&folder, "no.toml"));
     let explain = |file: &str, more: &[&str]| {
-        portcullis(b"SELECT 1\n", &[&["explain", "--policy", file, "--protocol"], more].concat())
+        portcullis(b"SELECT\n", &[&["explain", "--policy", file, "--protocol"], more].concat())
     };
     for (ended, exit, words) in [
-        (explain(&file, &["http"]), Exit::Failed, "this version judges only --protocol postgres"),
-        (explain(&file, &["ssh"]), Exit::Failed, "this version judges only"),
-        (explain(&file, &["kubernetes"]), Exit::Failed, "this version judges only"),
+        (explain(&file, &["http"]), Exit::Usage, "the first line names no method and URL"),
+        (explain(&file, &["ssh"]), Exit::Failed, "this version judges --protocol postgres and http"),
+        (explain(&file, &["kubernetes"]), Exit::Failed, "this version judges --protocol postgres and http"),
         (explain(&broken, &["postgres"]), Exit::Failed, "broken.toml:1:11: error: version 2 is unknown here"),
         (explain(&missing, &["postgres"]), Exit::Failed, "no.toml: cannot be read"),
         (explain(&file, &["postgres", "--connection", "three"]), Exit::Usage, "(it has: one, two)"),

@@ -17,6 +17,7 @@ pub(super) mod iban;
 mod jwt;
 mod pem;
 pub mod stream;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -117,6 +118,17 @@ struct Span {
     start: usize,
     end: usize,
     detector: Detector,
+}
+
+/// One match, for those who rewrite it themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::mask) struct Match {
+    /// Where.
+    pub(in crate::mask) range: std::ops::Range<usize>,
+    /// What.
+    pub(in crate::mask) detector: Detector,
+    /// How it is rewritten.
+    pub(in crate::mask) method: Method,
 }
 
 /// How a replacement is written where it lands.
@@ -229,6 +241,15 @@ impl Scanner {
             out.truncate(before);
         }
         findings
+    }
+
+    /// All matches, in order, not overlapping, as ranges of the input with what they are and how to rewrite them.
+    pub(in crate::mask) fn matches(&self, input: &[u8]) -> Vec<Match> {
+        let rewrite = |span: Span| {
+            let method = self.method(span.detector)?;
+            Some(Match { range: span.start..span.end, detector: span.detector, method })
+        };
+        self.find(input).into_iter().filter_map(rewrite).collect()
     }
 
     /// All matches, in order, not overlapping.

@@ -9,13 +9,15 @@
 //! = hold write "big writes" -- more rows than anyone checks by eye
 //! ```
 //! `@` lines set what a live session would know, for the next case only: `as GROUP, …`, `connection NAME`, `database
-//! NAME`, `search_path SCHEMA, …`, `rows NUMBER`. `=` gives verdict, effect, rule (`default` when no guard decides) and
+//! NAME`, `protocol http` (the lines are then a request: METHOD URL, header fields, an empty line, a body), `search_path
+//! SCHEMA, …`, `rows NUMBER`. `=` gives verdict, effect, rule (`default` when no guard decides) and
 //! the reason, which is what a failing case shows to whoever changed the policy.
 
 use std::fmt;
 
 use super::rule::Policy;
-use super::trial::{Circumstances, NoConnection, Trial, judge};
+use super::rule::Protocol;
+use super::trial::{Circumstances, NoTrial, Trial, judge};
 use crate::request::Effect;
 
 /// One case.
@@ -152,13 +154,18 @@ fn set(circumstances: &mut Circumstances, text: &str) -> Result<(), String> {
         "connection" => circumstances.connection = Some(value.to_owned()),
         "database" => circumstances.database = Some(value.to_owned()),
         "search_path" => circumstances.search_path = Some(words()),
+        "protocol" => match value {
+            "postgres" => circumstances.protocol = Some(Protocol::Postgres),
+            "http" => circumstances.protocol = Some(Protocol::Http),
+            _ => return Err(format!("{value:?} is no protocol with cases (one of: postgres, http)")),
+        },
         "rows" => {
             let rows = value.parse().map_err(|_| format!("{value:?} is not a number of rows"))?;
             circumstances.rows = Some(rows);
         }
         _ => {
             return Err(format!(
-                "{key:?} cannot be set (one of: as, connection, database, search_path, rows)"
+                "{key:?} cannot be set (one of: as, connection, database, protocol, search_path, rows)"
             ));
         }
     }
@@ -168,12 +175,12 @@ fn set(circumstances: &mut Circumstances, text: &str) -> Result<(), String> {
 /// What the policy says of a case.
 ///
 /// # Errors
-/// When the case names a connection that the policy does not have.
-pub fn run(policy: &Policy, case: &Case) -> Result<Expectation, NoConnection> {
-    let Trial { analysis, verdict } = judge(policy, &case.input, &case.circumstances)?;
+/// When the case names a connection that the policy does not have, or is no request.
+pub fn run(policy: &Policy, case: &Case) -> Result<Expectation, NoTrial> {
+    let Trial { effect, verdict, .. } = judge(policy, &case.input, &case.circumstances)?;
     Ok(Expectation {
         verdict: verdict.word().to_owned(),
-        effect: analysis.effect.to_string(),
+        effect: effect.to_string(),
         rule: verdict.rule().to_owned(),
     })
 }

@@ -21,6 +21,7 @@ fn a_file_with_everything() {
     assert_eq!(
         first.circumstances,
         Circumstances {
+            protocol: None,
             groups: words(&["ci", "dev"]),
             connection: Some("db".to_owned()),
             database: Some("shop".to_owned()),

@@ -18,6 +18,10 @@ use super::rule::{
 };
 use crate::request::{Effect, ObjectName, SessionAction, Statement};
 
+mod http;
+
+pub use http::{HttpOperation, UnreadBody};
+
 /// Commands whose text never says what they do.
 const OPAQUE_KINDS: [&str; 3] = ["call", "do", "execute"];
 
@@ -126,41 +130,51 @@ impl Policy {
             .collect()
     }
 
-    /// The stricter verdict of all rules that may be the first to match.
+    /// The verdict on one statement.
     fn judge(&self, asked: &Asked<'_>, rows: Option<u64>) -> Verdict {
+        let matches = |guard: &Guard| guard.matches_without_rows(asked).min(guard.matches_rows(asked, rows));
+        self.first_match(asked.effect, &matches, &|| describe(asked.statement, asked.effect))
+    }
+
+    /// The stricter verdict of all rules that may be the first to match. `what` names the operation in a refusal.
+    fn first_match(
+        &self,
+        effect: Effect,
+        matches: &dyn Fn(&Guard) -> Match,
+        what: &dyn Fn() -> String,
+    ) -> Verdict {
         let mut possible: Option<Verdict> = None;
         for guard in &self.guards {
-            let matched = guard.matches_without_rows(asked).min(guard.matches_rows(asked, rows));
+            let matched = matches(guard);
             if matched == Match::No {
                 continue;
             }
-            let verdict = strictest(possible, self.verdict(&guard.name, Some(&guard.action), asked));
+            let verdict = strictest(possible, self.verdict(&guard.name, Some(&guard.action), what));
             if matched == Match::Yes {
                 return verdict;
             }
             possible = Some(verdict);
         }
-        strictest(possible, self.verdict(DEFAULT_RULE, self.defaults.unmatched.get(&asked.effect), asked))
+        strictest(possible, self.verdict(DEFAULT_RULE, self.defaults.unmatched.get(&effect), what))
     }
 
-    fn verdict(&self, rule: &str, action: Option<&Action>, asked: &Asked<'_>) -> Verdict {
+    fn verdict(&self, rule: &str, action: Option<&Action>, what: &dyn Fn() -> String) -> Verdict {
         let rule = rule.to_owned();
         match action {
             Some(Action::Allow) => Verdict::Allow { rule },
             Some(Action::Hold(terms)) => Verdict::Hold { rule, terms: terms.clone() },
             Some(Action::Deny { hint }) => Verdict::Deny {
-                reason: self.reason(&rule, asked),
+                reason: self.reason(&rule, &what()),
                 hint: Some(hint.clone().unwrap_or_else(|| self.hint())),
                 rule,
             },
             // `[defaults]` has every effect; a policy built otherwise denies.
-            None => Verdict::Deny { reason: self.reason(&rule, asked), hint: Some(self.hint()), rule },
+            None => Verdict::Deny { reason: self.reason(&rule, &what()), hint: Some(self.hint()), rule },
         }
     }
 
     /// What was refused and by which rule, for the client.
-    fn reason(&self, rule: &str, asked: &Asked<'_>) -> String {
-        let what = describe(asked.statement, asked.effect);
+    fn reason(&self, rule: &str, what: &str) -> String {
         if rule == DEFAULT_RULE {
             format!("{what} is denied: no guard of policy \"{}\" allows it", self.name)
         } else {
@@ -373,7 +387,12 @@ fn both(rule: String, terms: HoldTerms, other: &str, others: &HoldTerms) -> Verd
     };
     Verdict::Hold {
         rule,
-        terms: HoldTerms { approvers, timeout: terms.timeout.min(others.timeout), in_transaction },
+        terms: HoldTerms {
+            approvers,
+            timeout: terms.timeout.min(others.timeout),
+            in_transaction,
+            inline: terms.inline.min(others.inline),
+        },
     }
 }
 

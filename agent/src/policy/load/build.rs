@@ -9,9 +9,10 @@ use super::shape::{ConnectionTable, DefaultsTable, FileTable, GuardTable, MaskTa
 use super::table::{Choice, List};
 use super::value::{Act, Version};
 use crate::policy::rule::{
-    Action, Connection, Defaults, Egress, Guard, HOLD_TIME_DEFAULT, HoldTerms, InTransaction, MaskRule,
-    MaskTarget, Matches, Policy, RESULT_BYTES_DEFAULT, RecordRules, RunRules, UnknownOrigin, Upstream,
-    UpstreamTls, When,
+    Action, ClientTls, Connection, Defaults, Egress, Guard, HOLD_TIME_DEFAULT, HoldTerms, HttpWhen,
+    INLINE_TIME_DEFAULT, INSPECT_BYTES_DEFAULT, InTransaction, MaskDirection, MaskRule, MaskTarget, Matches,
+    Policy, RESULT_BYTES_DEFAULT, RecordRules, RunRules, Uninspected, UnknownOrigin, Upstream, UpstreamTls,
+    When,
 };
 use crate::request::Effect;
 
@@ -77,23 +78,31 @@ fn every_effect() -> Vec<Effect> {
 }
 
 fn connection(table: ConnectionTable) -> Option<Connection> {
+    // What is plain towards the client is plain towards the server, unless the file says otherwise.
+    let default_tls = match table.tls.as_ref().map(Spanned::get_ref) {
+        Some(ClientTls::Plain) => UpstreamTls::Disable,
+        Some(ClientTls::Intercept | ClientTls::Passthrough) | None => UpstreamTls::VerifyFull,
+    };
     Some(Connection {
         name: value(table.name)?.0,
         to: list(table.to, |to| to),
         protocol: value(table.protocol)?,
+        client_tls: value(table.tls).unwrap_or(ClientTls::Intercept),
         groups: list(table.groups, |name| name.0),
-        upstream: upstream(value(table.upstream)),
+        upstream: upstream(value(table.upstream), default_tls),
     })
 }
 
-fn upstream(table: Option<UpstreamTable>) -> Upstream {
+fn upstream(table: Option<UpstreamTable>, default_tls: UpstreamTls) -> Upstream {
     let Some(table) = table else {
         return Upstream {
             address: None,
             user: None,
             database: None,
             credential: None,
-            tls: UpstreamTls::VerifyFull,
+            inject: None,
+            client_cert: None,
+            tls: default_tls,
             root_cert: None,
             server_name: None,
         };
@@ -103,7 +112,9 @@ fn upstream(table: Option<UpstreamTable>) -> Upstream {
         user: value(table.user).map(|user| user.0),
         database: value(table.database).map(|database| database.0),
         credential: value(table.credential).map(|credential| credential.0),
-        tls: value(table.tls).unwrap_or(UpstreamTls::VerifyFull),
+        inject: value(table.inject),
+        client_cert: value(table.client_cert).map(|credential| credential.0),
+        tls: value(table.tls).unwrap_or(default_tls),
         root_cert: value(table.root_cert).map(|path| path.0),
         server_name: value(table.server_name).map(|name| name.0),
     }
@@ -128,6 +139,7 @@ fn guard(index: usize, table: GuardTable, terms: &HoldTerms) -> Option<Guard> {
                 .map_or_else(|| terms.approvers.clone(), |approvers| list(Some(approvers), |name| name.0)),
             timeout: value(table.hold).map_or(terms.timeout, |time| time.0),
             in_transaction: value(table.in_transaction).unwrap_or(terms.in_transaction),
+            inline: value(table.inline).map_or(terms.inline, |time| time.0),
         }),
     };
     let when = When {
@@ -141,19 +153,37 @@ fn guard(index: usize, table: GuardTable, terms: &HoldTerms) -> Option<Guard> {
         groups: list(table.groups, |name| name.0),
         unbounded: value(table.unbounded),
         estimated_rows: value(table.estimated_rows),
+        http: HttpWhen {
+            hosts: list(table.hosts, |glob| glob.0),
+            methods: list(table.methods, |method| method.0),
+            paths: list(table.paths, |pattern| pattern),
+            query: list(table.query, |pattern| pattern.0),
+            headers: list(table.headers, |pattern| pattern.0),
+            json: list(table.json, |pattern| pattern),
+            graphql: list(table.graphql, |pattern| pattern),
+            grpc: list(table.grpc, |pattern| pattern),
+        },
     };
     Some(Guard { name, on: value(table.on)?, when, action })
 }
 
 fn mask(table: MaskTable) -> Option<MaskRule> {
-    let what = match (table.columns, table.detect) {
-        (Some(columns), None) => MaskTarget::Columns(list(Some(columns), |pattern| pattern)),
-        (None, Some(detect)) => MaskTarget::Detect(list(Some(detect), |detector| detector)),
-        (Some(_), Some(_)) | (None, None) => return None,
+    // `check` has seen that there is exactly one.
+    let what = if table.columns.is_some() {
+        MaskTarget::Columns(list(table.columns, |pattern| pattern))
+    } else if table.detect.is_some() {
+        MaskTarget::Detect(list(table.detect, |detector| detector))
+    } else if table.json.is_some() {
+        MaskTarget::Json(list(table.json, |path| path))
+    } else if table.headers.is_some() {
+        MaskTarget::Headers(list(table.headers, |glob| glob.0))
+    } else {
+        MaskTarget::Form(list(Some(table.form?), |glob| glob.0))
     };
     Some(MaskRule {
         on: value(table.on),
         what,
+        direction: value(table.direction).unwrap_or(MaskDirection::Response),
         with: value(table.with)?,
         connections: list(table.connections, |name| name.0),
         exempt: list(table.exempt, |name| name.0),
@@ -173,6 +203,9 @@ fn default_terms(table: Option<&DefaultsTable>) -> HoldTerms {
         in_transaction: table
             .and_then(|table| table.in_transaction.as_ref())
             .map_or(InTransaction::Refuse, |choice| *choice.get_ref()),
+        inline: table
+            .and_then(|table| table.inline.as_ref())
+            .map_or(INLINE_TIME_DEFAULT, |time| time.get_ref().0),
     }
 }
 
@@ -191,7 +224,13 @@ fn defaults_of(table: Option<&DefaultsTable>, terms: &HoldTerms) -> Defaults {
     let unknown_origin = table
         .and_then(|table| table.unknown_origin.as_ref())
         .map_or(UnknownOrigin::Mask, |choice| *choice.get_ref());
-    Defaults { unmatched, unknown_origin }
+    let inspect_bytes = table
+        .and_then(|table| table.inspect_bytes.as_ref())
+        .map_or(INSPECT_BYTES_DEFAULT, |size| size.get_ref().0);
+    let uninspected = table
+        .and_then(|table| table.uninspected.as_ref())
+        .map_or(Uninspected::Hold, |choice| *choice.get_ref());
+    Defaults { unmatched, unknown_origin, inspect_bytes, uninspected }
 }
 
 /// What happens to an effect that no guard matches.

@@ -8,8 +8,9 @@ use toml::Spanned;
 use super::shape::FileTable;
 use super::table::Findings;
 use crate::policy::diagnostic::quoted;
-use crate::policy::rule::{Action, Destination, Guard, ObjectPattern, Policy};
+use crate::policy::rule::{Action, Destination, Guard, HttpWhen, ObjectPattern, Policy};
 use crate::request::Effect;
+use crate::request::http::PairPattern;
 
 /// Where each connection's and each guard's table begins, in file order.
 #[derive(Default)]
@@ -80,6 +81,23 @@ fn covers(earlier: &Guard, later: &Guard) -> bool {
         && patterns_cover(&before.objects, &after.objects, allows)
         && patterns_cover(&before.writes, &after.writes, allows)
         && patterns_cover(&before.functions, &after.functions, allows)
+        && http_covers(&before.http, &after.http)
+}
+
+/// Conditions that may match only perhaps (paths, bodies) never keep a later guard from being asked.
+fn http_covers(before: &HttpWhen, after: &HttpWhen) -> bool {
+    let texts = |patterns: &[PairPattern]| -> Vec<String> {
+        patterns.iter().map(|pattern| pattern.text().to_owned()).collect()
+    };
+    before.paths.is_empty()
+        && !before.asks_for_body()
+        && globs_cover(&before.hosts, &after.hosts)
+        && words_cover(&before.methods, &after.methods)
+        && words_cover(&texts(&before.query), &texts(&after.query))
+        && words_cover(&texts(&before.headers), &texts(&after.headers))
+        && (before.grpc.is_empty()
+            || (!after.grpc.is_empty()
+                && after.grpc.iter().all(|later| before.grpc.iter().any(|g| g.text() == later.text()))))
 }
 
 /// An allow guard without effects does not match `unknown` by itself, so it covers only what names other effects.

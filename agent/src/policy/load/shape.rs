@@ -2,15 +2,18 @@
 
 use super::table::{List, key, table};
 use super::value::{
-    AbsolutePath, Act, Approver, ByteSize, CgroupGlob, CredentialName, Hint, HoldTime, HostName, HostPort,
-    KindGlob, Name, NameGlob, RuleName, Slug, UnitGlob, Version,
+    AbsolutePath, Act, Approver, ByteSize, CgroupGlob, CredentialName, FieldGlob, HeaderPattern, Hint,
+    HoldTime, HostGlob, HostName, HostPort, HttpMethod, KindGlob, Name, NameGlob, QueryPattern, RuleName,
+    Slug, UnitGlob, Version,
 };
+use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
 use crate::policy::rule::{
-    ColumnPattern, Destination, Egress, InTransaction, ObjectPattern, Protocol, RowBound, UnknownOrigin,
-    UpstreamTls,
+    ClientTls, ColumnPattern, Destination, Egress, InTransaction, Injection, MaskDirection, ObjectPattern,
+    Protocol, RowBound, Uninspected, UnknownOrigin, UpstreamTls,
 };
 use crate::request::Effect;
+use crate::request::http::{GraphqlPattern, GrpcPattern, JsonPathPattern, PathPattern};
 
 table! {
     /// A Portcullis policy: what one kind of agent may reach, what it may do there, and what it may see.
@@ -73,8 +76,11 @@ table! {
         required name: Slug,
         /// Where it is: "host:port", "address:port" or "network/prefix:port"; port * is any.
         required to: List<Destination>,
-        /// postgres: parsed, judged, masked. opaque: relayed and counted, not read.
+        /// http, postgres: parsed, judged, masked. opaque: relayed and counted, not read.
         required protocol: Protocol,
+        /// With http: what the client speaks. intercept (the default): TLS, which ends here and is made again.
+        /// passthrough: TLS that is not read, only counted. plain: no TLS.
+        optional tls: ClientTls,
         /// Groups that may use it. Without it every run of this policy may.
         optional groups: List<Name>,
         /// How the daemon logs in to the real server.
@@ -91,8 +97,12 @@ table! {
         optional user: Name,
         /// Database to use. Without it, the one the client named.
         optional database: Name,
-        /// Name of a file in the credentials folder that holds the password. Without it, none is sent.
+        /// Name of a file in the credentials folder that holds the password or token. Without it, none is sent.
         optional credential: CredentialName,
+        /// With http: where the credential goes: "bearer", "basic", "header NAME", "query NAME" or "sigv4".
+        optional inject: Injection,
+        /// With http: name of a file in the credentials folder with a client certificate and its key, in PEM.
+        optional client_cert: CredentialName,
         /// How the server is verified: verify-full (the default), verify-ca, or disable for no TLS.
         optional tls: UpstreamTls,
         /// PEM file of the roots that may sign the server's certificate. Without it, the system's.
@@ -111,7 +121,8 @@ table! {
         required on: Protocol,
         /// Effects it matches: read, write, ddl, admin, unknown.
         optional effect: List<Effect>,
-        /// Globs over PostgreSQL's command tag, such as "drop *" or "create table".
+        /// Globs over what is asked: PostgreSQL's command tag, such as "drop *" or "create table"; an HTTP method or
+        /// the name of a known call, such as "delete" or "github repos/*".
         optional kind: List<KindGlob>,
         /// Globs over objects read or written, such as "public.customers", or "customers" in any schema. An allow guard needs every
         /// object of the statement to match, another needs one.
@@ -130,6 +141,23 @@ table! {
         optional unbounded: bool,
         /// Bound on the planner's estimate of rows touched, such as "> 1000".
         optional estimated_rows: RowBound,
+        /// With http: globs over the host name, without its port.
+        optional hosts: List<HostGlob>,
+        /// With http: methods, such as "POST".
+        optional methods: List<HttpMethod>,
+        /// With http: paths; segments are globs, {name} is exactly one segment and ** any number of them.
+        optional paths: List<PathPattern>,
+        /// With http: query parameters, as "name" or "name=glob".
+        optional query: List<QueryPattern>,
+        /// With http: header fields, as "name" or "name: glob".
+        optional headers: List<HeaderPattern>,
+        /// With http: JSONPath queries (RFC 9535) over the body, such as "$[?@.amount > 1000]"; one that selects
+        /// something matches.
+        optional json: List<JsonPathPattern>,
+        /// With http: GraphQL operations and fields, such as "mutation deleteRepository" or "query viewer.email".
+        optional graphql: List<GraphqlPattern>,
+        /// With http: globs over gRPC methods, such as "orders.Orders/Cancel*".
+        optional grpc: List<GrpcPattern>,
         /// allow, deny, or hold for a human.
         required action: Act,
         /// With deny: what the client is told to do instead.
@@ -140,11 +168,13 @@ table! {
         optional hold: HoldTime,
         /// With hold: whether to wait inside an open transaction (its locks stay) or refuse there.
         optional in_transaction: InTransaction,
+        /// With hold, on http: how long the client waits before it is told 423 and to come again, such as "30s".
+        optional inline: HoldTime,
     }
 }
 
 table! {
-    /// A rule that rewrites what comes back. It names columns or detectors.
+    /// A rule that rewrites what comes back. It names columns, detectors, JSON places, header fields or form fields.
     struct MaskTable in "[[mask]]" {
         /// Protocol it is for. Without it, all.
         optional on: Protocol,
@@ -152,6 +182,14 @@ table! {
         optional columns: List<ColumnPattern>,
         /// Detectors over any text that comes back.
         optional detect: List<Detector>,
+        /// With http: places in JSON bodies, such as "$.customers[*].ssn" or "$..password".
+        optional json: List<JsonPath>,
+        /// With http: globs over names of header fields.
+        optional headers: List<FieldGlob>,
+        /// With http: globs over names of form fields.
+        optional form: List<NameGlob>,
+        /// With http: response (the default) or request, so that secrets do not leave.
+        optional direction: MaskDirection,
         /// How a value is rewritten: redact, partial, hash, null.
         required with: Method,
         /// Names of connections it is for. Without it, all.
@@ -182,6 +220,12 @@ table! {
         optional in_transaction: InTransaction,
         /// Output of unknown origin from a statement that reads a masked column: mask (unless written), hold, deny.
         optional unknown_origin: UnknownOrigin,
+        /// How long the client of a held HTTP request waits when its guard does not say; "30s" unless written.
+        optional inline: HoldTime,
+        /// How much of an HTTP body is read before it is judged, when a rule asks for it; "1MiB" unless written.
+        optional inspect_bytes: ByteSize,
+        /// An HTTP body that a rule asks for and that cannot be looked into: hold (unless written), deny, allow.
+        optional uninspected: Uninspected,
     }
 }
 
@@ -190,7 +234,7 @@ table! {
     struct RecordTable in "[record]" {
         /// Effects whose record is on stable storage before the operation is forwarded; all unless written.
         optional durable: List<Effect>,
-        /// Masked result kept per statement, such as "16MiB".
+        /// Masked result kept per statement, and of an HTTP body in each direction, such as "16MiB".
         optional result_bytes: ByteSize,
     }
 }

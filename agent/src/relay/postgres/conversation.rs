@@ -478,6 +478,7 @@ impl Conversation {
             statements: facts.summary.clone(),
             database: Some(self.database.clone()),
             estimated_rows,
+            http: None,
         }
     }
 
@@ -495,6 +496,7 @@ impl Conversation {
             reason: denial.reason.clone(),
             side: denial.side,
             approval: denial.approval.as_deref().cloned(),
+            status: None,
         });
         let refusal = match recorded {
             Ok(_) => Refusal::denied(denial),

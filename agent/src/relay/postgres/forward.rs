@@ -151,6 +151,7 @@ impl Conversation {
             reason: "the client cancelled it while it waited".to_owned(),
             side: Side::Client,
             approval: approval.map(withdrawal),
+            status: None,
         });
         let refusal = match recorded {
             Ok(_) => Refusal::new(sqlstate::QUERY_CANCELED, "canceling statement due to user request"),

@@ -16,7 +16,7 @@ use crate::mask::catalog::Relation;
 use crate::mask::plan::{self, ErrorTexts, Field, Taint};
 use crate::mask::{ColumnRule, Detector, HashKey, MaskCatalog, Method, Scanner};
 use crate::policy::Policy;
-use crate::policy::rule::{MaskRule, MaskTarget, Protocol};
+use crate::policy::rule::{MaskDirection, MaskRule, MaskTarget, Protocol};
 use crate::record::asked::Parameters;
 use crate::request::Statement;
 
@@ -63,6 +63,7 @@ impl Rules {
     pub(crate) fn of(policy: &Policy, admission: &Admission) -> Self {
         let applies = |rule: &&MaskRule| {
             rule.on.is_none_or(|protocol| protocol == Protocol::Postgres)
+                && rule.direction == MaskDirection::Response
                 && (rule.connections.is_empty() || rule.connections.contains(&admission.connection().name))
                 && !rule.exempt.iter().any(|group| admission.subject().groups.contains(group))
         };
@@ -81,6 +82,8 @@ impl Rules {
                 MaskTarget::Detect(detectors) => {
                     rules.detectors.extend(detectors.iter().map(|detector| (*detector, rule.with)));
                 }
+                // Places of HTTP messages.
+                MaskTarget::Form(_) | MaskTarget::Headers(_) | MaskTarget::Json(_) => {}
             }
         }
         rules

@@ -112,6 +112,7 @@ impl Operation {
             elapsed_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
             masked: self.masked,
             rows_left_out: 0,
+            http: None,
         }
     }
 }

@@ -353,6 +353,7 @@ impl Conversation {
             reason: "an earlier message of its pipeline failed while it waited".to_owned(),
             side: Side::Upstream,
             approval: None,
+            status: None,
         })?;
         Ok(())
     }

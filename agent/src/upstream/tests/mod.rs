@@ -13,7 +13,7 @@ use super::login::{LoggedIn, Startup, login};
 use super::{Dialled, Dialler, UpstreamError};
 use crate::gate::Admission;
 use crate::policy::Connection;
-use crate::policy::rule::{Destination, Protocol, Upstream, UpstreamTls};
+use crate::policy::rule::{ClientTls, Destination, Protocol, Upstream, UpstreamTls};
 use crate::secret::Secret;
 
 /// What a test changes of a profile.
@@ -30,6 +30,8 @@ impl Profile {
                 user: None,
                 database: None,
                 credential: None,
+                inject: None,
+                client_cert: None,
                 tls: UpstreamTls::Disable,
                 root_cert: None,
                 server_name: None,
@@ -51,6 +53,7 @@ impl Profile {
             name: "db".to_owned(),
             to: self.to,
             protocol: Protocol::Postgres,
+            client_tls: ClientTls::Intercept,
             groups: Vec::new(),
             upstream: self.upstream,
         };

@@ -17,9 +17,11 @@ use crate::policy::rule::{
 };
 use crate::request::Effect;
 
+pub(super) use http::{FieldGlob, HeaderPattern, HostGlob, HttpMethod, QueryPattern};
 pub(super) use pattern::{CgroupGlob, KindGlob, NameGlob, UnitGlob};
 pub(super) use place::{HostName, HostPort};
 
+mod http;
 mod pattern;
 mod place;
 
@@ -45,8 +47,9 @@ impl Choice for Effect {
 
 impl Choice for Protocol {
     const NOUN: &'static str = "a protocol";
-    const ALL: &'static [(&'static str, Self)] = &[("postgres", Self::Postgres), ("opaque", Self::Opaque)];
-    const LATER: &'static [&'static str] = &["http", "https", "kubernetes", "ssh"];
+    const ALL: &'static [(&'static str, Self)] =
+        &[("http", Self::Http), ("postgres", Self::Postgres), ("opaque", Self::Opaque)];
+    const LATER: &'static [&'static str] = &["kubernetes", "ssh"];
 }
 
 impl Choice for Egress {

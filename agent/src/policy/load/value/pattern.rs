@@ -8,7 +8,10 @@ use crate::policy::load::table::Word;
 use crate::policy::rule::{ColumnPattern, ObjectPattern};
 
 /// Compiles one glob, with the library's complaint turned into advice.
-fn glob(text: &str, build: &dyn Fn(&str) -> Result<Glob, globset::Error>) -> Result<GlobMatcher, String> {
+pub(super) fn glob(
+    text: &str,
+    build: &dyn Fn(&str) -> Result<Glob, globset::Error>,
+) -> Result<GlobMatcher, String> {
     if text.trim().is_empty() {
         return Err("an empty pattern matches nothing; write a name, or * for all".to_owned());
     }

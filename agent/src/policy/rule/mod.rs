@@ -6,8 +6,16 @@ use std::time::Duration;
 use globset::GlobMatcher;
 
 use crate::flow::OriginalDst;
+use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
 use crate::request::Effect;
+
+mod http;
+
+pub use http::{
+    ClientTls, HttpWhen, INLINE_TIME_DEFAULT, INSPECT_BYTES_DEFAULT, INSPECT_BYTES_LIMIT, Injection,
+    MaskDirection, Uninspected,
+};
 
 /// Identifies the exact text a decision was made under: SHA-256 of the file's bytes, first 16 hex digits.
 pub type PolicyVersion = String;
@@ -85,6 +93,8 @@ pub struct Connection {
     pub to: Vec<Destination>,
     /// `protocol =`.
     pub protocol: Protocol,
+    /// `tls =`, for HTTP.
+    pub client_tls: ClientTls,
     /// Who may use it; empty means every run of this policy. Names are Unix groups until OIDC groups arrive.
     pub groups: Vec<String>,
     /// `upstream = { … }`.
@@ -116,6 +126,8 @@ pub enum Destination {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
+    /// HTTP/1.1 and HTTP/2, over TLS or not.
+    Http,
     /// PostgreSQL frontend/backend protocol 3.x.
     Postgres,
     /// Bytes relayed and counted, not read.
@@ -133,6 +145,10 @@ pub struct Upstream {
     pub database: Option<String>,
     /// Name of a credential file in the configured folder. `None`: the server must ask for no password.
     pub credential: Option<String>,
+    /// Where the credential goes in an HTTP request.
+    pub inject: Option<Injection>,
+    /// Name of a credential file with a client certificate and its key, for servers that ask for one.
+    pub client_cert: Option<String>,
     /// How the server's TLS is verified.
     pub tls: UpstreamTls,
     /// PEM file of the roots that may sign the server's certificate; `None` is the system's store.
@@ -188,6 +204,8 @@ pub struct When {
     pub unbounded: Option<bool>,
     /// `estimated_rows = "> 1000"`: the planner's estimate. An estimate that cannot be had matches.
     pub estimated_rows: Option<RowBound>,
+    /// What only HTTP requests have.
+    pub http: HttpWhen,
 }
 
 /// `[schema.]name`, each part a glob, matched case-sensitively on folded names.
@@ -236,6 +254,8 @@ pub struct HoldTerms {
     pub approvers: Vec<String>,
     /// `hold = "15m"`; then the operation is denied.
     pub timeout: Duration,
+    /// `inline = "30s"`: how long an HTTP client is kept waiting before it is told to come again.
+    pub inline: Duration,
     /// `in_transaction =`.
     pub in_transaction: InTransaction,
 }
@@ -256,6 +276,8 @@ pub struct MaskRule {
     pub on: Option<Protocol>,
     /// What it applies to.
     pub what: MaskTarget,
+    /// `direction =`, for HTTP.
+    pub direction: MaskDirection,
     /// `with =`.
     pub with: Method,
     /// `connections = [...]`; empty is all.
@@ -271,6 +293,12 @@ pub enum MaskTarget {
     Columns(Vec<ColumnPattern>),
     /// `detect = ["payment-card", …]`.
     Detect(Vec<Detector>),
+    /// `form = ["password"]`: globs over field names of URL-encoded forms.
+    Form(Vec<GlobMatcher>),
+    /// `headers = ["x-internal-*"]`: globs over lower-case names of header fields.
+    Headers(Vec<GlobMatcher>),
+    /// `json = ["$.customers[*].ssn"]`.
+    Json(Vec<JsonPath>),
 }
 
 /// `[schema.]table.column`, each part a glob, matched case-sensitively on folded names.
@@ -293,6 +321,10 @@ pub struct Defaults {
     pub unmatched: BTreeMap<Effect, Action>,
     /// An output of unknown origin from a statement that reads a masked column.
     pub unknown_origin: UnknownOrigin,
+    /// How much of an HTTP body is read before it is judged, in bytes.
+    pub inspect_bytes: u64,
+    /// A body that a rule asks for and that cannot be looked into.
+    pub uninspected: Uninspected,
 }
 
 /// What to do with an output whose origin cannot be told, in a statement that reads a masked column.
@@ -347,7 +379,10 @@ impl Connection {
     /// Whether a session that was opened under one may go on under the other: same destinations, same login.
     #[must_use]
     pub fn is_same_target(&self, other: &Self) -> bool {
-        self.to == other.to && self.protocol == other.protocol && self.upstream == other.upstream
+        self.to == other.to
+            && self.protocol == other.protocol
+            && self.client_tls == other.client_tls
+            && self.upstream == other.upstream
     }
 }
 

@@ -5,16 +5,18 @@ use std::ops::Range;
 
 use toml::Spanned;
 
-use super::build::{default_act, guard_name};
-use super::kinds;
-use super::shape::{
+use crate::policy::diagnostic::{did_you_mean, quoted};
+use crate::policy::load::build::{default_act, guard_name};
+use crate::policy::load::kinds;
+use crate::policy::load::shape::{
     ConnectionTable, DefaultsTable, FileTable, GuardTable, MaskTable, RecordTable, UpstreamTable,
 };
-use super::table::{Choice, Findings, List, Table};
-use super::value::{Act, Slug};
-use crate::policy::diagnostic::{did_you_mean, quoted};
+use crate::policy::load::table::{Choice, Findings, List, Table};
+use crate::policy::load::value::{Act, Slug};
 use crate::policy::rule::{Destination, Protocol, UpstreamTls};
 use crate::request::Effect;
+
+mod http;
 
 /// Checks everything that spans more than one value.
 pub(super) fn file(file: &FileTable, findings: &mut Findings<'_>) {
@@ -72,12 +74,23 @@ fn duplicates(names: impl Iterator<Item = (String, Range<usize>)>, what: &str, f
 }
 
 fn connection(table: &ConnectionTable, findings: &mut Findings<'_>) {
+    let protocol = table.protocol.as_ref().map(Spanned::get_ref);
+    if let (Some(Protocol::Opaque | Protocol::Postgres), Some(tls)) = (protocol, &table.tls) {
+        findings.error(
+            tls.span(),
+            "`tls` of a connection is for protocol = \"http\"; how the server is verified is `tls` of `upstream`",
+        );
+    }
     let Some(upstream) = table.upstream.as_ref().map(Spanned::get_ref) else {
         return;
     };
-    match table.protocol.as_ref().map(Spanned::get_ref) {
+    match protocol {
+        Some(Protocol::Http) => http::upstream(table, upstream, findings),
         Some(Protocol::Opaque) => opaque_upstream(upstream, findings),
-        Some(Protocol::Postgres) => postgres_upstream(table, upstream, findings),
+        Some(Protocol::Postgres) => {
+            http::only_for_http(upstream, findings);
+            tls_terms(table, upstream, "rows and the login cross the network in clear", findings);
+        }
         None => {}
     }
 }
@@ -94,7 +107,8 @@ fn opaque_upstream(upstream: &UpstreamTable, findings: &mut Findings<'_>) {
     }
 }
 
-fn postgres_upstream(table: &ConnectionTable, upstream: &UpstreamTable, findings: &mut Findings<'_>) {
+/// `tls` of `upstream` and what depends on it; `exposed` says what is lost without it.
+fn tls_terms(table: &ConnectionTable, upstream: &UpstreamTable, exposed: &str, findings: &mut Findings<'_>) {
     match upstream.tls.as_ref().map(Spanned::get_ref) {
         Some(UpstreamTls::Disable) => {
             for (key, span) in [
@@ -111,7 +125,7 @@ fn postgres_upstream(table: &ConnectionTable, upstream: &UpstreamTable, findings
             if let (Some(tls), false) = (&upstream.tls, stays_on_host(table, upstream)) {
                 findings.warning(
                     tls.span(),
-                    "rows and the login cross the network in clear; use \"verify-full\" unless the server is on this host",
+                    format!("{exposed}; use \"verify-full\" unless the server is on this host"),
                 );
             }
         }
@@ -145,11 +159,15 @@ fn stays_on_host(table: &ConnectionTable, upstream: &UpstreamTable) -> bool {
 
 fn guard(table: &GuardTable, connections: &[&ConnectionTable], tags: &[String], findings: &mut Findings<'_>) {
     if let Some(on) = opaque(table.on.as_ref()) {
-        findings
-            .error(on, "guards judge operations, and an opaque connection has none; use on = \"postgres\"");
+        findings.error(
+            on,
+            "guards judge operations, and an opaque connection has none; use on = \"postgres\" or \"http\"",
+        );
     }
     known_connections(table.connections.as_ref(), connections, findings);
-    for glob in table.kind.iter().flat_map(|list| list.get_ref().0.iter()) {
+    http::guard(table, findings);
+    let postgres = table.on.as_ref().is_some_and(|on| *on.get_ref() == Protocol::Postgres);
+    for glob in table.kind.iter().filter(|_| postgres).flat_map(|list| list.get_ref().0.iter()) {
         let matcher = &glob.get_ref().0;
         if !tags.iter().any(|tag| matcher.is_match(tag)) {
             let written = matcher.glob().glob();
@@ -169,6 +187,7 @@ fn guard_terms(table: &GuardTable, act: Act, findings: &mut Findings<'_>) {
         ("approvers", "hold", act == Act::Hold, table.approvers.as_ref().map(Spanned::span)),
         ("hold", "hold", act == Act::Hold, table.hold.as_ref().map(Spanned::span)),
         ("in_transaction", "hold", act == Act::Hold, table.in_transaction.as_ref().map(Spanned::span)),
+        ("inline", "hold", act == Act::Hold, table.inline.as_ref().map(Spanned::span)),
     ];
     for (key, action, fits, span) in terms {
         if let (false, Some(span)) = (fits, span) {
@@ -181,17 +200,21 @@ fn guard_terms(table: &GuardTable, act: Act, findings: &mut Findings<'_>) {
 }
 
 fn mask(table: &MaskTable, connections: &[&ConnectionTable], findings: &mut Findings<'_>) {
-    let has = |key: &str| table.written().iter().any(|written| written == key);
-    match (has("columns"), has("detect")) {
-        (true, true) => findings.error(
+    const FINDERS: [&str; 5] = ["columns", "detect", "json", "headers", "form"];
+    let named = FINDERS.iter().filter(|key| table.written().iter().any(|written| written == *key)).count();
+    if named > 1 {
+        findings.error(
             table.span(),
-            "a mask names either `columns` or `detect`; write two masks, so that each is one rule in the record",
-        ),
-        (false, false) => {
-            findings.error(table.span(), "this mask finds nothing; give it `columns` or `detect`");
-        }
-        (true, false) | (false, true) => {}
+            "a mask names one of `columns`, `detect`, `json`, `headers` and `form`; write several masks, so that each \
+             is one rule in the record",
+        );
+    } else if named == 0 {
+        findings.error(
+            table.span(),
+            "this mask finds nothing; give it `columns`, `detect`, `json`, `headers` or `form`",
+        );
     }
+    http::mask(table, findings);
     if let Some(on) = opaque(table.on.as_ref()) {
         findings.error(on, "what an opaque connection carries is not read, so nothing in it can be masked");
     }

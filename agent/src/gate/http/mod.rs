@@ -1,0 +1,189 @@
+//! Judging HTTP requests, and holds whose client was told to come again.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Admission, Denial, Gate, Held, Hold, Judgement, Permit, stricter, terms_of};
+use crate::approval::Digest;
+use crate::approval::request::Fields;
+use crate::flow::Side;
+use crate::policy::rule::{Policy, Uninspected};
+use crate::policy::{HttpOperation, UnreadBody, Verdict};
+use crate::request::http::{Analysis, HttpRequest, depends_on_body};
+
+/// Deferred holds kept at once; beyond it clients wait in line instead.
+const DEFERRED_MAX: usize = 1024;
+
+/// How long an approval that nobody came back for is kept.
+const UNCLAIMED_TIME_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// How much of a body was read before its request is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyRead {
+    /// Nothing yet.
+    NotYet,
+    /// All of it, or there is none.
+    Whole,
+    /// It cannot be looked into: too long, or in an unknown coding.
+    Impossible,
+}
+
+/// What the gate says of one request.
+#[derive(Debug)]
+#[must_use]
+pub enum HttpJudgement {
+    /// A rule looks into the body: read it, then judge again.
+    ReadBody,
+    /// As judged. `uninspected` says that a rule wanted to look into the body and could not.
+    Judged {
+        /// What it is.
+        judgement: Judgement,
+        /// The body passes unread by the policy's own word.
+        uninspected: bool,
+    },
+}
+
+impl Gate {
+    /// Judges one request of an admitted flow, by the policy in force now.
+    pub fn judge_http(
+        &self,
+        admission: &Admission,
+        request: &HttpRequest,
+        analysis: &Analysis,
+        read: BodyRead,
+    ) -> HttpJudgement {
+        let judged = |judgement| HttpJudgement::Judged { judgement, uninspected: false };
+        let policy = match self.current(admission) {
+            Ok(policy) => policy,
+            Err(denial) => return judged(Judgement::Deny(denial)),
+        };
+        let groups = &admission.subject.groups;
+        let connection = &admission.connection.name;
+        let asked = HttpOperation { connection, request, analysis, unread: UnreadBody::Doubted };
+        let wanted = match read {
+            BodyRead::Whole => false,
+            BodyRead::NotYet | BodyRead::Impossible => {
+                depends_on_body(request) || policy.asks_for_body(&asked, groups)
+            }
+        };
+        match (wanted, read) {
+            (true, BodyRead::NotYet) => return HttpJudgement::ReadBody,
+            (true, BodyRead::Impossible) => {}
+            (true | false, _) => {
+                return judged(self.judgement(&policy, policy.decide_http(&asked, groups), analysis));
+            }
+        }
+        let (verdict, uninspected) = match policy.defaults.uninspected {
+            Uninspected::Allow => {
+                let passed = HttpOperation { unread: UnreadBody::Passed, ..asked };
+                (policy.decide_http(&passed, groups), true)
+            }
+            Uninspected::Hold | Uninspected::Deny => {
+                (stricter(policy.decide_http(&asked, groups), unread_body(&policy)), false)
+            }
+        };
+        HttpJudgement::Judged { judgement: self.judgement(&policy, verdict, analysis), uninspected }
+    }
+
+    fn judgement(&self, policy: &Policy, verdict: Verdict, analysis: &Analysis) -> Judgement {
+        let durable = policy.record.durable.contains(&analysis.effect);
+        match verdict {
+            Verdict::Allow { rule } => Judgement::Permit(Permit { rule, approval: None, durable }),
+            Verdict::Deny { rule, reason, hint } => {
+                Judgement::Deny(Denial { rule, reason, hint, side: Side::Policy, approval: None })
+            }
+            Verdict::Hold { rule, terms } => {
+                let policy_version = policy.version.clone();
+                Judgement::Hold(Hold { rule, terms, policy_version, locks: false, durable })
+            }
+        }
+    }
+
+    /// Holds whose client was told to come again.
+    #[must_use]
+    pub fn deferred(&self) -> &Deferred {
+        &self.deferred
+    }
+}
+
+/// What the policy says of a body that cannot be looked into.
+fn unread_body(policy: &Policy) -> Option<Verdict> {
+    let rule = "uninspected body".to_owned();
+    let deny = || Verdict::Deny {
+        rule: rule.clone(),
+        reason: "a rule looks into the body, and this body is too long or in an unknown coding".to_owned(),
+        hint: Some("send a shorter body, without Content-Encoding".to_owned()),
+    };
+    match policy.defaults.uninspected {
+        Uninspected::Allow => None,
+        Uninspected::Deny => Some(deny()),
+        Uninspected::Hold => match terms_of(policy) {
+            Some(terms) => Some(Verdict::Hold { rule, terms }),
+            None => Some(deny()),
+        },
+    }
+}
+
+/// Names the operation of a deferred hold: whoever sends the same bytes to the same place in the same run, held by the
+/// same rule of the same policy, means the same operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeferredKey(Digest);
+
+impl DeferredKey {
+    /// The key of a hold on an operation with this content.
+    #[must_use]
+    pub fn new(admission: &Admission, hold: &Hold, content: Digest) -> Self {
+        let mut hash = Fields::new("portcullis deferred 1");
+        for text in [
+            admission.run.id.to_string().as_str(),
+            admission.connection.name.as_str(),
+            admission.flow.destination.to_string().as_str(),
+            admission.subject.user.as_str(),
+            hold.rule.as_str(),
+            hold.policy_version.as_str(),
+            content.to_string().as_str(),
+        ] {
+            hash.bytes(text.as_bytes());
+        }
+        hash.number(usize::try_from(admission.flow.process.uid).unwrap_or(usize::MAX));
+        Self(hash.finish())
+    }
+}
+
+/// Holds that go on while their client is away.
+#[derive(Default)]
+pub struct Deferred(Mutex<HashMap<DeferredKey, Parked>>);
+
+struct Parked {
+    held: Held,
+    until: Instant,
+}
+
+impl Deferred {
+    /// Keeps a hold for its client to come back to; gives it back when too many are kept. `timeout` is the hold's own.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub fn park(&self, key: DeferredKey, held: Held, timeout: Duration) -> Result<(), Held> {
+        let now = Instant::now();
+        let mut parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        parked.retain(|_, parked| parked.until > now);
+        if parked.len() >= DEFERRED_MAX {
+            return Err(held);
+        }
+        parked.insert(key, Parked { held, until: now + timeout + UNCLAIMED_TIME_MAX });
+        Ok(())
+    }
+
+    /// The hold that a client comes back to. It is the caller's then: an approval counts once.
+    #[must_use]
+    pub fn claim(&self, key: &DeferredKey) -> Option<Held> {
+        let mut parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Parked { held, until } = parked.remove(key)?;
+        (until > Instant::now()).then_some(held)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,396 @@
+//! One request: understood, judged, held if a rule asks, recorded, given its credential, forwarded, answered.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::answer::{Problem, is_grpc};
+use super::body::{Read, ResponseStream, Source, read};
+use super::coding::decode_whole;
+use super::head::{authority, strip_hop_by_hop, wants_upgrade};
+use super::log::causes;
+use super::masks::Masks;
+use super::session::{OpenGuard, Session};
+use super::{forward, hold};
+use crate::flow::Side;
+use crate::gate::{BodyRead, HttpJudgement, Judgement, Permit};
+use crate::mask::http::Counts;
+use crate::policy::Policy;
+use crate::record::asked::{Asked, BoundedText, HttpAsked, Parameters, Statements, recorded_headers};
+use crate::record::event::Refused;
+use crate::request::http::{Analysis, HttpRequest, Scheme, analyze};
+use crate::secret::Secret;
+
+/// How long a client may be silent in the middle of a body that is read before it is judged.
+const BODY_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Memory for all bodies that are read before they are judged, in KiB.
+pub const ROOM_KIB: usize = 256 * 1024;
+
+/// How long a request waits for room for its body.
+const ROOM_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// One request being served.
+pub(super) struct Exchange {
+    pub(super) session: Arc<Session>,
+    /// Number in the record.
+    pub(super) operation: u64,
+    pub(super) parts: http::request::Parts,
+    pub(super) body: RequestBody,
+    /// Room taken by a body that was read.
+    pub(super) room: Option<OwnedSemaphorePermit>,
+    /// The client's side of a connection that is to become another protocol's.
+    pub(super) upgrade: Option<OnUpgrade>,
+    pub(super) request: HttpRequest,
+    pub(super) analysis: Analysis,
+    pub(super) policy: Arc<Policy>,
+    pub(super) masks: Arc<Masks>,
+    /// The real credential, when the profile puts one into requests.
+    pub(super) secret: Option<Arc<Secret>>,
+    /// A rule wanted to look into the body, could not, and the policy lets it pass.
+    pub(super) uninspected: bool,
+    /// Keeps the session's record open until the answer is recorded.
+    pub(super) open: OpenGuard,
+}
+
+/// A request's body as far as it was read.
+pub(super) enum RequestBody {
+    /// Not yet.
+    Stream(Incoming),
+    /// Some or all of it.
+    Read(Read),
+}
+
+/// Answers one request.
+pub(super) async fn serve(session: Arc<Session>, request: Request<Incoming>) -> Response<ResponseStream> {
+    let grpc = is_grpc(request.headers());
+    match answer(&session, request).await {
+        Ok(response) => response,
+        Err(problem) => {
+            let (parts, body) = problem.response(grpc, session.id()).into_parts();
+            Response::from_parts(parts, ResponseStream::new(Source::Whole(Some(body)), None, None, None))
+        }
+    }
+}
+
+/// The story of one request.
+async fn answer(
+    session: &Arc<Session>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseStream>, Problem> {
+    let mut exchange = Box::new(understand(session, request)?);
+    let permit = match exchange.judge().await? {
+        Judgement::Permit(permit) => permit,
+        Judgement::Hold(hold) => hold::decide(&mut exchange, hold).await?,
+        Judgement::Deny(denial) => return Err(exchange.refuse(Problem::denied(&denial), denial.approval)),
+        // Rows are PostgreSQL's.
+        Judgement::Estimate => {
+            return Err(
+                exchange.refuse(Problem::new(StatusCode::FORBIDDEN, Side::Policy, "not judged"), None)
+            );
+        }
+    };
+    let permit = exchange.redeem(permit)?;
+    forward::forward(exchange, permit).await
+}
+
+/// Takes a request's head apart. What servers might read differently is refused here.
+fn understand(session: &Arc<Session>, mut request: Request<Incoming>) -> Result<Exchange, Problem> {
+    let upgrade = wants_upgrade(request.method(), request.headers());
+    let extended = request.extensions().get::<hyper::ext::Protocol>().map(|found| found.as_str().to_owned());
+    let protocol = upgrade.or(extended);
+    let on_upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    let refuse = |problem: Problem, parts: &http::request::Parts| refuse_unread(session, parts, problem);
+    if parts.method == Method::CONNECT && protocol.is_none() {
+        let problem = Problem::new(
+            StatusCode::NOT_IMPLEMENTED,
+            Side::Client,
+            "CONNECT is not relayed: a tunnel would carry what nobody judges",
+        );
+        let hint = "connect directly (unset https_proxy, or name the host in no_proxy); the connection is intercepted";
+        return Err(refuse(problem.hint(hint), &parts));
+    }
+    let host = match authority(parts.version, &parts.uri, &parts.headers) {
+        Ok(host) if session.is_for(&host) => host,
+        Ok(_) => {
+            let detail = "this connection is not for the host that the request names";
+            return Err(refuse(
+                Problem::new(StatusCode::MISDIRECTED_REQUEST, Side::Client, detail)
+                    .hint("open a connection to that host"),
+                &parts,
+            ));
+        }
+        Err(problem) => return Err(refuse(problem, &parts)),
+    };
+    let target = target_of(&parts);
+    let port = host.port.unwrap_or_else(|| session.admission.flow().destination.0.port());
+    let scheme = session.client.scheme;
+    let (method, headers) = (&parts.method, &parts.headers);
+    let protocol = protocol.as_deref();
+    let request = match HttpRequest::from_head(method, &target, headers, protocol, scheme, &host.host, port) {
+        Ok(request) => request,
+        Err(error) => {
+            let problem = Problem::new(StatusCode::BAD_REQUEST, Side::Client, error.to_string());
+            return Err(refuse(problem, &parts));
+        }
+    };
+    strip_hop_by_hop(&mut parts.headers);
+    let policy = session.relay.gate.policy(&session.admission);
+    let policy = policy.unwrap_or_else(|| Arc::clone(session.admission.policy()));
+    let secret = match session.credential() {
+        Ok(secret) => secret,
+        Err(error) => return Err(refuse(unusable_credential(session, &error), &parts)),
+    };
+    let masks = match session.masks(&policy, secret.as_ref()) {
+        Ok(masks) => masks,
+        Err(error) => {
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, Side::Portcullis, error.to_string());
+            return Err(refuse(problem, &parts));
+        }
+    };
+    Ok(Exchange {
+        operation: session.next_operation(),
+        session: Arc::clone(session),
+        analysis: analyze(&request),
+        request,
+        parts,
+        body: RequestBody::Stream(body),
+        room: None,
+        upgrade: on_upgrade,
+        policy,
+        masks,
+        secret,
+        uninspected: false,
+        open: session.begin(),
+    })
+}
+
+/// A credential that cannot be used; what exactly is wrong with it is the operator's business.
+pub(super) fn unusable_credential(session: &Session, error: &dyn std::error::Error) -> Problem {
+    tracing::error!(session = %session.id(), error = %causes(error), "a credential cannot be used");
+    Problem::new(StatusCode::BAD_GATEWAY, Side::Portcullis, "the connection's credential cannot be used")
+        .hint(format!("the daemon's log tells the operator why (session {})", session.id()))
+}
+
+/// Path and query; `*` for the server as a whole.
+fn target_of(parts: &http::request::Parts) -> http::uri::PathAndQuery {
+    parts.uri.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"))
+}
+
+/// Records a request that could not be taken apart, and refuses it.
+fn refuse_unread(session: &Session, parts: &http::request::Parts, problem: Problem) -> Problem {
+    let operation = session.next_operation();
+    let scheme = match session.client.scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    let url = format!("{scheme}://{}{}", session.admission.flow().destination, parts.uri.path());
+    let asked = Asked {
+        operation,
+        text: BoundedText::new(&format!("{} {url}", parts.method)),
+        parameters: Parameters::default(),
+        statements: Statements::one(
+            parts.method.as_str().to_lowercase(),
+            crate::request::Effect::Unknown,
+            Some(problem.detail.clone()),
+        ),
+        database: None,
+        estimated_rows: None,
+        http: None,
+    };
+    record_refusal(session, asked, problem, None)
+}
+
+/// Records a refusal. When that fails the client is told so instead.
+fn record_refusal(
+    session: &Session,
+    asked: Asked,
+    problem: Problem,
+    approval: Option<Box<crate::record::event::ApprovalRecord>>,
+) -> Problem {
+    let refused = Refused {
+        asked,
+        rule: problem.rule.clone().unwrap_or_else(|| crate::policy::DEFAULT_RULE.to_owned()),
+        reason: problem.detail.clone(),
+        side: problem.side,
+        approval: approval.map(|approval| *approval),
+        status: Some(problem.status.as_u16()),
+    };
+    match session.with_record(|record| record.refused(&refused).map(|_| ())) {
+        Ok(()) => problem,
+        Err(error) => unrecorded(&error),
+    }
+}
+
+/// What cannot be recorded is not done.
+pub(super) fn unrecorded(error: &crate::record::RecordError) -> Problem {
+    tracing::error!(%error, "a request cannot be recorded");
+    let detail = format!("the request cannot be recorded, so it is not forwarded: {error}");
+    Problem::new(StatusCode::INSUFFICIENT_STORAGE, Side::Portcullis, detail)
+        .hint("the operator finds the cause in `portcullis status` and the daemon's log")
+}
+
+impl Exchange {
+    /// Judges the request, reading its body first when a rule looks into it.
+    async fn judge(&mut self) -> Result<Judgement, Problem> {
+        let empty = matches!(&self.body, RequestBody::Stream(body) if hyper::body::Body::is_end_stream(body));
+        let mut read = if empty { BodyRead::Whole } else { BodyRead::NotYet };
+        loop {
+            let session = Arc::clone(&self.session);
+            let gate = &session.relay.gate;
+            match gate.judge_http(&session.admission, &self.request, &self.analysis, read) {
+                HttpJudgement::ReadBody => read = self.read_body().await?,
+                HttpJudgement::Judged { judgement, uninspected } => {
+                    self.uninspected = uninspected;
+                    return Ok(judgement);
+                }
+            }
+        }
+    }
+
+    /// Reads the body as far as the policy says and lets the rules look at it.
+    pub(super) async fn read_body(&mut self) -> Result<BodyRead, Problem> {
+        let max = usize::try_from(self.policy.defaults.inspect_bytes).unwrap_or(usize::MAX);
+        let taken = std::mem::replace(
+            &mut self.body,
+            RequestBody::Read(Read::Whole { bytes: Bytes::new(), trailers: None }),
+        );
+        let body = match taken {
+            RequestBody::Stream(body) => body,
+            read @ RequestBody::Read(_) => {
+                self.body = read;
+                return Ok(self.body_read());
+            }
+        };
+        self.room = Some(self.take_room(max).await?);
+        let failed = |status, detail: String| Problem::new(status, Side::Client, detail);
+        let read = match tokio::time::timeout(BODY_TIME_MAX, read(body, max)).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(error)) => {
+                let detail = format!("the request's body broke off: {}", causes(&error));
+                return Err(self.refuse(failed(StatusCode::BAD_REQUEST, detail), None));
+            }
+            Err(_elapsed) => {
+                let detail = "the request's body did not come in time".to_owned();
+                return Err(self.refuse(failed(StatusCode::REQUEST_TIMEOUT, detail), None));
+            }
+        };
+        if let Read::Whole { bytes, .. } = &read
+            && let Some(plain) = decode_whole(&self.parts.headers, bytes, max)
+        {
+            self.request.read_body(&plain);
+            self.analysis = analyze(&self.request);
+        }
+        self.body = RequestBody::Read(read);
+        Ok(self.body_read())
+    }
+
+    /// Room for a body of up to `max` bytes, or for as many as the request announces.
+    async fn take_room(&self, max: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let announced =
+            self.parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let bytes = announced.map_or(max, |length: usize| length.min(max));
+        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.session.relay.http_room).acquire_many_owned(kib);
+        match tokio::time::timeout(ROOM_TIME_MAX, room).await {
+            Ok(Ok(room)) => Ok(room),
+            Ok(Err(_)) | Err(_) => {
+                let detail = "too many bodies are being looked into; send it again";
+                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, Side::Portcullis, detail);
+                Err(self.refuse(problem, None))
+            }
+        }
+    }
+
+    /// What of the body could be looked into.
+    fn body_read(&self) -> BodyRead {
+        match &self.body {
+            RequestBody::Stream(_) => BodyRead::NotYet,
+            RequestBody::Read(_) if self.request.body == crate::request::http::Body::Unread => {
+                BodyRead::Impossible
+            }
+            RequestBody::Read(_) => BodyRead::Whole,
+        }
+    }
+
+    /// The request as the record has it: secrets out.
+    pub(super) fn asked(&self) -> Asked {
+        let mut counts = Counts::new();
+        let url = self.recorded_url(&mut counts);
+        let recorded = &self.masks.recorded;
+        let headers = recorded_headers(&self.parts.headers)
+            .into_iter()
+            .map(|(name, value)| {
+                let masked = recorded.header(&name, value.as_bytes(), &mut counts);
+                let value = masked.map_or(value, |bytes| String::from_utf8_lossy(&bytes).into_owned());
+                (name, value)
+            })
+            .collect();
+        let Analysis { kind, effect, reason, .. } = &self.analysis;
+        Asked {
+            operation: self.operation,
+            text: BoundedText::new(&format!("{} {url}", self.parts.method)),
+            parameters: Parameters::default(),
+            statements: Statements::one(kind.clone(), *effect, reason.clone()),
+            database: None,
+            estimated_rows: None,
+            http: Some(Box::new(HttpAsked {
+                method: self.parts.method.to_string(),
+                url,
+                version: format!("{:?}", self.parts.version),
+                headers,
+            })),
+        }
+    }
+
+    /// The URL without what detectors find in it, and without the values of parameters that hold secrets.
+    fn recorded_url(&self, counts: &mut Counts) -> String {
+        let url = self.request.url();
+        self.masks.recorded.text(&url, counts).unwrap_or(url)
+    }
+
+    /// Records that the request is refused, and gives back what the client is told.
+    pub(super) fn refuse(
+        &self,
+        problem: Problem,
+        approval: Option<Box<crate::record::event::ApprovalRecord>>,
+    ) -> Problem {
+        record_refusal(&self.session, self.asked(), problem, approval)
+    }
+
+    /// Whether an approval still counts.
+    fn redeem(&self, permit: Permit) -> Result<Permit, Problem> {
+        let gate = &self.session.relay.gate;
+        gate.redeem(&self.session.admission, permit)
+            .map_err(|denial| self.refuse(Problem::denied(&denial), denial.approval.clone()))
+    }
+
+    /// The body's bytes as far as they were read, and whether that is all.
+    pub(super) fn bytes_read(&self) -> Option<(&Bytes, bool)> {
+        match &self.body {
+            RequestBody::Stream(_) => None,
+            RequestBody::Read(Read::Whole { bytes, .. }) => Some((bytes, true)),
+            RequestBody::Read(Read::Beginning(bytes, _)) => Some((bytes, false)),
+        }
+    }
+
+    /// Replaces a body that was read whole.
+    pub(super) fn replace_body(&mut self, new: Bytes) {
+        self.parts.headers.remove(CONTENT_ENCODING);
+        self.parts.headers.insert(CONTENT_LENGTH, new.len().into());
+        if let RequestBody::Read(Read::Whole { bytes, .. }) = &mut self.body {
+            *bytes = new;
+        }
+    }
+}
+
+/// A message's media type.
+pub(super) fn content_type(headers: &HeaderMap) -> Option<&[u8]> {
+    headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes)
+}

@@ -1,0 +1,170 @@
+//! A request that waits for a human: first with the client in line, then, when that takes long, without it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::answer::Problem;
+use super::body::Read;
+use super::coding::decode_whole;
+use super::exchange::{Exchange, RequestBody, unrecorded};
+use super::session::Session;
+use crate::approval::{Content, Request};
+use crate::flow::{ApprovalId, Side};
+use crate::gate::{BodyRead, Decision, DeferredKey, Denial, Held, Hold, Permit, withdrawal};
+use crate::record::event::{self, Decided};
+
+/// Asks and waits. A client that comes back to a hold it was sent away from gets that one's decision.
+pub(super) async fn decide(exchange: &mut Exchange, hold: Hold) -> Result<Permit, Problem> {
+    // Whoever decides must see what it is about, and the decision binds every byte of it.
+    let whole = exchange.read_body().await? != BodyRead::NotYet
+        && matches!(&exchange.body, RequestBody::Read(Read::Whole { .. }));
+    let content = content(exchange);
+    let (rule, terms) = (hold.rule().to_owned(), hold.terms().clone());
+    let key = DeferredKey::new(&exchange.session.admission, &hold, content.sha256);
+    let gate = Arc::clone(&exchange.session.relay.gate);
+    let claimed = if whole { gate.deferred().claim(&key) } else { None };
+    let held = match claimed {
+        Some(held) => held,
+        None => ask(exchange, hold, content)?,
+    };
+    let waiting =
+        Waiting { session: &exchange.session, operation: exchange.operation, id: held.id(), open: true };
+    let patience = if whole { terms.inline } else { terms.timeout };
+    let decision = held.decision_within(patience).await;
+    match decision {
+        Decision::Made(result) => {
+            waiting.settled();
+            concluded(exchange, result)
+        }
+        Decision::Open(held) => {
+            let id = held.id();
+            let result = if whole { gate.deferred().park(key, held, terms.timeout) } else { Err(held) };
+            match result {
+                Ok(()) => {
+                    waiting.settled();
+                    Err(exchange.refuse(Problem::deferred(&rule, id), None))
+                }
+                Err(held) => {
+                    let result = held.decision().await;
+                    waiting.settled();
+                    concluded(exchange, result)
+                }
+            }
+        }
+    }
+}
+
+/// Puts the question, and records it.
+fn ask(exchange: &Exchange, hold: Hold, content: Content) -> Result<Held, Problem> {
+    let session = &exchange.session;
+    let admission = &session.admission;
+    let (rule, terms) = (hold.rule().to_owned(), hold.terms().clone());
+    let request = Request {
+        run: admission.flow().run,
+        session: admission.flow().session,
+        process: admission.flow().process.clone(),
+        subject: admission.subject().clone(),
+        connection: admission.connection().name.clone(),
+        destination: admission.flow().destination,
+        database: None,
+        content,
+        kinds: vec![exchange.analysis.kind.clone()],
+        effect: exchange.analysis.effect,
+        objects: Vec::new(),
+        estimated_rows: None,
+        rule: rule.clone(),
+        policy: exchange.policy.name.clone(),
+        policy_version: hold.policy_version().clone(),
+        approvers: terms.approvers.clone(),
+        in_transaction: false,
+        timeout: terms.timeout,
+    };
+    let held = hold
+        .ask(&session.relay.gate, request)
+        .map_err(|denial| exchange.refuse(Problem::denied(&denial), denial.approval.clone()))?;
+    let event = event::Held {
+        asked: exchange.asked(),
+        rule,
+        approval: held.id(),
+        approvers: terms.approvers,
+        timeout_seconds: terms.timeout.as_secs(),
+        in_transaction: false,
+    };
+    // Dropped, the question is withdrawn from the approvers.
+    session.with_record(|record| record.held(&event).map(|_| ())).map_err(|error| unrecorded(&error))?;
+    Ok(held)
+}
+
+/// What the decision binds and the reviewer sees: method, URL, media type and the exact body.
+fn content(exchange: &Exchange) -> Content {
+    let url = exchange.request.url();
+    let mut statement = format!("{} {url}\n", exchange.parts.method).into_bytes();
+    if let Some(kind) = super::exchange::content_type(&exchange.parts.headers) {
+        statement.extend_from_slice(b"content-type: ");
+        statement.extend_from_slice(kind);
+        statement.push(b'\n');
+    }
+    let empty = Bytes::new();
+    let (body, whole) = exchange.bytes_read().unwrap_or((&empty, true));
+    let max = usize::try_from(exchange.policy.defaults.inspect_bytes).unwrap_or(usize::MAX);
+    let shown = decode_whole(&exchange.parts.headers, body, max).unwrap_or_else(|| body.clone());
+    if !shown.is_empty() {
+        statement.push(b'\n');
+        statement.extend_from_slice(&shown);
+    }
+    if !whole {
+        statement.extend_from_slice(b"\n(the body goes on; this much of it was looked at)\n");
+    }
+    let coded = shown != *body;
+    let exact = [Some(body.as_ref())];
+    let note: [Option<&[u8]>; 1] = [Some(b"(the body as sent, in its content coding)")];
+    if coded { Content::new(&statement, &exact, &note) } else { Content::new(&statement, &[], &[]) }
+}
+
+/// The decision is there.
+fn concluded(exchange: &Exchange, result: Result<Permit, Denial>) -> Result<Permit, Problem> {
+    let approval = match &result {
+        Ok(permit) => permit.approval().cloned(),
+        Err(denial) => denial.approval.as_deref().cloned(),
+    };
+    if let Some(approval) = approval {
+        let decided = Decided { operation: exchange.operation, approval };
+        let recorded = exchange.session.with_record(|record| record.decided(&decided).map(|_| ()));
+        recorded.map_err(|error| unrecorded(&error))?;
+    }
+    result.map_err(|denial| {
+        let mut problem = Problem::denied(&denial);
+        if denial.side == Side::Policy {
+            problem.status = StatusCode::FORBIDDEN;
+        }
+        exchange.refuse(problem, denial.approval.clone())
+    })
+}
+
+/// A client in line. When it goes away the question is withdrawn, which the record says.
+struct Waiting<'s> {
+    session: &'s Session,
+    operation: u64,
+    id: ApprovalId,
+    open: bool,
+}
+
+impl Waiting<'_> {
+    fn settled(mut self) {
+        self.open = false;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
+        let decided = Decided { operation: self.operation, approval: withdrawal(self.id) };
+        if let Err(error) = self.session.with_record(|record| record.decided(&decided).map(|_| ())) {
+            tracing::error!(%error, "a withdrawn hold could not be recorded");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The masks of HTTP messages, made once for every version of a policy, connection and set of exemptions: compiling
+//! detectors takes longer than a whole connection.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lru::LruCache;
+use sha2::{Digest as _, Sha256};
+
+use crate::gate::Admission;
+use crate::mask::http::{BodyMasks, FieldRule};
+use crate::mask::{Detector, HashKey, Method};
+use crate::policy::Policy;
+use crate::policy::rule::{Injection, MaskDirection, MaskRule, MaskTarget, PolicyVersion, Protocol};
+use crate::record::asked::base64;
+use crate::secret::Secret;
+
+/// Sets of masks kept ready.
+const KEPT_MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+/// Masks by direction.
+pub(super) struct Masks {
+    /// What goes to the server.
+    pub(super) request: Arc<BodyMasks>,
+    /// What comes back.
+    pub(super) response: Arc<BodyMasks>,
+    /// What of a request is recorded: neither direction's secrets belong on the disk.
+    pub(super) recorded: Arc<BodyMasks>,
+}
+
+/// Masks that were in use lately.
+pub struct MaskCache {
+    key: Arc<HashKey>,
+    ready: Mutex<LruCache<Key, Arc<Masks>>>,
+}
+
+/// What masks depend on: policy, connection, and which rules apply.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    policy: String,
+    version: PolicyVersion,
+    connection: String,
+    applies: Vec<bool>,
+    /// SHA-256 of the credential that goes into its requests.
+    credential: Option<[u8; 32]>,
+}
+
+/// The detectors could not be compiled.
+#[derive(Debug, thiserror::Error)]
+#[error("the masks of this connection cannot be applied")]
+pub(super) struct NoMasks;
+
+impl MaskCache {
+    /// An empty cache. `key` is that of the `hash` mask.
+    #[must_use]
+    pub fn new(key: Arc<HashKey>) -> Self {
+        Self { key, ready: Mutex::new(LruCache::new(KEPT_MAX)) }
+    }
+
+    /// The masks that `policy` puts on an admitted connection.
+    /// `credential` goes into its requests, and must not come back.
+    pub(super) fn of(
+        &self,
+        policy: &Policy,
+        admission: &Admission,
+        credential: Option<&Secret>,
+    ) -> Result<Arc<Masks>, NoMasks> {
+        let connection = &admission.connection().name;
+        let groups = &admission.subject().groups;
+        let applies = |rule: &MaskRule| {
+            rule.on.is_none_or(|protocol| protocol == Protocol::Http)
+                && (rule.connections.is_empty() || rule.connections.contains(connection))
+                && !rule.exempt.iter().any(|group| groups.contains(group))
+        };
+        let key = Key {
+            policy: policy.name.clone(),
+            version: policy.version.clone(),
+            connection: connection.clone(),
+            applies: policy.masks.iter().map(applies).collect(),
+            credential: credential.map(|secret| Sha256::digest(secret.expose()).into()),
+        };
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(masks) = ready.get(&key) {
+            return Ok(Arc::clone(masks));
+        }
+        let rules: Vec<&MaskRule> = policy.masks.iter().filter(|rule| applies(rule)).collect();
+        let towards = |direction| rules.iter().copied().filter(move |rule| rule.direction == direction);
+        let made = Arc::new(Masks {
+            request: self.compile(towards(MaskDirection::Request), Vec::new())?,
+            response: self.compile(towards(MaskDirection::Response), withheld(admission, credential))?,
+            recorded: self.compile(rules.iter().copied(), Vec::new())?,
+        });
+        ready.put(key, Arc::clone(&made));
+        Ok(made)
+    }
+
+    fn compile<'r>(
+        &self,
+        rules: impl Iterator<Item = &'r MaskRule>,
+        withheld: Vec<Secret>,
+    ) -> Result<Arc<BodyMasks>, NoMasks> {
+        let (mut json, mut form, mut headers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut detect: Vec<(Detector, Method)> = Vec::new();
+        for rule in rules {
+            let method = rule.with;
+            match &rule.what {
+                MaskTarget::Columns(_) => {}
+                MaskTarget::Detect(detectors) => {
+                    detect.extend(detectors.iter().map(|found| (*found, method)))
+                }
+                MaskTarget::Form(globs) => {
+                    form.extend(globs.iter().map(|glob| FieldRule {
+                        rule: format!("form {}", glob.glob().glob()),
+                        what: glob.clone(),
+                        method,
+                    }));
+                }
+                MaskTarget::Headers(globs) => {
+                    headers.extend(globs.iter().map(|glob| FieldRule {
+                        rule: format!("header {}", glob.glob().glob()),
+                        what: glob.clone(),
+                        method,
+                    }));
+                }
+                MaskTarget::Json(paths) => json.extend(paths.iter().map(|path| FieldRule {
+                    rule: path.text().to_owned(),
+                    what: path.clone(),
+                    method,
+                })),
+            }
+        }
+        let masks = BodyMasks::new(json, form, headers, &detect, withheld, Arc::clone(&self.key))
+            .map_err(|_| NoMasks)?;
+        Ok(Arc::new(masks))
+    }
+}
+
+/// The credential in the forms it is sent in, so that a server that echoes requests does not give it away.
+fn withheld(admission: &Admission, credential: Option<&Secret>) -> Vec<Secret> {
+    let upstream = &admission.connection().upstream;
+    let (Some(secret), Some(how)) = (credential, &upstream.inject) else { return Vec::new() };
+    match how {
+        Injection::Bearer | Injection::Header(_) | Injection::Query(_) => vec![secret.clone()],
+        Injection::Basic => {
+            let pair = match &upstream.user {
+                Some(user) => [user.as_bytes(), b":", secret.expose()].concat(),
+                None => secret.expose().to_vec(),
+            };
+            vec![secret.clone(), Secret::new(base64(&pair).into_bytes())]
+        }
+        // The keys themselves are never sent.
+        Injection::SigV4 => Vec::new(),
+    }
+}

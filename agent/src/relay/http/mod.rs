@@ -1,0 +1,189 @@
+//! HTTP connections: accept the client's TLS, then serve each of its requests under the gate, masking and recording on
+//! the way. hyper parses and writes both sides' messages, so what was judged is what is forwarded.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use self::client::Opened;
+use self::session::Session;
+use super::counted::{Counted, Counts};
+use super::{Relay, Shutdown};
+use crate::flow::Side;
+use crate::gate::Admission;
+use crate::record::SessionRecord;
+use crate::record::event::{EndReason, Ended, OpaqueCounts};
+use crate::tls::Stream;
+use crate::upstream::http::Version;
+
+mod answer;
+mod body;
+mod client;
+mod coding;
+mod exchange;
+mod forward;
+mod head;
+mod hold;
+mod log;
+mod masks;
+mod passthrough;
+mod session;
+mod upgrade;
+mod websocket;
+
+pub(crate) use self::client::{looks_like_http, refuse};
+pub use self::exchange::ROOM_KIB;
+pub use self::masks::MaskCache;
+
+/// Fields of a request's head that are taken, and bytes of it.
+const HEADERS_MAX: usize = 256;
+const HEAD_BYTES_MAX: usize = 256 * 1024;
+
+/// How long a client may take for a request's head, and may leave a connection idle.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// Requests that one HTTP/2 connection may have open at once.
+const STREAMS_MAX: u32 = 128;
+
+/// Streams that a client may have reset before we took them up, and errors of its own making, before the connection is
+/// closed (CVE-2023-44487, "rapid reset").
+const RESETS_MAX: usize = 32;
+
+/// HTTP/2 windows of one stream and of the connection, in bytes.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// Bytes that wait in memory for an HTTP/2 client that does not read.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
+
+/// How long answers that are under way may take once the daemon stops.
+const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How long the record of the last answers is waited for.
+const LAST_RECORDS_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Relays one admitted connection to its end, which is recorded.
+pub(crate) async fn serve(
+    tcp: TcpStream,
+    admission: Admission,
+    relay: &Arc<Relay>,
+    record: SessionRecord,
+    shutdown: Shutdown,
+) {
+    let opened = match client::open(tcp, &admission, relay).await {
+        Ok(Opened::Http(stream, client)) => (stream, client),
+        Ok(Opened::Passthrough(tcp, hello, name)) => {
+            return passthrough::serve(tcp, hello, name, &admission, relay, record, shutdown).await;
+        }
+        Err(ended) => return finish(record, ended),
+    };
+    let (stream, client) = opened;
+    let server_name = match client::server_name(&admission, relay, &client) {
+        Ok(name) => name,
+        Err(error) => {
+            let detail = Some(error.to_string());
+            return finish(record, Ended { reason: EndReason::Failed, side: error.side(), detail });
+        }
+    };
+    let version = client.version;
+    let session = Session::new(relay, admission, client, server_name, record);
+    let (stream, counts) = Counted::new(stream);
+    let ended = match version {
+        Version::Http1 => Box::pin(http1(stream, &session, shutdown)).await,
+        Version::Http2 => Box::pin(http2(stream, &session, shutdown)).await,
+    };
+    if tokio::time::timeout(LAST_RECORDS_TIME_MAX, session.idle()).await.is_err() {
+        tracing::debug!(session = %session.id(), "requests are still under way when their session is closed");
+    }
+    close(&session, &counts, ended);
+}
+
+async fn http1(stream: Counted<Stream>, session: &Arc<Session>, mut shutdown: Shutdown) -> Ended {
+    let service = {
+        let session = Arc::clone(session);
+        service_fn(move |request| {
+            let session = Arc::clone(&session);
+            async move { Ok::<_, Infallible>(Box::pin(exchange::serve(session, request)).await) }
+        })
+    };
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX)
+        .max_headers(HEADERS_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        served = connection.as_mut() => return ended(served),
+        () = shutdown.begun() => connection.as_mut().graceful_shutdown(),
+    }
+    drop(tokio::time::timeout(STOP_TIME_MAX, connection).await);
+    drained()
+}
+
+async fn http2(stream: Counted<Stream>, session: &Arc<Session>, mut shutdown: Shutdown) -> Ended {
+    let service = {
+        let session = Arc::clone(session);
+        service_fn(move |request| {
+            let session = Arc::clone(&session);
+            async move { Ok::<_, Infallible>(Box::pin(exchange::serve(session, request)).await) }
+        })
+    };
+    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(RESETS_MAX)
+        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .enable_connect_protocol()
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        served = connection.as_mut() => return ended(served),
+        () = shutdown.begun() => connection.as_mut().graceful_shutdown(),
+    }
+    drop(tokio::time::timeout(STOP_TIME_MAX, connection).await);
+    drained()
+}
+
+fn drained() -> Ended {
+    Ended { reason: EndReason::Drained, side: Side::Portcullis, detail: None }
+}
+
+/// How the client's side of the connection ended.
+fn ended(served: Result<(), hyper::Error>) -> Ended {
+    match served {
+        Ok(()) => Ended { reason: EndReason::Finished, side: Side::Client, detail: None },
+        Err(error) => {
+            let reason = if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+                EndReason::Lost
+            } else {
+                EndReason::Failed
+            };
+            Ended { reason, side: Side::Client, detail: Some(log::causes(&error)) }
+        }
+    }
+}
+
+fn close(session: &Session, counts: &Counts, ended: Ended) {
+    let Some(mut record) = session.take_record() else { return };
+    record.count_bytes(OpaqueCounts { to_upstream: counts.read(), to_client: counts.written() });
+    finish(record, ended);
+}
+
+fn finish(record: SessionRecord, ended: Ended) {
+    if let Err(error) = record.close(ended) {
+        tracing::error!(%error, "cannot record a session's end");
+    }
+}

@@ -1,0 +1,217 @@
+//! One client connection: what all its exchanges share.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use subtle::ConstantTimeEq as _;
+use tokio::sync::Notify;
+
+use super::head::Authority;
+use super::masks::{Masks, NoMasks};
+use crate::credential::CredentialError;
+use crate::flow::SessionId;
+use crate::gate::Admission;
+use crate::policy::Policy;
+use crate::policy::rule::{Destination, PolicyVersion};
+use crate::record::{RecordError, SessionRecord};
+use crate::relay::Relay;
+use crate::request::http::Scheme;
+use crate::secret::Secret;
+use crate::upstream::http::Version;
+
+/// How long a credential is used before its file is looked at again.
+const CREDENTIAL_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// What the client's side of the connection agreed on.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    /// Whether it is TLS.
+    pub(super) scheme: Scheme,
+    /// What is spoken.
+    pub(super) version: Version,
+    /// The name it asked for by SNI.
+    pub(super) sni: Option<String>,
+}
+
+/// One client connection under its admission.
+pub(super) struct Session {
+    pub(super) relay: Arc<Relay>,
+    pub(super) admission: Admission,
+    pub(super) client: Client,
+    /// Name that the server's certificate must bear; `None` when the server speaks no TLS.
+    pub(super) server_name: Option<ServerName<'static>>,
+    record: Mutex<Option<SessionRecord>>,
+    credential: Mutex<Option<(Instant, Arc<Secret>)>>,
+    masks: Mutex<Option<KnownMasks>>,
+    operations: AtomicU64,
+    open: Arc<Open>,
+}
+
+/// Masks and what they were made from.
+struct KnownMasks {
+    version: PolicyVersion,
+    credential: Option<Arc<Secret>>,
+    masks: Arc<Masks>,
+}
+
+/// Counts what is still going on when the client's connection is over: answers being recorded, upgraded connections.
+#[derive(Default)]
+struct Open {
+    count: AtomicUsize,
+    changed: Notify,
+}
+
+/// Keeps a session's record open while it lives.
+pub(super) struct OpenGuard(Arc<Open>);
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.changed.notify_waiters();
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn new(
+        relay: &Arc<Relay>,
+        admission: Admission,
+        client: Client,
+        server_name: Option<ServerName<'static>>,
+        record: SessionRecord,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            relay: Arc::clone(relay),
+            admission,
+            client,
+            server_name,
+            record: Mutex::new(Some(record)),
+            credential: Mutex::default(),
+            masks: Mutex::default(),
+            operations: AtomicU64::new(0),
+            open: Arc::default(),
+        })
+    }
+
+    /// Which session, for answers.
+    pub(super) fn id(&self) -> SessionId {
+        self.admission.flow().session
+    }
+
+    /// A number for the next operation, from 1.
+    pub(super) fn next_operation(&self) -> u64 {
+        self.operations.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Writes to the record. Once the session is over nothing is written any more.
+    pub(super) fn with_record<T: Default>(
+        &self,
+        write: impl FnOnce(&mut SessionRecord) -> Result<T, RecordError>,
+    ) -> Result<T, RecordError> {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.as_mut().map_or_else(|| Ok(T::default()), write)
+    }
+
+    /// The credential that goes into the session's requests, if the profile puts one there. Its file is read anew when it was
+    /// read more than a second ago, so that a rotated secret is used soon.
+    pub(super) fn credential(&self) -> Result<Option<Arc<Secret>>, CredentialError> {
+        if self.admission.connection().upstream.inject.is_none() {
+            return Ok(None);
+        }
+        let mut known = self.credential.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((read, secret)) = known.as_ref()
+            && read.elapsed() < CREDENTIAL_TIME_MAX
+        {
+            return Ok(Some(Arc::clone(secret)));
+        }
+        let secret = self.relay.credentials.get(&self.admission)?;
+        // The same secret stays the same one, and what was made for it stays good.
+        let secret = secret.map(|new| match known.take() {
+            Some((_, old)) if bool::from(old.expose().ct_eq(new.expose())) => old,
+            Some(_) | None => Arc::new(new),
+        });
+        *known = secret.as_ref().map(|secret| (Instant::now(), Arc::clone(secret)));
+        Ok(secret)
+    }
+
+    /// The masks that a policy puts on the session.
+    pub(super) fn masks(
+        &self,
+        policy: &Policy,
+        credential: Option<&Arc<Secret>>,
+    ) -> Result<Arc<Masks>, NoMasks> {
+        let mut known = self.masks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.as_ref()
+            && known.version == policy.version
+            && known.credential.as_ref().map(Arc::as_ptr) == credential.map(Arc::as_ptr)
+        {
+            return Ok(Arc::clone(&known.masks));
+        }
+        let masks = self.relay.http_masks.of(policy, &self.admission, credential.map(AsRef::as_ref))?;
+        *known = Some(KnownMasks {
+            version: policy.version.clone(),
+            credential: credential.cloned(),
+            masks: Arc::clone(&masks),
+        });
+        Ok(masks)
+    }
+
+    /// Something goes on that the record waits for.
+    pub(super) fn begin(&self) -> OpenGuard {
+        self.open.count.fetch_add(1, Ordering::AcqRel);
+        OpenGuard(Arc::clone(&self.open))
+    }
+
+    /// Completes when nothing goes on any more.
+    pub(super) async fn idle(&self) {
+        loop {
+            let changed = self.open.changed.notified();
+            tokio::pin!(changed);
+            // Registered before the count is read, so that no change is missed.
+            changed.as_mut().enable();
+            if self.open.count.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Takes the record, to close it.
+    pub(super) fn take_record(&self) -> Option<SessionRecord> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether the connection is for this host: a server behind the same address must not be reached by another name. A
+    /// connection that the policy gives by host name is for those names alone; else the name must be the one TLS was
+    /// opened for, or the address itself.
+    pub(super) fn is_for(&self, authority: &Authority) -> bool {
+        let destination = self.admission.flow().destination.0;
+        if authority.port.is_some_and(|port| port != destination.port()) {
+            return false;
+        }
+        let host = authority.host.as_str();
+        let is_address = host.parse() == Ok(destination.ip());
+        let named: Vec<&str> = self.hosts().collect();
+        if named.contains(&host) {
+            return true;
+        }
+        match &self.client.sni {
+            Some(sni) => named.is_empty() && sni.eq_ignore_ascii_case(host),
+            None => is_address || (named.is_empty() && self.client.scheme == Scheme::Http),
+        }
+    }
+
+    /// The host names by which the policy gives this connection.
+    fn hosts(&self) -> impl Iterator<Item = &str> {
+        let port = self.admission.flow().destination.0.port();
+        self.admission.connection().to.iter().filter_map(move |to| match to {
+            Destination::Host { name, port: wanted } if wanted.is_none_or(|wanted| wanted == port) => {
+                Some(name.as_str())
+            }
+            Destination::Host { .. } | Destination::Network { .. } => None,
+        })
+    }
+}
