@@ -17,6 +17,8 @@ mod fake;
 #[cfg(test)]
 mod holds;
 #[cfg(test)]
+mod http;
+#[cfg(test)]
 mod interactive;
 #[cfg(test)]
 mod intercept;

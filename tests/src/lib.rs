@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod daemon;
+pub mod http;
 pub mod postgres;
 pub mod process;
 pub mod reviewer;

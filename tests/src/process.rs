@@ -68,7 +68,8 @@ impl Drop for Owned {
 }
 
 /// A server that ends with this process even where nothing is dropped, as statics are not: a shell waits for the end
-/// of its standard input, then stops the server (SIGQUIT) and removes its folder.
+/// of its standard input, then stops the server (SIGQUIT, and SIGTERM for those
+/// that the shell made deaf to it) and removes its folder.
 #[derive(Debug)]
 pub struct Guarded(Child);
 
@@ -79,7 +80,7 @@ impl Guarded {
     /// When the shell cannot be started.
     pub fn spawn(command: &Command, folder: &Path) -> Result<Self> {
         const GUARD: &str = "folder=$1; shift; \"$@\" </dev/null & child=$!
-            read -r _; kill -QUIT $child; wait $child; rm -rf \"$folder\"";
+            read -r _; kill -QUIT $child; kill -TERM $child; wait $child; rm -rf \"$folder\"";
         let mut shell = Command::new("sh");
         shell.args(["-c", GUARD, "guard"]).arg(folder).arg(command.get_program()).args(command.get_args());
         // A process group of its own: an interrupt at the terminal must not end the guard first.

@@ -54,6 +54,16 @@ const RUN: &[Need] = &[
         why: "psycopg 3: an unchanged client library to intercept",
     },
     Need {
+        present: || Path::new("/usr/sbin/nginx").is_file(),
+        packages: &["nginx-light"],
+        why: "nginx: a real server for HTTP/2",
+    },
+    Need {
+        present: || python_has("aiohttp") && python_has("requests") && shell::which("curl").is_some(),
+        packages: &["python3-aiohttp", "python3-requests", "curl"],
+        why: "aiohttp, requests and curl: an HTTPS API, and unchanged clients of it",
+    },
+    Need {
         present: || shell::which("setpriv").is_some(),
         packages: &["util-linux"],
         why: "setpriv: starts the agent without privileges",
@@ -75,6 +85,16 @@ const TEST: &[Need] = &[
         present: || shell::which("curl").is_some() && shell::which("git").is_some(),
         packages: &["curl", "git"],
         why: "curl and git: HTTP clients with variables of their own for whom to trust",
+    },
+    Need {
+        present: || python_has("websockets") && python_has("h2") && python_has("grpc"),
+        packages: &["python3-websockets", "python3-h2", "python3-grpcio"],
+        why: "websockets, h2 and grpc: client libraries for what travels inside HTTP",
+    },
+    Need {
+        present: || python_has("brotli") && python_has("zstandard"),
+        packages: &["python3-brotli", "python3-zstandard"],
+        why: "brotli and zstandard: the test server answers in every content coding",
     },
     Need {
         present: || Path::new("/usr/sbin/update-ca-certificates").is_file(),
@@ -105,11 +125,43 @@ const BENCH: &[Need] = &[
         why: "HAProxy: a TCP proxy to be measured against",
     },
     Need {
+        present: || shell::which("wrk").is_some() && shell::which("curl").is_some(),
+        packages: &["wrk", "curl"],
+        why: "wrk and curl: ask over HTTPS and take the time",
+    },
+    Need {
+        present: || Path::new("/usr/sbin/nginx").is_file() && python_has("aiohttp"),
+        packages: &["nginx-light", "python3-aiohttp", "python3-brotli", "python3-zstandard"],
+        why: "nginx and aiohttp: the servers behind the proxies",
+    },
+    Need {
+        present: || python_has("ensurepip"),
+        packages: &["python3-venv"],
+        why: "venv: a place of its own for mitmproxy",
+    },
+    Need {
         present: || shell::which("taskset").is_some(),
         packages: &["util-linux"],
         why: "taskset: keeps everything on one core, so that runs can be compared",
     },
 ];
+
+/// mitmproxy's version that the bench compares with; Debian's is too old for its own Python.
+const MITMPROXY: &str = "mitmproxy==11.0.2";
+
+/// Installs mitmproxy into a virtual environment below the target folder, and says where its program is.
+pub(crate) fn mitmdump() -> Result<std::path::PathBuf> {
+    let folder = shell::target_dir().join("mitmproxy");
+    let program = folder.join("bin/mitmdump");
+    if !program.is_file() {
+        shell::say(&format!(
+            "installing {MITMPROXY} from PyPI (an intercepting proxy to be measured against)"
+        ));
+        shell::run(Command::new(PYTHON).args(["-m", "venv"]).arg(&folder))?;
+        shell::run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", MITMPROXY]))?;
+    }
+    Ok(program)
+}
 
 /// Debian's Python, whose modules the needs above install; a version manager's `python3` in `PATH` would not see them.
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
