@@ -27,6 +27,8 @@ pub(crate) struct Arguments {
 /// What can be measured.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum What {
+    /// Requests over HTTPS: throughput, new connections, a download, the first event of a stream
+    Http,
     /// Queries and results of PostgreSQL: added time, throughput, memory
     Postgres,
 }
@@ -49,8 +51,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut bench = std::process::Command::new(shell::target_dir().join("release/bench"));
     bench.env("PORTCULLIS_BIN", shell::target_dir().join("release/portcullis"));
     bench.arg(match arguments.what {
+        What::Http => "http",
         What::Postgres => "postgres",
     });
+    bench.env("PORTCULLIS_PYTHON", needs::PYTHON);
+    if let What::Http = arguments.what {
+        bench.env("PORTCULLIS_MITMDUMP", needs::mitmdump()?);
+    }
     for (flag, wanted) in [("--quick", arguments.quick), ("--json", arguments.json)] {
         bench.args(wanted.then_some(flag));
     }

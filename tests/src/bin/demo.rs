@@ -1,5 +1,5 @@
-//! The demo: a private PostgreSQL, the daemon in a scratch folder, an unprivileged agent, a reviewer. It leaves nothing
-//! behind.
+//! The demo: a private PostgreSQL and a private HTTPS API, the daemon in a scratch folder, unprivileged agents, a reviewer.
+//! It leaves nothing behind.
 
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::net::Ipv4Addr;
@@ -9,12 +9,43 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use anyhow::{Context as _, Result, bail};
 use harness::agent;
 use harness::daemon::{Daemon, shop_policy};
+use harness::http::HttpServer;
 use harness::postgres::Server;
 use harness::process::{self, NOBODY, Owned, REVIEWER};
 use serde_json::Value;
 
-/// What the agent does, read-only for it.
+/// What the agents do, read-only for them.
 const AGENT: &str = include_str!("../agent.py");
+const WEB_AGENT: &str = include_str!("../web_agent.py");
+
+/// What the policy `web` says beside its connections.
+const WEB_RULES: &str = r#"
+[[guard]]
+name = "no deletions"
+on = "http"
+methods = ["DELETE"]
+action = "deny"
+hint = "Ask the shop's owner."
+
+[[guard]]
+name = "large refunds"
+on = "http"
+methods = ["POST"]
+paths = ["/**/refunds"]
+json = ["$[?$.amount > 1000]"]
+action = "hold"
+approvers = ["user:daemon"]
+hold = "30s"
+
+[[mask]]
+on = "http"
+json = ["$.customers[*].ssn"]
+with = "redact"
+
+[[mask]]
+detect = ["payment-card", "email", "api-key"]
+with = "partial"
+"#;
 
 /// Lines of output waiting to be shown.
 const LINES_MAX: usize = 1024;
@@ -41,13 +72,23 @@ fn run(verbose: bool) -> Result<()> {
         ),
     );
 
-    title("The daemon, in a scratch folder, with one policy");
-    let daemon = Daemon::start(&[("shop", &shop_policy(&server))])?;
+    title("A private HTTPS API of the same shop");
+    let api = HttpServer::start(Ipv4Addr::new(127, 20, 0, 20))?;
+    show("", &format!("listening on https://{}:8443; its token, too, only the daemon knows", api.address()));
+
+    title("The daemon, in a scratch folder, with a policy for each kind of agent");
+    let mut daemon = Daemon::prepare(&[("shop", &shop_policy(&server)), ("web", &api.policy(WEB_RULES))])?;
+    daemon.credential("shop-token", harness::http::TOKEN)?;
+    daemon.launch()?;
     let status = process::run(daemon.command()?.arg("status"))?;
     show("", &status);
 
     title("An agent under `portcullis run --policy shop`, as the user nobody; a reviewer as the user daemon");
-    watch_agent(&daemon, &server)?;
+    let arguments = [server.address().ip().to_string(), server.address().port().to_string()];
+    watch_agent(&daemon, "shop", AGENT, &arguments)?;
+
+    title("Another agent, under `portcullis run --policy web`, against the API");
+    watch_agent(&daemon, "web", WEB_AGENT, &[api.address().to_string()])?;
 
     title("What was recorded");
     show("$ portcullis sessions list", "");
@@ -55,7 +96,11 @@ fn run(verbose: bool) -> Result<()> {
     let session = session_of_the_update(&daemon)?;
     show(&format!("$ portcullis replay {session} --speed max"), "");
     show("", &process::run(daemon.command()?.args(["replay", &session, "--speed", "max"]))?);
+    let api_session = session_of_the_refund(&daemon)?;
+    show(&format!("$ portcullis sessions show {api_session}"), "");
+    show("", &process::run(daemon.command()?.args(["sessions", "show", &api_session]))?);
     check(&server)?;
+    check_api(&api)?;
     if verbose {
         title("The daemon's log");
         show("", &daemon.log());
@@ -69,20 +114,21 @@ const NEXT: &str = "  target/debug/portcullis doctor                        what
   target/debug/portcullis policy schema                 what a policy file may say
   echo 'DROP TABLE t' | target/debug/portcullis policy explain --policy policies/crewai.toml --protocol postgres
                                                         what a policy says of a statement, without running it
+  echo 'DELETE https://api.github.com/repos/a/b' | target/debug/portcullis policy explain --policy policies/coding-agent.toml --protocol http
+                                                        the same for a request
   less policies/crewai.toml                             a policy to start from
   README.md, \"On a real runner\"                         install it for an agent of your own";
 
 /// Runs the agent, prefixing what it prints, while a reviewer decides what it asks for.
-fn watch_agent(daemon: &Daemon, server: &Server) -> Result<()> {
+fn watch_agent(daemon: &Daemon, policy: &str, script: &str, arguments: &[String]) -> Result<()> {
     let mut watch = daemon.command_as(REVIEWER)?;
     watch.args(["approvals", "--watch", "--json"]).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut watch = Owned::spawn(&mut watch)?;
     let approvals = watch.child().stdout.take().context("no output")?;
-    let mut run = agent::under(daemon, NOBODY, "shop")?;
-    let script = daemon.folder().join("agent.py");
-    std::fs::write(&script, AGENT)?;
-    run.arg(process::python()).arg(&script);
-    run.arg(server.address().ip().to_string()).arg(server.address().port().to_string());
+    let mut run = agent::under(daemon, NOBODY, policy)?;
+    let file = daemon.folder().join(format!("{policy}.py"));
+    std::fs::write(&file, script)?;
+    run.arg(process::python()).arg(&file).args(arguments);
     let (reader, writer) = std::io::pipe()?;
     run.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     let mut agent = Owned::spawn(&mut run)?;
@@ -164,6 +210,31 @@ fn session_of_the_update(daemon: &Daemon) -> Result<String> {
     let denied = |session: &Value| session.get("denied").and_then(Value::as_u64).unwrap_or(0);
     let session = sessions.min_by_key(denied).context("no session was held")?;
     Ok(session.get("session").and_then(Value::as_str).context("a session without id")?.to_owned())
+}
+
+/// The session in which the API's refund was held.
+fn session_of_the_refund(daemon: &Daemon) -> Result<String> {
+    let listed =
+        process::run(daemon.command()?.args(["sessions", "list", "--held", "--policy", "web", "--json"]))?;
+    let first = listed.lines().next().context("no request was held")?;
+    let session: Value = serde_json::from_str(first)?;
+    Ok(session.get("session").and_then(Value::as_str).context("a session without id")?.to_owned())
+}
+
+/// What the API got is what was allowed, with the real token.
+fn check_api(api: &HttpServer) -> Result<()> {
+    let refunds = api.requests("/refunds")?;
+    let token = format!("Bearer {}", harness::http::TOKEN);
+    let real =
+        |request: &Value| request.pointer("/headers/authorization").and_then(Value::as_str) == Some(&token);
+    if refunds.len() != 1 || !refunds.iter().all(real) {
+        bail!("the approved refund did not arrive once, with the real token");
+    }
+    if !api.requests("/customers/1")?.is_empty() {
+        bail!("a request that nobody allowed reached the API");
+    }
+    show("", "At the API: one refund, with the real token; no deletion.");
+    Ok(())
 }
 
 /// The demo is a promise: what it tells must be so on the server.

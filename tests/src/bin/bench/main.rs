@@ -1,4 +1,4 @@
-//! The bench: what Portcullis adds to a PostgreSQL query, beside a byte relay, PgBouncer and HAProxy. Everything runs on
+//! The bench: what Portcullis adds to PostgreSQL queries and HTTP requests, beside other proxies. Everything runs on
 //! one core, because wake-ups across idle cores cost more than any of them and vary from run to run.
 
 use std::os::unix::process::CommandExt as _;
@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
+mod http;
 mod idle;
 mod measure;
 mod memory;
@@ -21,7 +22,7 @@ const CORE: &str = "0";
 const PINNED: &str = "PORTCULLIS_BENCH_PINNED";
 
 const USAGE: &str =
-    "usage: bench postgres [--quick] [--json] [--only TARGET[,TARGET]...] [--baseline PORTCULLIS]";
+    "usage: bench postgres|http [--quick] [--json] [--only TARGET[,TARGET]...] [--baseline PORTCULLIS]";
 
 fn main() -> ExitCode {
     match run() {
@@ -41,6 +42,11 @@ fn run() -> Result<()> {
             let options = Options::parse(options)?;
             pin()?;
             postgres::run(&options)
+        }
+        ["http", options @ ..] => {
+            let options = Options::parse(options)?;
+            pin()?;
+            http::run(&options)
         }
         // The rest is what the bench starts of itself.
         ["relay", listen, target] => relay::serve(listen, target),
