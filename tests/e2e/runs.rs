@@ -105,9 +105,10 @@ fn a_signal_reaches_the_command() {
 #[test]
 fn a_terminal_stays_a_terminal() {
     let daemon = bare();
-    // script(1) has `$SHELL -c` run it. A shell that stays in between would die of the interrupt below.
+    // script(1) has `$SHELL -c` run it. A shell that stays in between would die of the interrupt below. Where these tests
+    // are a shell's background job, they and all they start ignore SIGINT unless told otherwise.
     let run = format!(
-        "exec {} run --policy bare -- sh -c 'test -t 0 && test -t 1 && test -t 2 && tty && exit 5'",
+        "exec env --default-signal=INT {} run --policy bare -- sh -c 'test -t 0 && test -t 1 && test -t 2 && tty && exit 5'",
         process::portcullis().unwrap().display()
     );
     let mut script = as_user(NOBODY, "script");
