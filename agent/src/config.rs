@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,6 +32,8 @@ const CA_NAME_CHARS_MAX: usize = 55;
 const CA_LIFETIME_MIN: Duration = Duration::from_hours(24);
 const CA_LIFETIME_MAX: Duration = Duration::from_secs(30 * YEAR_SECONDS);
 const YEAR_SECONDS: u64 = 31_557_600;
+/// Name servers that a configuration may have; glibc takes three.
+const NAME_SERVERS_MAX: usize = 8;
 
 /// The checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct Config {
     pub runs_cgroup: String,
     /// TCP port of the proxy on 127.0.0.1; 0 lets the kernel pick.
     pub proxy_port: u16,
+    /// Name servers that agents' questions are passed on to; empty means those of `/etc/resolv.conf`.
+    pub name_servers: Vec<SocketAddr>,
     /// The control socket.
     pub control_socket: PathBuf,
     /// Unix group that owns the control socket; `None` leaves it root's.
@@ -137,6 +141,7 @@ impl Default for Config {
             bpf_dir: PathBuf::from("/sys/fs/bpf/portcullis"),
             runs_cgroup: "portcullis.runs".to_owned(),
             proxy_port: 16_440,
+            name_servers: Vec::new(),
             control_socket: PathBuf::from("/run/portcullis/control.sock"),
             control_group: None,
             control_mode: 0o666,
@@ -215,6 +220,7 @@ struct File {
     paths: Paths,
     runs: RunsTable,
     proxy: Proxy,
+    resolver: ResolverTable,
     control: Control,
     approvals: ApprovalsTable,
     ca: CaTable,
@@ -241,6 +247,12 @@ struct RunsTable {
 #[serde(deny_unknown_fields, default)]
 struct Proxy {
     port: Option<u16>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ResolverTable {
+    upstream: Option<Spanned<Vec<String>>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -298,6 +310,10 @@ impl File {
                 .cgroup
                 .map_or(Ok(default.runs_cgroup), |name| checked(name, cgroup_name))?,
             proxy_port: self.proxy.port.unwrap_or(default.proxy_port),
+            name_servers: self
+                .resolver
+                .upstream
+                .map_or(Ok(default.name_servers), |servers| checked(servers, name_servers))?,
             control_socket: path_or(self.control.socket, default.control_socket)?,
             control_group: self.control.group.map(|group| checked(group, group_name)).transpose()?,
             control_mode,
@@ -358,6 +374,21 @@ fn group_name(name: String) -> Result<String, String> {
     } else {
         Err(format!("`{}` is not a Unix group; write a name as in `getent group`", name.escape_debug()))
     }
+}
+
+fn name_servers(texts: Vec<String>) -> Result<Vec<SocketAddr>, String> {
+    if texts.len() > NAME_SERVERS_MAX {
+        return Err(format!("{} name servers; write at most {NAME_SERVERS_MAX}", texts.len()));
+    }
+    texts
+        .iter()
+        .map(|text| {
+            let address = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53));
+            address.or_else(|_| text.parse()).map_err(|_| {
+                format!("`{}` is not a name server; write ADDRESS or ADDRESS:PORT", text.escape_debug())
+            })
+        })
+        .collect()
 }
 
 fn octal_mode(text: String) -> Result<u32, String> {
@@ -451,6 +482,7 @@ mod tests {
             "bpf",
             "cgroup",
             "port",
+            "upstream",
             "socket",
             "group",
             "mode",
@@ -471,8 +503,9 @@ mod tests {
         let config = parse(
             "[paths]\nstate = \"/tmp/x/state\"\npolicies = \"/tmp/x/p\"\ncredentials = \"/tmp/x/c\"\n\
              bpf = \"/sys/fs/bpf/x\"\n[control]\nsocket = \"/tmp/x/c.sock\"\nmode = \"0600\"\n\
-             [runs]\ncgroup = \"x.runs\"\n[proxy]\nport = 0\n[record]\nfree_min = \"10 MiB\"\n\
-             [ca]\nname = \"Example gate\"\nlifetime = \"90d\"\n",
+             [runs]\ncgroup = \"x.runs\"\n[proxy]\nport = 0\n\
+              [resolver]\nupstream = [\"127.9.0.53:5353\", \"::1\"]\n[record]\nfree_min = \"10 MiB\"\n\
+              [ca]\nname = \"Example gate\"\nlifetime = \"90d\"\n",
         )
         .unwrap();
         assert_eq!(config.state_dir, Path::new("/tmp/x/state"));
@@ -485,6 +518,8 @@ mod tests {
         );
         assert_eq!(config.ca_file(), Path::new("/tmp/x/ca.pem"));
         assert_eq!(config.ca_bundle(), Path::new("/tmp/x/bundle.pem"));
+        let servers: Vec<_> = config.name_servers.iter().map(ToString::to_string).collect();
+        assert_eq!(servers, ["127.9.0.53:5353", "[::1]:53"]);
     }
 
     #[test]
@@ -496,6 +531,7 @@ mod tests {
             ("[proxy]\nport = 70000\n", "p.toml:2:8: "),
             ("[control]\nmode = \"0999\"\n", "p.toml:2:8: `0999` is not a file mode"),
             ("[runs]\ncgroup = \"a/b\"\n", "p.toml:2:10: `a/b` cannot name a cgroup"),
+            ("[resolver]\nupstream = [\"ns\"]\n", "p.toml:2:12: `ns` is not a name server"),
             ("[approvals]\noperators = \"a b\"\n", "p.toml:2:13: `a b` is not a Unix group"),
             ("[approvals]\nholds_max = 0\n", "p.toml:2:13: 0 is out of range"),
             ("[record]\nfree_min = \"20000000TiB\"\n", "p.toml:2:12: `20000000TiB` is not a size"),

@@ -38,6 +38,8 @@ pub mod approval;
 
 pub mod gate;
 
+pub mod resolve;
+
 pub mod credential;
 
 pub mod tls;

@@ -15,6 +15,7 @@ use crate::record::event::{EndReason, Ended, SessionOpened};
 use crate::record::{RecordError, Recorder, SessionRecord};
 use crate::relay::postgres::{self, Unserved};
 use crate::relay::{Relay, Shutdown, http, opaque};
+use crate::resolve::{Asker, DNS_PORT, Resolver};
 use crate::run::{RunInfo, Runs, Subject};
 
 /// How long a refused client may take to show what it speaks, so that it can be told in its own protocol.
@@ -28,6 +29,8 @@ pub struct Host {
     pub runs: Arc<Runs>,
     /// Serves it.
     pub relay: Arc<Relay>,
+    /// Answers what is asked about names.
+    pub resolver: Arc<Resolver>,
     /// Keeps one run from taking every place.
     pub places: Places,
 }
@@ -86,9 +89,22 @@ pub enum SessionError {
 ///
 /// # Errors
 /// When the connection cannot be told from a stranger's, or cannot be recorded. It is closed then.
-pub async fn serve(tcp: TcpStream, host: &Host, shutdown: Shutdown) -> Result<(), SessionError> {
+pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Result<(), SessionError> {
     let origin = host.kernel.origin(&tcp).map_err(SessionError::NoOrigin)?;
     let run = host.runs.find(origin.run).ok_or(SessionError::NoRun(origin.run))?;
+    if origin.destination.0.port() == DNS_PORT {
+        let asker = Asker {
+            run,
+            process: origin.process,
+            resolver: origin.destination.0,
+            socket_cookie: origin.socket_cookie,
+        };
+        tokio::select! {
+            () = answer(tcp, host, &asker) => {}
+            () = shutdown.begun() => {}
+        }
+        return Ok(());
+    }
     let mut process = origin.process;
     describe(&mut process);
     let flow = Arc::new(Flow {
@@ -129,6 +145,14 @@ pub async fn serve(tcp: TcpStream, host: &Host, shutdown: Shutdown) -> Result<()
     Ok(())
 }
 
+/// Serves DNS over TCP. What it asks is recorded with all else that its run asks.
+async fn answer(tcp: TcpStream, host: &Host, asker: &Asker) {
+    let Some(_place) = host.places.take(asker.run.id) else { return };
+    if host.runs.get(asker.run.id).is_some() {
+        host.resolver.serve_stream(tcp, asker).await;
+    }
+}
+
 async fn relay(
     tcp: TcpStream,
     admission: Admission,
@@ -139,7 +163,9 @@ async fn relay(
     match admission.connection().protocol {
         Protocol::Http => Box::pin(http::serve(tcp, admission, relay, record, shutdown)).await,
         Protocol::Postgres => Box::pin(postgres::serve(tcp, admission, relay, record, shutdown)).await,
-        Protocol::Opaque => opaque::serve(tcp, &[], &admission, relay, record, shutdown).await,
+        Protocol::Opaque | Protocol::Dns => {
+            opaque::serve(tcp, &[], &admission, relay, record, shutdown).await
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `connect(2)`: remember where the agent wanted to go, then send it to the proxy.
+//! `connect(2)`: remember where the agent wanted to go, then send it to the proxy: TCP, and UDP to the port of DNS.
 
 use crate::agent::{Standing, run_of, standing};
 use crate::context::{Transport, set_user_v4, set_user_v6, socket_of, transport_of, user_v4, user_v6};
@@ -10,7 +10,7 @@ use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::warn;
-use ebpf_abi::{Counter, Endpoint};
+use ebpf_abi::{Counter, DNS_PORT, Endpoint};
 
 /// What is left to do once policy on sockets has spoken.
 enum Route {
@@ -56,19 +56,24 @@ fn route(context: &SockAddrContext, to: Endpoint) -> Result<Route, Counter> {
         Standing::Governed(cgroup) => cgroup,
     };
     match transport_of(context) {
-        Transport::Tcp => remember(context, cgroup, to).map(|()| Route::Proxy),
-        Transport::Udp if maps::is_resolver(to) => Ok(Route::Direct),
+        Transport::Tcp => {
+            remember(context, cgroup, to)?;
+            maps::count(Counter::Redirected);
+            Ok(Route::Proxy)
+        }
+        Transport::Udp if to.port == DNS_PORT => remember(context, cgroup, to).map(|()| Route::Proxy),
         Transport::Udp => Err(Counter::DatagramRefused),
         Transport::Other => Err(Counter::ProtocolRefused),
     }
 }
 
 /// Writes the origin into the socket. Each call writes it anew: a socket may be connected, disconnected (`AF_UNSPEC`)
-/// and connected elsewhere.
+/// and connected elsewhere. No lock keeps two tasks that send by one UDP socket apart; a run put together from the
+/// halves of two is none that the proxy knows.
 #[inline(always)]
-fn remember(context: &SockAddrContext, cgroup: u64, to: Endpoint) -> Answer {
+pub(crate) fn remember(context: &SockAddrContext, cgroup: u64, to: Endpoint) -> Answer {
     let destination = Endpoint { address: to.address.as_destination(), port: to.port };
-    if destination == maps::proxy_v4() || maps::proxy_v6().is_some_and(|proxy| destination == proxy) {
+    if maps::is_proxy(destination) {
         return Err(Counter::ProxyDialRefused);
     }
     let agent = run_of(cgroup).ok_or(Counter::OrphanRefused)?;
@@ -97,6 +102,5 @@ fn remember(context: &SockAddrContext, cgroup: u64, to: Endpoint) -> Answer {
         origin.netns_cookie = bpf_get_netns_cookie(maps::raw(context));
         origin.boot_ns = bpf_ktime_get_boot_ns();
     }
-    maps::count(Counter::Redirected);
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! The maps, each with who writes and who reads it. None evicts: a full map refuses.
+//! The maps, each with who writes and who reads it. A full map refuses; only `QUESTIONS` evicts.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
-use aya_ebpf::btf_maps::{HashMap, PerCpuArray, SkStorage};
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
+use aya_ebpf::btf_maps::{HashMap, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use core::ffi::c_void;
 use core::ptr;
 use ebpf_abi::{AGENTS_MAX, Agent, COUNTERS as COUNTERS_LEN, Counter, Endpoint, HANDSHAKES_MAX, Handshake};
-use ebpf_abi::{Origin, RESOLVERS_MAX, Routes, Socket};
+use ebpf_abi::{Origin, QUESTIONS_MAX, Question, Routes, Socket};
 
 /// Governed cgroups: written by the agent, read by every hook.
 #[btf_map]
@@ -25,6 +25,11 @@ static ACCEPTED: SkStorage<Origin> = SkStorage::new();
 /// Bridges the two ends of one loopback handshake: written by the client's end, taken by the server's.
 #[btf_map]
 static HANDSHAKES: HashMap<Handshake, Origin, HANDSHAKES_MAX> = HashMap::new();
+
+/// Who asks: written when a question leaves its socket, read by the proxy when it arrives. It evicts the oldest, or one
+/// agent could fill it for all the others; what is evicted before it was read is dropped, and asked again.
+#[btf_map]
+static QUESTIONS: LruHashMap<Question, Origin, QUESTIONS_MAX> = LruHashMap::new();
 
 /// Events by [`Counter`], read by the agent.
 #[btf_map]
@@ -48,21 +53,34 @@ pub(crate) fn withdraw(name: &Handshake) -> bool {
     HANDSHAKES.remove(name).is_ok()
 }
 
+/// Says who asks; `false` when there is no room.
+#[inline(always)]
+pub(crate) fn ask(name: &Question, origin: &Origin) -> bool {
+    QUESTIONS.insert(name, origin, BPF_ANY.into()).is_ok()
+}
+
+/// What was said before of a question like this does not hold for the one that is on its way now; `false` when nothing
+/// was, as usual.
+#[inline(always)]
+pub(crate) fn disown(name: &Question) -> bool {
+    QUESTIONS.remove(name).is_ok()
+}
+
 /// Filled in by the loader before the programs are loaded; read-only from then on.
 #[unsafe(no_mangle)]
 static ROUTES: Routes = {
     const NONE: Endpoint = Endpoint { address: ebpf_abi::Address([0; 4]), port: 0 };
-    Routes { proxy_v4: NONE, proxy_v6: NONE, resolvers: [NONE; RESOLVERS_MAX] }
+    Routes { proxy_v4: NONE, proxy_v6: NONE }
 };
 
-/// The proxy's IPv4 listener.
+/// Where the proxy takes TCP and DNS over IPv4.
 #[inline(always)]
 pub(crate) fn proxy_v4() -> Endpoint {
     // SAFETY: a static is always readable; volatile because the loader rewrites it behind the compiler's back.
     unsafe { ptr::read_volatile(&raw const ROUTES.proxy_v4) }
 }
 
-/// The proxy's IPv6 listener, if it has one.
+/// Where it takes them over IPv6, if it does.
 #[inline(always)]
 pub(crate) fn proxy_v6() -> Option<Endpoint> {
     // SAFETY: as in `proxy_v4`.
@@ -70,26 +88,16 @@ pub(crate) fn proxy_v6() -> Option<Endpoint> {
     if endpoint.port == 0 { None } else { Some(endpoint) }
 }
 
+/// Whether `at` is where the proxy takes TCP and DNS.
+#[inline(always)]
+pub(crate) fn is_proxy(at: Endpoint) -> bool {
+    at == proxy_v4() || proxy_v6().is_some_and(|proxy| at == proxy)
+}
+
 /// Whether the proxy listens at `port`, on either of its addresses.
 #[inline(always)]
 pub(crate) fn is_proxy_port(port: u32) -> bool {
     port != 0 && (port == proxy_v4().port || proxy_v6().is_some_and(|proxy| port == proxy.port))
-}
-
-/// Whether `to` is exactly one of the resolvers.
-#[inline(always)]
-pub(crate) fn is_resolver(to: Endpoint) -> bool {
-    let mut index = 0;
-    while index < RESOLVERS_MAX {
-        // SAFETY: `index` is inside the array; volatile as in `proxy_v4`.
-        let resolver =
-            unsafe { ptr::read_volatile((&raw const ROUTES.resolvers).cast::<Endpoint>().add(index)) };
-        if resolver.port != 0 && resolver.port == to.port && resolver.address.equals(to.address) {
-            return true;
-        }
-        index += 1;
-    }
-    false
 }
 
 /// Adds one to a counter of this CPU.

@@ -25,6 +25,8 @@ mod intercept;
 #[cfg(test)]
 mod masks;
 #[cfg(test)]
+mod names;
+#[cfg(test)]
 mod reading;
 #[cfg(test)]
 mod runs;
@@ -36,5 +38,6 @@ mod spine;
 mod trust;
 #[cfg(test)]
 mod wait;
+#[cfg(test)]
 #[cfg(test)]
 mod wire;

@@ -1,8 +1,9 @@
-//! Harness of the end-to-end tests, the demo and the bench: a private PostgreSQL, a daemon in a scratch folder, an
-//! unprivileged agent, a reviewer.
+//! Harness of the end-to-end tests, the demo and the bench: private PostgreSQL and HTTP servers, a daemon in a scratch
+//! folder, an unprivileged agent, a reviewer.
 
 pub mod agent;
 pub mod daemon;
+pub mod dns;
 pub mod http;
 pub mod postgres;
 pub mod process;

@@ -284,6 +284,20 @@ pub fn python() -> PathBuf {
     std::env::var_os("PORTCULLIS_PYTHON").map_or_else(|| "/usr/bin/python3".into(), PathBuf::from)
 }
 
+/// The Python with the HTTP client libraries of PyPI: `PORTCULLIS_VENV_PYTHON`, or the one that `cargo xtask test` makes
+/// below the target folder.
+///
+/// # Errors
+/// When there is none; the message says how to get it.
+pub fn venv_python() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("PORTCULLIS_VENV_PYTHON") {
+        return Ok(path.into());
+    }
+    let exe = std::env::current_exe()?;
+    let found = exe.ancestors().skip(1).map(|dir| dir.join("venv/bin/python")).find(|path| path.is_file());
+    found.context("no Python environment below the target folder: use `cargo xtask test`")
+}
+
 /// Reads everything a pipe gives.
 ///
 /// # Errors

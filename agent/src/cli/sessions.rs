@@ -359,6 +359,7 @@ pub fn protocol_name(protocol: Protocol) -> &'static str {
         Protocol::Http => "http",
         Protocol::Postgres => "postgres",
         Protocol::Opaque => "opaque",
+        Protocol::Dns => "dns",
     }
 }
 

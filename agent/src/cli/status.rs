@@ -34,6 +34,11 @@ fn render(status: &Status, now: u64) -> String {
         &mut text,
         format_args!("kernel: mode {}, {attached} of {} programs attached", status.mode, status.hooks.len()),
     );
+    let asks = match status.name_servers.as_slice() {
+        [] => "nobody".to_owned(),
+        servers => servers.join(", "),
+    };
+    line(&mut text, format_args!("resolver: {} over UDP and TCP, asks {asks}", status.proxy));
     for hook in status.hooks.iter().filter(|hook| !hook.attached) {
         line(&mut text, format_args!("  not attached: {}", hook.name));
     }
@@ -85,6 +90,7 @@ mod tests {
             started_ms: 1000,
             mode: "no-lsm".to_owned(),
             proxy: "127.0.0.1:16440".to_owned(),
+            name_servers: vec!["127.0.0.53:53".to_owned()],
             hooks: [("connect4", true), ("egress", false)]
                 .map(|(name, attached)| Hook { name: name.to_owned(), attached })
                 .to_vec(),
@@ -116,6 +122,7 @@ mod tests {
         let expected = "\
 portcullis 0.1.0: process 42, up 1m 1s, proxy 127.0.0.1:16440
 kernel: mode no-lsm, 1 of 2 programs attached
+resolver: 127.0.0.1:16440 over UDP and TCP, asks 127.0.0.53:53
   not attached: egress
 PROBLEM: the disk is full
 

@@ -119,6 +119,9 @@ pub struct Status {
     pub mode: String,
     /// Where redirected connections arrive.
     pub proxy: String,
+    /// Name servers that agents' questions are passed on to.
+    #[serde(default)]
+    pub name_servers: Vec<String>,
     /// Kernel programs.
     pub hooks: Vec<Hook>,
     /// Active runs, oldest first.

@@ -43,6 +43,8 @@ pub struct HostStatus {
     pub mode: String,
     /// See [`Status::proxy`].
     pub proxy: String,
+    /// See [`Status::name_servers`].
+    pub name_servers: Vec<String>,
     /// See [`Status::hooks`].
     pub hooks: Vec<Hook>,
     /// See [`Status::policies`].
@@ -290,6 +292,7 @@ impl Service {
             started_ms: host.started_ms,
             mode: host.mode,
             proxy: host.proxy,
+            name_servers: host.name_servers,
             hooks: host.hooks,
             runs: self.runs.list().iter().map(|run| RunBrief::from(run.as_ref())).collect(),
             policies: host.policies,

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -10,12 +9,6 @@ use zeroize::Zeroizing;
 
 use crate::cli::BoxError;
 use crate::mask::HashKey;
-
-/// Port of DNS (RFC 1035 section 4.2).
-const DNS_PORT: u16 = 53;
-
-/// Name servers taken from `/etc/resolv.conf`, as many as glibc takes (`MAXNS`).
-const RESOLVERS_MAX: usize = 3;
 
 /// Where the CA lives, made when it is missing.
 pub(super) fn ca_folder(state: &Path) -> io::Result<PathBuf> {
@@ -59,26 +52,11 @@ pub(super) fn hash_key(state: &Path) -> Result<HashKey, BoxError> {
     Ok(HashKey::new(key))
 }
 
-/// The host's name servers: the only places agents may send UDP to.
-pub(super) fn resolvers() -> Vec<SocketAddr> {
-    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    parse_resolvers(&text)
-}
-
-fn parse_resolvers(text: &str) -> Vec<SocketAddr> {
-    text.lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver"))
-        .filter_map(|rest| rest.split_whitespace().next()?.parse::<IpAddr>().ok())
-        .map(|address| SocketAddr::new(address, DNS_PORT))
-        .take(RESOLVERS_MAX)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use super::{hash_key, new_file, parse_resolvers};
+    use super::{hash_key, new_file};
 
     #[test]
     fn a_new_file_is_never_written_through_a_link() {
@@ -101,14 +79,5 @@ mod tests {
         assert_eq!(first.len(), 32);
         fs::write(folder.path().join("hash.key"), "short").unwrap();
         assert!(hash_key(folder.path()).is_err());
-    }
-
-    #[test]
-    fn name_servers_are_read_as_glibc_reads_them() {
-        let text =
-            "# x\nsearch a b\nnameserver 127.0.0.53\nnameserver ::1 # local\nnameserver bad\noptions x\n";
-        let found: Vec<String> = parse_resolvers(text).iter().map(ToString::to_string).collect();
-        assert_eq!(found, ["127.0.0.53:53", "[::1]:53"]);
-        assert_eq!(parse_resolvers(&"nameserver 127.0.0.1\n".repeat(9)).len(), 3);
     }
 }

@@ -1,12 +1,12 @@
 //! The daemon: builds the parts in order, serves, and ends cleanly.
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -18,12 +18,13 @@ use crate::cli::doctor::Check;
 use crate::config::Config;
 use crate::control::{notify, socket};
 use crate::credential::Credentials;
-use crate::gate::Gate;
+use crate::gate::{Gate, HostNames};
 use crate::intercept::{self, Kernel, Settings, cgroup2_root, ensure_bpffs};
 use crate::limits::CONNECTIONS_MAX;
 use crate::policy::PolicySet;
 use crate::record::{Recorder, RecorderConfig};
 use crate::relay::{Relay, Shutdown, ShutdownTrigger};
+use crate::resolve::{Resolver, Upstream};
 use crate::run::matching::{self, Claim};
 use crate::run::{self, Governor, RunEvent, Runs};
 use crate::session::{self, Host, Places};
@@ -40,6 +41,9 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long `detach` waits for a daemon that was told to stop, and how often it looks.
 const STOP_TIME_MAX: Duration = Duration::from_secs(20);
 const STOP_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often a port is looked for that is free for TCP and UDP.
+const LISTEN_TRIES: u32 = 20;
 
 /// Pause after a failed accept: the process is out of descriptors, and more haste only burns the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -107,13 +111,7 @@ fn try_programs(pin_dir: &Path) -> Result<(), BoxError> {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
     let SocketAddr::V4(proxy_v4) = listener.local_addr()? else { return Err("no IPv4 loopback".into()) };
     let cgroup_root = cgroup2_root()?;
-    let settings = Settings {
-        pin_dir: pin_dir.to_owned(),
-        cgroup_root,
-        proxy_v4,
-        proxy_v6: None,
-        resolvers: Vec::new(),
-    };
+    let settings = Settings { pin_dir: pin_dir.to_owned(), cgroup_root, proxy_v4, proxy_v6: None };
     Kernel::attach(&settings)?;
     Ok(())
 }
@@ -123,7 +121,7 @@ struct Daemon {
     host: Arc<Host>,
     policies: Arc<PolicySet>,
     approvals: Arc<Approvals>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     control: tokio::net::UnixListener,
     trigger: ShutdownTrigger,
     shutdown: Shutdown,
@@ -152,13 +150,16 @@ impl Daemon {
         trust.sweep(runs.list().iter().map(|run| run.id));
         let approvals = Approvals::new(&config);
         let credentials = Credentials::new(&config.credentials_dir);
+        let upstream = Arc::new(Upstream::new(config.name_servers.clone()));
+        let names = host_names(Arc::clone(&upstream));
+        let gate = Gate::new(Arc::clone(&policies), Arc::clone(&approvals)).with_names(names);
         let relay = Arc::new(Relay {
             analyses: Arc::default(),
             ca,
             cancels: Arc::default(),
             credentials: credentials.clone(),
             dialler: Dialler::default(),
-            gate: Arc::new(Gate::new(Arc::clone(&policies), Arc::clone(&approvals))),
+            gate: Arc::new(gate),
             http_room: Arc::new(Semaphore::new(crate::relay::http::ROOM_KIB)),
             http_masks: crate::relay::http::MaskCache::new(Arc::clone(&hash_key)),
             hash_key,
@@ -167,9 +168,11 @@ impl Daemon {
             sides: SideConnections::new(credentials),
         });
         let (trigger, shutdown) = Shutdown::new();
-        let proxy = listeners.first().map(TcpListener::local_addr).transpose()?;
+        let proxy = listeners.first().map(|listener| listener.tcp.local_addr()).transpose()?;
         let view = HostView { started: SystemTime::now(), proxy, trust };
-        let host = Arc::new(Host { kernel, runs, relay, places: Places::default() });
+        let (gate, recorder) = (Arc::clone(&relay.gate), Arc::clone(&relay.recorder));
+        let resolver = Arc::new(Resolver::new(upstream, gate, recorder, Arc::clone(&runs)));
+        let host = Arc::new(Host { kernel, runs, relay, resolver, places: Places::default() });
         Ok(Self { host, policies, approvals, listeners, control, trigger, shutdown, view })
     }
 
@@ -183,9 +186,13 @@ impl Daemon {
         background.spawn(crate::control::server::serve(self.control, Arc::new(service)));
         let mut accepting = JoinSet::new();
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let resolver = Arc::clone(&self.host.resolver);
+        background.spawn(async move { resolver.keep_house().await });
         for listener in self.listeners {
+            let resolver = Arc::clone(&self.host.resolver);
+            accepting.spawn(resolver.serve_datagrams(listener.udp, Arc::clone(&self.host.kernel)));
             accepting.spawn(accept(
-                listener,
+                listener.tcp,
                 Arc::clone(&self.host),
                 self.shutdown.clone(),
                 Arc::clone(&places),
@@ -206,44 +213,70 @@ impl Daemon {
         self.trigger.begin();
         drain(&places).await;
         background.shutdown().await;
+        self.host.resolver.close();
         Ok(())
     }
 }
 
-/// Where redirected connections arrive: IPv4 loopback, and IPv6 loopback on the same port where the host has it.
-async fn listen(config: &Config) -> Result<Vec<TcpListener>, BoxError> {
+/// Where redirected connections and questions arrive.
+struct Listener {
+    tcp: TcpListener,
+    udp: UdpSocket,
+}
+
+impl Listener {
+    /// Listens for both at one port.
+    async fn bind(at: SocketAddr) -> io::Result<Self> {
+        let mut tries = LISTEN_TRIES;
+        loop {
+            let tcp = TcpListener::bind(at).await?;
+            match UdpSocket::bind(tcp.local_addr()?).await {
+                Ok(udp) => return Ok(Self { tcp, udp }),
+                // A port that the kernel picked for TCP may be taken for UDP.
+                Err(error) if at.port() != 0 || tries == 0 => return Err(error),
+                Err(_taken) => tries -= 1,
+            }
+        }
+    }
+}
+
+/// IPv4 loopback, and IPv6 loopback on the same port where the host has it.
+async fn listen(config: &Config) -> Result<Vec<Listener>, BoxError> {
     let wanted = config.proxy_listen();
-    let v4 = TcpListener::bind(wanted).await.map_err(|error| {
+    let v4 = Listener::bind(wanted.into()).await.map_err(|error| {
         format!(
             "cannot listen on {wanted}: {error}; end what uses it, or set [proxy] port in the configuration"
         )
     })?;
-    let port = v4.local_addr()?.port();
-    let v6 = TcpListener::bind(SocketAddrV6::new(Ipv6Addr::LOCALHOST, port, 0, 0)).await;
+    let port = v4.tcp.local_addr()?.port();
+    let v6 = Listener::bind((Ipv6Addr::LOCALHOST, port).into()).await;
     let v6 = v6.inspect_err(
         |error| tracing::warn!(%error, "no IPv6 listener; IPv6-only sockets of agents fail closed"),
     );
     Ok(std::iter::once(v4).chain(v6).collect())
 }
 
-fn attach(config: &Config, listeners: &[TcpListener]) -> Result<Kernel, BoxError> {
+fn attach(config: &Config, listeners: &[Listener]) -> Result<Kernel, BoxError> {
     let mut proxy = (None, None);
     for listener in listeners {
-        match listener.local_addr()? {
+        match listener.tcp.local_addr()? {
             SocketAddr::V4(address) => proxy.0 = Some(address),
             SocketAddr::V6(address) => proxy.1 = Some(address),
         }
     }
     let (Some(proxy_v4), proxy_v6) = proxy else { return Err("no IPv4 loopback listener".into()) };
     ensure_bpffs(&config.bpf_dir)?;
-    let settings = Settings {
-        pin_dir: config.bpf_dir.clone(),
-        cgroup_root: cgroup2_root()?,
-        proxy_v4,
-        proxy_v6,
-        resolvers: files::resolvers(),
-    };
+    let settings =
+        Settings { pin_dir: config.bpf_dir.clone(), cgroup_root: cgroup2_root()?, proxy_v4, proxy_v6 };
     Ok(Kernel::attach(&settings)?)
+}
+
+/// The policies' host names, by the same name servers as the agents' questions.
+fn host_names(upstream: Arc<Upstream>) -> HostNames {
+    HostNames::asking(Box::new(move |name| {
+        let (upstream, name) = (Arc::clone(&upstream), name.to_owned());
+        Box::pin(async move { upstream.addresses(&name).await })
+    }))
 }
 
 fn governor(kernel: &Arc<Kernel>) -> Governor {

@@ -91,6 +91,7 @@ fn status(host: &Host, policies: &PolicySet, view: &HostView) -> HostStatus {
         // BPF LSM programs are a later layer; what is not there is not claimed.
         mode: "no-lsm".to_owned(),
         proxy: view.proxy.map(|proxy| proxy.to_string()).unwrap_or_default(),
+        name_servers: host.resolver.upstream().servers().iter().map(ToString::to_string).collect(),
         hooks: host
             .kernel
             .hooks()

@@ -18,14 +18,20 @@ use crate::request::Effect;
 use crate::request::sql::Analysis;
 use crate::run::{RunInfo, Subject};
 
+mod bypass;
+mod given;
 mod http;
 mod names;
+mod question;
 
 #[cfg(test)]
 mod tests;
 
+pub use bypass::is_resolver_name;
+pub use given::GivenNames;
 pub use http::{BodyRead, Deferred, DeferredKey, HttpJudgement};
-pub use names::HostNames;
+pub use names::{Addresses, HostNames, Lookup};
+pub use question::NamePermit;
 
 /// Name given to the profile of a destination that no connection names, under `egress = "record"`.
 pub const UNNAMED_CONNECTION: &str = "(unnamed)";
@@ -36,6 +42,7 @@ pub struct Gate {
     approvals: Arc<Approvals>,
     deferred: Deferred,
     names: HostNames,
+    given: GivenNames,
 }
 
 /// A flow may be connected to its target. Needed by `upstream::dial`.
@@ -46,6 +53,7 @@ pub struct Admission {
     subject: Subject,
     policy: Arc<Policy>,
     connection: Connection,
+    host: Option<Arc<str>>,
 }
 
 /// Whether a flow may be connected.
@@ -179,7 +187,25 @@ impl Gate {
     /// A gate over these policies.
     #[must_use]
     pub fn new(policies: Arc<PolicySet>, approvals: Arc<Approvals>) -> Self {
-        Self { policies, approvals, deferred: Deferred::default(), names: HostNames::default() }
+        Self {
+            policies,
+            approvals,
+            deferred: Deferred::default(),
+            names: HostNames::default(),
+            given: GivenNames::default(),
+        }
+    }
+
+    /// The same, with these as the host names' addresses.
+    #[must_use]
+    pub fn with_names(self, names: HostNames) -> Self {
+        Self { names, ..self }
+    }
+
+    /// Which names runs were told addresses for.
+    #[must_use]
+    pub fn given(&self) -> &GivenNames {
+        &self.given
     }
 
     /// What the host names of connections stand for.
@@ -191,23 +217,30 @@ impl Gate {
     /// Whether a flow of a run may be connected, and to what. `subject` is whom it acts for.
     pub async fn admit(&self, flow: &Arc<Flow>, run: &Arc<RunInfo>, subject: Subject) -> Admitted {
         let Some(policy) = self.policies.get(&run.policy) else { return Admitted::No(policy_missing(run)) };
-        let port = flow.destination.0.port();
-        self.names.refresh(policy.host_names(port)).await;
-        let resolved = |name: &str, address: IpAddr| self.names.resolves(name, address);
+        if flow.destination.0.port() == bypass::DNS_OVER_TLS_PORT {
+            return Admitted::No(question::around_the_resolver(&flow.destination.to_string()));
+        }
+        let named = self.named(flow, &policy).await;
+        let resolved = |name: &str, address: IpAddr| named.resolves(self, name, address);
         let connection = match policy.connection_for(flow.destination, &resolved) {
             Some(connection) if may_use(connection, &subject.groups) => connection.clone(),
             Some(connection) => return Admitted::No(not_in_groups(connection, &policy)),
             None => match policy.egress {
                 Egress::Deny => return Admitted::No(no_connection(flow, &policy)),
+                Egress::Record if bypass::is_resolver(flow.destination.0) => {
+                    return Admitted::No(question::around_the_resolver(&flow.destination.to_string()));
+                }
                 Egress::Record => unnamed(),
             },
         };
+        let host = named.host(&connection, flow.destination, &resolved);
         Admitted::Yes(Box::new(Admission {
             flow: Arc::clone(flow),
             run: Arc::clone(run),
             subject,
             policy,
             connection,
+            host,
         }))
     }
 
@@ -334,6 +367,13 @@ impl Admission {
     #[must_use]
     pub fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// The host name of its destination (lower case, no final dot): the one the run was told this address for, the
+    /// connection's own before any other and then the latest; else that of the connection's `to` which matched.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
     }
 }
 
@@ -616,6 +656,13 @@ impl Admission {
             cgroup: CgroupRef { path: "/test".to_owned(), id: 1 },
         };
         let connection = policy.connections[0].clone();
-        Self { flow: Arc::new(flow), run: Arc::new(run), subject, policy: Arc::new(policy), connection }
+        Self {
+            flow: Arc::new(flow),
+            run: Arc::new(run),
+            subject,
+            policy: Arc::new(policy),
+            connection,
+            host: None,
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The gate against data: who is admitted where, what is judged how, and what a change of policy does to both.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -94,16 +94,24 @@ impl Rig {
     }
 
     async fn admit(&self, destination: &str, groups: &[&str]) -> Admitted {
-        let destination: SocketAddr = destination.parse().unwrap();
+        let (run, subject) = (Self::run(), Self::subject(groups));
+        self.admit_of(&run, destination, subject).await
+    }
+
+    async fn admit_of(&self, run: &Arc<RunInfo>, destination: &str, subject: Subject) -> Admitted {
         let flow = Arc::new(Flow {
             session: SessionId::generate(),
-            run: RunId::generate(),
-            destination: OriginalDst(destination),
+            run: run.id,
+            destination: OriginalDst(destination.parse().unwrap()),
             process: Process::default(),
             socket_cookie: 0,
         });
-        let run = Arc::new(RunInfo {
-            id: flow.run,
+        self.gate.admit(&flow, run, subject).await
+    }
+
+    fn run() -> Arc<RunInfo> {
+        Arc::new(RunInfo {
+            id: RunId::generate(),
             policy: "shop".to_owned(),
             policy_version: "at start".to_owned(),
             subject: None,
@@ -111,10 +119,12 @@ impl Rig {
             started_ms: 0,
             how: How::Started { pid: 1 },
             cgroup: CgroupRef { path: "/test".to_owned(), id: 1 },
-        });
+        })
+    }
+
+    fn subject(groups: &[&str]) -> Subject {
         let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-        let subject = Subject { uid: 1000, user: "agent".to_owned(), gid: 1000, groups };
-        self.gate.admit(&flow, &run, subject).await
+        Subject { uid: 1000, user: "agent".to_owned(), gid: 1000, groups }
     }
 
     async fn admission(&self) -> Admission {
@@ -380,4 +390,134 @@ async fn a_name_matches_the_addresses_it_was_seen_to_have_and_no_other() {
     assert!(names.resolves("localhost", "::ffff:127.0.0.1".parse().unwrap()));
     assert!(!names.resolves("localhost", "127.0.0.2".parse().unwrap()));
     assert!(!names.resolves("no-such-name.invalid", address));
+}
+
+/// Three names at one address, and a network around it.
+const NAMED: &str = r#"
+version = 1
+name = "shop"
+
+[[connection]]
+name = "one"
+to = ["one.test:5432"]
+protocol = "opaque"
+
+[[connection]]
+name = "two"
+to = ["two.test:5432", "two.test:6000"]
+protocol = "opaque"
+
+[[connection]]
+name = "theirs"
+to = ["theirs.test:5432"]
+protocol = "opaque"
+groups = ["finance"]
+
+[[connection]]
+name = "net"
+to = ["127.8.0.0/16:7000"]
+protocol = "opaque"
+"#;
+
+/// A gate that knows the addresses of one name without having been asked, and counts how often it looked.
+fn named_rig(policy: &str) -> (Rig, Arc<std::sync::atomic::AtomicUsize>) {
+    let looked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = Arc::clone(&looked);
+    let names = HostNames::asking(Box::new(move |name| {
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let known = name == "one.test";
+        Box::pin(async move { Ok(known.then(|| "127.8.0.1".parse().unwrap()).into_iter().collect()) })
+    }));
+    let mut rig = Rig::new(policy);
+    rig.gate = Gate::new(Arc::clone(&rig.policies), Arc::clone(&rig.approvals)).with_names(names);
+    (rig, looked)
+}
+
+#[tokio::test]
+async fn a_flow_goes_where_its_run_was_told_that_it_would() {
+    let (rig, looked) = named_rig(NAMED);
+    let run = Rig::run();
+    let address: IpAddr = "127.8.0.1".parse().unwrap();
+    let admitted = async |destination: &str, groups: &[&str]| match rig
+        .admit_of(&run, destination, Rig::subject(groups))
+        .await
+    {
+        Admitted::Yes(admission) => {
+            format!("{} {}", admission.connection().name, admission.host().unwrap_or("-"))
+        }
+        Admitted::No(denial) => denial.reason,
+    };
+    let tell = |name: &str| rig.gate.given().remember(run.id, name, &[address], Duration::from_secs(60));
+    assert_eq!(admitted("127.8.0.1:5432", &[]).await, "one one.test", "as the host resolves it");
+    assert_eq!(admitted("127.8.0.1:7000", &[]).await, "net -");
+    let before = looked.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(before > 0);
+    tell("two.test");
+    assert_eq!(admitted("127.8.0.1:5432", &[]).await, "two two.test");
+    assert_eq!(admitted("[::ffff:127.8.0.1]:6000", &[]).await, "two two.test");
+    assert_eq!(looked.load(std::sync::atomic::Ordering::Relaxed), before, "nobody had to be asked");
+    tell("one.test");
+    assert_eq!(admitted("127.8.0.1:5432", &[]).await, "one one.test", "the latest answer");
+    assert_eq!(
+        admitted("127.8.0.1:6000", &[]).await,
+        "two two.test",
+        "the one with a connection for the port"
+    );
+    tell("other.test");
+    assert_eq!(admitted("127.8.0.1:5432", &[]).await, "one one.test");
+    assert_eq!(admitted("127.8.0.1:7000", &[]).await, "net other.test");
+    tell("theirs.test");
+    assert_eq!(
+        admitted("127.8.0.1:5432", &[]).await,
+        "policy `shop` gives connection `theirs` to other groups"
+    );
+    assert_eq!(admitted("127.8.0.1:5432", &["finance"]).await, "theirs theirs.test");
+    assert_eq!(admitted("127.8.0.2:5432", &[]).await, "no connection of policy `shop` names 127.8.0.2:5432");
+    let other = rig.admit_of(&Rig::run(), "127.8.0.1:6000", Rig::subject(&[])).await;
+    assert!(matches!(other, Admitted::No(_)), "another run was told nothing");
+}
+
+#[tokio::test]
+async fn a_name_may_be_asked_for_when_a_connection_has_it() {
+    let (rig, _) = named_rig(NAMED);
+    let run = Rig::run();
+    let ask = |name: &str, groups: &[&str]| {
+        let asked = rig.gate.may_resolve(&run, &Rig::subject(groups), name);
+        asked.map(|permit| permit.rule().to_owned()).map_err(|denial| denial.reason)
+    };
+    assert_eq!(ask("two.test", &[]), Ok("two".to_owned()));
+    assert_eq!(ask("theirs.test", &["finance"]), Ok("theirs".to_owned()));
+    for (name, part) in [
+        ("theirs.test", "to other groups"),
+        ("x.two.test", "names the host x.two.test"),
+        ("test", "names the host test"),
+        ("", "names the host"),
+        ("127.8.0.1", "names the host"),
+    ] {
+        assert!(ask(name, &[]).unwrap_err().contains(part), "{name}");
+    }
+    rig.reload(&format!("{NAMED}\n[egress]\ndefault = \"record\"\n"));
+    assert_eq!(ask("x.two.test", &[]), Ok(DEFAULT_RULE.to_owned()));
+    assert!(ask("theirs.test", &[]).unwrap_err().contains("to other groups"), "named, for others");
+    assert!(ask("dns.google", &[]).unwrap_err().contains("around this host's resolver"));
+    std::fs::remove_file(&rig.file).unwrap();
+    rig.policies.reload();
+    assert!(ask("two.test", &[]).unwrap_err().contains("missing or broken"));
+}
+
+#[tokio::test]
+async fn encrypted_resolvers_are_refused_unless_a_connection_names_them() {
+    let record = format!("{NAMED}\n[egress]\ndefault = \"record\"\n");
+    let (rig, _) = named_rig(&record);
+    let is_admitted = async |destination: &str| matches!(rig.admit(destination, &[]).await, Admitted::Yes(_));
+    for refused in ["127.8.0.1:853", "8.8.8.8:443", "[2606:4700:4700::1111]:443"] {
+        assert!(!is_admitted(refused).await, "{refused}");
+    }
+    assert!(is_admitted("8.8.8.8:80").await && is_admitted("8.8.8.7:443").await);
+    let named = "[[connection]]\nname = \"doh\"\nto = [\"8.8.8.8:443\", \"8.8.8.8:853\", \"dns.google:443\"]\nprotocol = \"opaque\"\n";
+    rig.reload(&format!("{record}{named}"));
+    assert!(is_admitted("8.8.8.8:443").await);
+    assert!(!is_admitted("8.8.8.8:853").await, "never");
+    assert!(rig.gate.may_resolve(&Rig::run(), &Rig::subject(&[]), "dns.google").is_ok());
+    assert!(rig.gate.may_resolve(&Rig::run(), &Rig::subject(&[]), "x.dns.google").is_err());
 }

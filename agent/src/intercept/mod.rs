@@ -17,7 +17,7 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, SkStorage};
 use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use ebpf_abi::{Agent, CGROUP_LEVELS_MAX, Counter, RESOLVERS_MAX, Routes};
+use ebpf_abi::{Agent, CGROUP_LEVELS_MAX, Counter, Question, Routes};
 use ulid::Ulid;
 
 use crate::flow::{RunId, Side};
@@ -34,10 +34,12 @@ pub use pins::{Detach, detach, ensure_bpffs};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portcullis-ebpf"));
 
 /// The programs in the order they are attached or swapped: what accepts records before what makes them.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 13] = [
     "handshake",
     "peer4",
     "peer6",
+    "receive4",
+    "receive6",
     "leave",
     "bind_v4",
     "bind_v6",
@@ -55,13 +57,11 @@ pub struct Settings {
     pub pin_dir: PathBuf,
     /// Root of the cgroup v2 tree; see [`cgroup2_root`].
     pub cgroup_root: PathBuf,
-    /// The proxy's listener on IPv4 loopback. Best outside `net.ipv4.ip_local_port_range`, or any process may get the
+    /// The proxy's TCP listener on IPv4 loopback, where its UDP socket for DNS is, too. Best outside `net.ipv4.ip_local_port_range`, or any process may get the
     /// port as its source port while the proxy is down.
     pub proxy_v4: SocketAddrV4,
-    /// The proxy's listener on IPv6 loopback. Without it, IPv6-only sockets of agents get `ENETUNREACH`.
+    /// The same on IPv6 loopback. Without it, IPv6-only sockets of agents get `ENETUNREACH`.
     pub proxy_v6: Option<SocketAddrV6>,
-    /// Where agents may send UDP; at most [`RESOLVERS_MAX`].
-    pub resolvers: Vec<SocketAddr>,
 }
 
 impl Settings {
@@ -79,16 +79,6 @@ impl Settings {
                 return Err(InterceptError::Settings(text));
             }
         }
-        if self.resolvers.len() > RESOLVERS_MAX {
-            let text = format!("{} resolvers, at most {RESOLVERS_MAX} are possible", self.resolvers.len());
-            return Err(InterceptError::Settings(text));
-        }
-        for (slot, resolver) in routes.resolvers.iter_mut().zip(&self.resolvers) {
-            if resolver.port() == 0 || listeners.contains(resolver) {
-                return Err(InterceptError::Settings(format!("{resolver} cannot be a resolver")));
-            }
-            *slot = origin::endpoint(*resolver);
-        }
         Ok(routes)
     }
 }
@@ -97,7 +87,10 @@ impl Settings {
 pub struct Kernel {
     agents: Mutex<HashMap<MapData, u64, Agent>>,
     accepted: SkStorage<MapData, ebpf_abi::Origin>,
+    questions: HashMap<MapData, Question, ebpf_abi::Origin>,
     counters: PerCpuArray<MapData, u64>,
+    /// This process's network namespace, the only one whose loopback the proxy is on.
+    netns_cookie: u64,
     root: Root,
     proxy_v4: SocketAddrV4,
     pins: Pins,
@@ -132,12 +125,15 @@ impl Kernel {
         let root = Root::open(&settings.cgroup_root)?;
         let pins = Pins::open(&settings.pin_dir)?;
         let fresh = pins.is_empty()?;
+        let netns_cookie = netns_cookie()?;
         match load(&routes, &root, &pins) {
             Ok(loaded) => {
                 let kernel = Self {
                     agents: Mutex::new(loaded.agents),
                     accepted: loaded.accepted,
+                    questions: loaded.questions,
                     counters: loaded.counters,
+                    netns_cookie,
                     root,
                     proxy_v4: settings.proxy_v4,
                     pins,
@@ -225,6 +221,22 @@ impl Kernel {
         }
     }
 
+    /// Who sent the DNS question with this id that the proxy's UDP socket got from `from`. On any error the caller drops
+    /// it.
+    ///
+    /// # Errors
+    /// As [`Kernel::origin`].
+    pub fn asker(&self, from: SocketAddr, id: u16) -> Result<Origin, OriginError> {
+        let client = origin::endpoint(from);
+        match self.questions.get(&Question { client, id: id.into() }, 0) {
+            // Another namespace's loopback has the same addresses, and nothing to do with this socket.
+            Ok(raw) if raw.netns_cookie != self.netns_cookie => Err(OriginError::Missing),
+            Ok(raw) => Ok(Origin::from(&raw)),
+            Err(error) if is_missing(&error) => Err(OriginError::Missing),
+            Err(error) => Err(OriginError::Kernel(error)),
+        }
+    }
+
     /// Every program, and whether its link is still pinned: without the pin it would go with this process.
     #[must_use]
     pub fn hooks(&self) -> Vec<(&'static str, bool)> {
@@ -253,6 +265,8 @@ impl Kernel {
             orphan_refused: read(Counter::OrphanRefused)?,
             storage_refused: read(Counter::StorageRefused)?,
             handshakes_full: read(Counter::HandshakesFull)?,
+            question_redirected: read(Counter::QuestionRedirected)?,
+            question_unidentified: read(Counter::QuestionUnidentified)?,
         })
     }
 
@@ -277,6 +291,8 @@ pub struct Counters {
     pub orphan_refused: u64,
     pub storage_refused: u64,
     pub handshakes_full: u64,
+    pub question_redirected: u64,
+    pub question_unidentified: u64,
 }
 
 /// Why the kernel side cannot be used.
@@ -372,6 +388,7 @@ impl OriginError {
 struct Loaded {
     agents: HashMap<MapData, u64, Agent>,
     accepted: SkStorage<MapData, ebpf_abi::Origin>,
+    questions: HashMap<MapData, Question, ebpf_abi::Origin>,
     counters: PerCpuArray<MapData, u64>,
     links: Vec<OwnedFd>,
     log: log::Forwarder,
@@ -399,10 +416,19 @@ fn load(routes: &Routes, root: &Root, pins: &Pins) -> Result<Loaded, InterceptEr
     Ok(Loaded {
         agents: take_map(&mut ebpf, "AGENTS")?,
         accepted: take_map(&mut ebpf, "ACCEPTED")?,
+        questions: take_map(&mut ebpf, "QUESTIONS")?,
         counters: take_map(&mut ebpf, "COUNTERS")?,
         links,
         log,
     })
+}
+
+fn netns_cookie() -> Result<u64, InterceptError> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None);
+    socket
+        .map_err(io::Error::from)
+        .and_then(crate::sys::netns_cookie)
+        .map_err(|error| InterceptError::kernel("tell this process's network namespace", error))
 }
 
 fn take_map<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M, InterceptError> {

@@ -7,7 +7,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{HashMap, Map, MapInfo};
-use ebpf_abi::{AGENTS_MAX, Agent, COUNTERS, HANDSHAKES_MAX, Handshake, LAYOUT, Socket};
+use ebpf_abi::{
+    AGENTS_MAX, Agent, COUNTERS, HANDSHAKES_MAX, Handshake, LAYOUT, QUESTIONS_MAX, Question, Socket,
+};
 use rustix::fs::FlockOperation;
 use rustix::mount::MountFlags;
 
@@ -27,11 +29,12 @@ const LINK_PREFIX: &str = "link_";
 const PRIVATE: u32 = 0o700;
 
 /// Name, key size, value size and entries of every map that a restarted daemon takes over.
-pub(super) const MAPS: [(&str, usize, usize, usize); 5] = [
+pub(super) const MAPS: [(&str, usize, usize, usize); 6] = [
     ("AGENTS", size_of::<u64>(), size_of::<Agent>(), AGENTS_MAX),
     ("SOCKETS", size_of::<i32>(), size_of::<Socket>(), 0),
     ("ACCEPTED", size_of::<i32>(), size_of::<ebpf_abi::Origin>(), 0),
     ("HANDSHAKES", size_of::<Handshake>(), size_of::<ebpf_abi::Origin>(), HANDSHAKES_MAX),
+    ("QUESTIONS", size_of::<Question>(), size_of::<ebpf_abi::Origin>(), QUESTIONS_MAX),
     ("COUNTERS", size_of::<u32>(), size_of::<u64>(), COUNTERS),
 ];
 

@@ -83,7 +83,7 @@ pub enum NoTrial {
 pub fn judge(policy: &Policy, text: &str, circumstances: &Circumstances) -> Result<Trial, NoTrial> {
     match circumstances.protocol {
         Some(Protocol::Http) => judge_http(policy, text, circumstances),
-        Some(Protocol::Postgres | Protocol::Opaque) | None => {
+        Some(Protocol::Postgres | Protocol::Opaque | Protocol::Dns) | None => {
             judge_analysis(policy, analyze(text), circumstances)
         }
     }
@@ -192,6 +192,7 @@ fn connection<'p>(
             Protocol::Http => "HTTP",
             Protocol::Postgres => "PostgreSQL",
             Protocol::Opaque => "opaque",
+            Protocol::Dns => "DNS",
         },
         connection: wanted.clone(),
         known: known.map(|connection| connection.name.clone()).collect(),

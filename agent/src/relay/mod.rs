@@ -1,11 +1,12 @@
 //! What moves bytes between the agent and the real server, under the permits of the gate.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use crate::credential::Credentials;
-use crate::gate::Gate;
+use crate::gate::{Admission, Gate};
 use crate::mask::HashKey;
 use crate::record::Recorder;
 use crate::request::sql::AnalysisCache;
@@ -17,6 +18,7 @@ mod counted;
 pub mod http;
 pub mod leg;
 pub mod opaque;
+mod opening;
 pub mod postgres;
 
 /// What every relay uses and none owns.
@@ -45,6 +47,16 @@ pub struct Relay {
     pub recorder: Arc<Recorder>,
     /// Catalogues and planners of the servers.
     pub sides: SideConnections,
+}
+
+impl Relay {
+    /// Whether a host name of a connection stands for an address: by what the run was told, else by our own look-up.
+    fn resolves(&self, admission: &Admission, name: &str, address: IpAddr) -> bool {
+        match admission.host() {
+            Some(host) => host == name,
+            None => self.gate.names().resolves(name, address),
+        }
+    }
 }
 
 /// Says when the daemon begins to stop.

@@ -6,9 +6,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::counted::Counted;
+use super::opening::{Opening, Refused};
 use super::{Relay, Shutdown};
 use crate::flow::Side;
-use crate::gate::Admission;
+use crate::gate::{Admission, Gate, UNNAMED_CONNECTION};
 use crate::record::SessionRecord;
 use crate::record::event::{EndReason, Ended, OpaqueCounts};
 use crate::tls::Stream;
@@ -51,7 +52,9 @@ async fn connect_and_relay(
         Ok(client) => client,
         Err(error) => return lost(Side::Client, &error),
     };
-    let (mut client, _) = Counted::new(client);
+    // Where policy says nothing of the destination, a way around the resolver is told by what the client asks for.
+    let unnamed = admission.connection().name == UNNAMED_CONNECTION;
+    let (mut client, _) = Counted::new(Opening::new(client, unnamed.then_some(Gate::may_greet)));
     let (mut server, server_counts) = Counted::new(server);
     if let Err(error) = server.write_all(beginning).await {
         return lost(Side::Upstream, &error);
@@ -66,6 +69,10 @@ async fn connect_and_relay(
                 record.count_bytes(counts());
                 return match copied {
                     Ok(_) => Ended { reason: EndReason::Finished, side: Side::Client, detail: None },
+                    Err(error) if error.get_ref().is_some_and(|error| error.is::<Refused>()) => {
+                        let detail = Some(error.to_string());
+                        Ended { reason: EndReason::Refused, side: Side::Policy, detail }
+                    }
                     Err(error) => lost(Side::Upstream, &error),
                 };
             }

@@ -110,6 +110,26 @@ pub fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
     }
 }
 
+/// The network namespace of a socket, unique until reboot (`SO_NETNS_COOKIE`, Linux 5.14).
+///
+/// # Errors
+/// What `getsockopt(2)` says.
+pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut len = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or(0);
+    // SAFETY: `cookie` is a valid word of `len` bytes for the duration of the call, and the socket is open.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Looks a user up by id, through whatever the host's name service is. May block on the network.
 #[must_use]
 pub fn user_by_id(uid: u32) -> Option<User> {

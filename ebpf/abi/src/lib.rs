@@ -5,7 +5,7 @@
 #![no_std]
 
 /// Version of everything in this file; names the directory below the pin directory.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// How deep below the root a governed cgroup may be. Deeper tasks are found through their ancestors.
 ///
@@ -18,8 +18,11 @@ pub const AGENTS_MAX: usize = 4096;
 /// Redirected connections between their two `ESTABLISHED` callbacks at once.
 pub const HANDSHAKES_MAX: usize = 16_384;
 
-/// DNS resolvers that agents may send UDP to.
-pub const RESOLVERS_MAX: usize = 8;
+/// DNS questions between their sending and the proxy's look at who sent them.
+pub const QUESTIONS_MAX: usize = 16_384;
+
+/// Port of DNS (RFC 1035 section 4.2).
+pub const DNS_PORT: u32 = 53;
 
 /// Length of `task->comm`, with its terminating zero.
 pub const COMM_BYTES: usize = 16;
@@ -106,12 +109,10 @@ pub struct Endpoint {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Routes {
-    /// The proxy's IPv4 listener, as a mapped address.
+    /// The proxy's IPv4 listener for TCP and its socket for DNS over UDP, as a mapped address.
     pub proxy_v4: Endpoint,
-    /// The proxy's IPv6 listener, or none.
+    /// The same over IPv6, or none.
     pub proxy_v6: Endpoint,
-    /// Where agents may send UDP.
-    pub resolvers: [Endpoint; RESOLVERS_MAX],
 }
 
 /// Value of `AGENTS`, keyed by cgroup id.
@@ -122,7 +123,7 @@ pub struct Agent {
     pub run: [u8; 16],
 }
 
-/// Who connected and to where, taken in `connect(2)`.
+/// Who connected and to where, taken in `connect(2)`, or in `sendmsg(2)` of a datagram.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
@@ -173,17 +174,28 @@ pub struct Handshake {
     pub reserved: u32,
 }
 
+/// Names one DNS question on its way to the proxy. The network namespace is part of its origin: not every kernel tells
+/// it where a packet leaves.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Question {
+    /// The sender's address, IPv4 as mapped.
+    pub client: Endpoint,
+    /// The message's id (RFC 1035 section 4.1.1), in host byte order.
+    pub id: u32,
+}
+
 /// Per socket of an agent, in `SOCKETS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Socket {
     /// The entry of `AGENTS` that governs this socket wherever it goes.
     pub governed_by: u64,
-    /// Not zero once `origin` was filled by a redirected `connect(2)`.
+    /// Not zero once `origin` was filled by a redirected call.
     pub dialled: u32,
     /// Not zero while `HANDSHAKES` may hold `handshake`.
     pub bridged: u32,
-    /// The most recent redirected `connect(2)`.
+    /// The most recent redirected call.
     pub origin: Origin,
     /// The key `origin` was handed over under.
     pub handshake: Handshake,
@@ -203,7 +215,7 @@ pub enum Counter {
     ProxyDialRefused = 3,
     /// Refused: a protocol other than TCP and UDP.
     ProtocolRefused = 4,
-    /// Refused: UDP to anything but a resolver.
+    /// Refused: UDP to any other port than that of DNS.
     DatagramRefused = 5,
     /// Refused: `bind(2)` to an address that others could reach, or to the proxy's port.
     BindRefused = 6,
@@ -215,19 +227,24 @@ pub enum Counter {
     StorageRefused = 9,
     /// Record lost because too many handshakes were in flight; the proxy closes such a connection.
     HandshakesFull = 10,
+    /// DNS question sent on to the proxy.
+    QuestionRedirected = 11,
+    /// Datagram to the proxy that is no question of an agent; the proxy drops it.
+    QuestionUnidentified = 12,
 }
 
 /// Entries of `COUNTERS`.
-pub const COUNTERS: usize = 11;
+pub const COUNTERS: usize = 13;
 
 const _: () = {
     assert!(size_of::<Endpoint>() == 20);
-    assert!(size_of::<Routes>() == 20 * (2 + RESOLVERS_MAX));
+    assert!(size_of::<Routes>() == 20 * 2);
     assert!(size_of::<Agent>() == 16);
     assert!(size_of::<Origin>() == 16 + 20 + 4 * 5 + COMM_BYTES + 8 * 5);
     assert!(size_of::<Handshake>() == 8 + 20 + 4 * 3);
+    assert!(size_of::<Question>() == 20 + 4);
     assert!(size_of::<Socket>() == 8 + 4 + 4 + size_of::<Origin>() + size_of::<Handshake>());
-    assert!(Counter::HandshakesFull as usize + 1 == COUNTERS);
+    assert!(Counter::QuestionUnidentified as usize + 1 == COUNTERS);
 };
 
 #[cfg(feature = "user")]
@@ -238,7 +255,7 @@ mod user {
         reason = "`Pod` is an unsafe marker; the types are asserted free of padding above"
     )]
 
-    use super::{Agent, Handshake, Origin, Routes, Socket};
+    use super::{Agent, Handshake, Origin, Question, Routes, Socket};
 
     // SAFETY: `repr(C)`, no padding (asserted above), every bit pattern valid.
     unsafe impl aya::Pod for Agent {}
@@ -246,6 +263,8 @@ mod user {
     unsafe impl aya::Pod for Handshake {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Origin {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Question {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Routes {}
     // SAFETY: as above.

@@ -2,6 +2,7 @@
 
 mod life;
 mod origin;
+mod question;
 mod redirect;
 mod refuse;
 mod sandbox;

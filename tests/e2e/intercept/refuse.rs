@@ -2,7 +2,7 @@
 
 use super::sandbox::{Agent, Cgroup, Sandbox, table};
 use portcullis::intercept::{Counters, OriginError};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 
 fn counters(sandbox: &Sandbox) -> Counters {
     sandbox.kernel().counters().expect("counters")
@@ -49,10 +49,10 @@ fn no_protocol_but_tcp_and_udp() {
 }
 
 #[test]
-fn no_datagram_but_to_the_resolver() {
+fn no_datagram_but_dns() {
     let sandbox = Sandbox::new();
     let before = counters(&sandbox);
-    let (ip, port) = (sandbox.resolver.ip(), sandbox.resolver.port());
+    let port = sandbox.settings.proxy_v4.port();
     let printed = sandbox.run(&format!(
         "
 v4 = lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -64,18 +64,45 @@ print('sendmsg', errno_of(v4().sendmsg, [b'x'], [], 0, ('127.77.1.1', 443)))
 print('connect4', errno_of(v4().connect, ('127.77.1.1', 443)))
 print('connect6', errno_of(v6().connect, ('::1', 443)))
 print('connectmapped', errno_of(v6().connect, ('::ffff:127.77.1.1', 443)))
-print('otherport', errno_of(v4().sendto, b'x', ('{ip}', {port} ^ 1)))
-def ask(s, send):
-    s.settimeout(15); send(s); return s.recv(9).decode()
-print('resolver', ask(v4(), lambda s: s.sendto(b'asked', ('{ip}', {port}))))
-print('resolvermapped', ask(v6(), lambda s: s.sendto(b'asked', ('::ffff:{ip}', {port}))))
-print('resolverconnected', ask(v4(), lambda s: (s.connect(('{ip}', {port})), s.send(b'asked'))))
+print('proxy', errno_of(v4().sendto, b'x', ('127.0.0.1', {port})))
 "
     ));
     for (what, outcome) in table(&printed) {
-        assert_eq!(outcome, if what.starts_with("resolver") { "asked" } else { "EPERM" }, "{what}");
+        assert_eq!(outcome, "EPERM", "{what}");
     }
     assert_eq!(counters(&sandbox).datagram_refused - before.datagram_refused, 8);
+    assert!(sandbox.nobody_asks());
+}
+
+#[test]
+fn a_stranger_cannot_ask_the_proxy() {
+    let sandbox = Sandbox::new();
+    let before = counters(&sandbox);
+    let stranger = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    stranger.send_to(b"asked", sandbox.settings.proxy_v4).expect("send");
+    let (asked, origin) = sandbox.answer_v4();
+    assert!(asked == "asked" && matches!(origin, Err(OriginError::Missing)), "{origin:?}");
+    assert_eq!(counters(&sandbox).question_unidentified - before.question_unidentified, 1);
+
+    // What an agent asks in a network namespace of its own does not arrive, nor is it taken for a question of ours.
+    let printed = sandbox.run(
+        "
+assert ctypes.CDLL(None).unshare(0x40000000) == 0
+import subprocess
+subprocess.check_call(['ip', 'link', 'set', 'lo', 'up'])
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(15)
+s.connect(('192.0.2.53', 53))
+s.send(b'asked')
+print('answer', errno_of(s.recv, 9), s.getsockname()[1])
+",
+    );
+    let (answer, port) = printed.rsplit_once(' ').expect("two words");
+    assert_eq!(answer, "answer ECONNREFUSED");
+    assert!(sandbox.nobody_asks());
+    let from = format!("127.0.0.1:{port}").parse().expect("an address");
+    let origin = sandbox.kernel().asker(from, u16::from_be_bytes(*b"as"));
+    assert!(matches!(origin, Err(OriginError::Missing)), "{origin:?}");
 }
 
 #[test]
@@ -153,22 +180,24 @@ fn a_socket_outlives_its_run_but_is_of_no_use() {
     let mut agent = sandbox.spawn(&format!(
         "
 tcp, udp = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asked.connect(('192.0.2.53', 53))
 move_to('{}')
 print('moved', flush=True)
 sys.stdin.readline()
 print('connect', errno_of(tcp.connect, ('127.77.1.2', 5432)))
-print('send', errno_of(udp.sendto, b'x', ('{}', {})))
+print('send', errno_of(udp.sendto, b'x', ('192.0.2.53', 53)))
+print('send connected', errno_of(asked.send, b'x'))
 print('bind', errno_of(tcp.bind, ('127.0.0.1', 0)))
 ",
         sandbox.settings.cgroup_root.display(),
-        sandbox.resolver.ip(),
-        sandbox.resolver.port()
     ));
     assert_eq!(agent.line(), "moved");
     sandbox.kernel().release(sandbox.cgroup.id()).expect("release");
     agent.go_on();
-    assert_eq!(agent.finish(), "connect EPERM\nsend EPERM\nbind EPERM");
-    assert_eq!(counters(&sandbox).orphan_refused - before.orphan_refused, 3);
+    assert_eq!(agent.finish(), "connect EPERM\nsend EPERM\nsend connected EPERM\nbind EPERM");
+    assert_eq!(counters(&sandbox).orphan_refused - before.orphan_refused, 4);
+    assert!(sandbox.nobody_asks());
 }
 
 /// A network namespace with a cable, and `seen`, which tells whether a packet with these bytes came out at its end.

@@ -51,8 +51,9 @@ pub(super) struct Sandbox {
     /// The proxy.
     pub(super) v4: Option<TcpListener>,
     pub(super) v6: Option<TcpListener>,
-    /// A resolver that answers every datagram with itself.
-    pub(super) resolver: SocketAddr,
+    /// Where the proxy takes DNS.
+    dns_v4: UdpSocket,
+    dns_v6: UdpSocket,
 }
 
 impl Sandbox {
@@ -61,25 +62,23 @@ impl Sandbox {
     }
 
     pub(super) fn with(change: impl FnOnce(&mut Settings)) -> Self {
-        let v4 = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let v6 = TcpListener::bind("[::1]:0").expect("bind");
+        let ((v4, dns_v4), (v6, dns_v6)) = (proxy_at("127.0.0.1:0"), proxy_at("[::1]:0"));
         let (proxy_v4, proxy_v6) = (local(&v4), local(&v6));
         let (SocketAddr::V4(proxy_v4), SocketAddr::V6(proxy_v6)) = (proxy_v4, proxy_v6) else {
             unreachable!()
         };
-        let resolver = echo_server();
         let mut settings = Settings {
             pin_dir: Path::new("/sys/fs/bpf").join(unique("portcullis-test")),
             cgroup_root: intercept::cgroup2_root().expect("cgroup v2 is mounted"),
             proxy_v4,
             proxy_v6: Some(proxy_v6),
-            resolvers: vec![resolver],
         };
         change(&mut settings);
         // Made before anything is attached, so that a failure below still cleans up.
         let cgroup = Cgroup::new(&settings.cgroup_root.join(unique("portcullis-test")));
         let run = RunId::generate();
-        let mut sandbox = Self { kernel: None, settings, run, cgroup, v4: Some(v4), v6: Some(v6), resolver };
+        let (v4, v6) = (Some(v4), Some(v6));
+        let mut sandbox = Self { kernel: None, settings, run, cgroup, v4, v6, dns_v4, dns_v6 };
         sandbox.attach();
         sandbox.kernel().govern(sandbox.cgroup.id(), run).expect("govern the test's cgroup");
         sandbox
@@ -119,6 +118,34 @@ impl Sandbox {
         let stream = accept_within(listener, PATIENCE).expect("the proxy gets a connection");
         let origin = self.kernel().origin(&stream);
         (stream, origin)
+    }
+
+    /// Answers the next datagram that the proxy gets over IPv4 with itself, and says who sent it.
+    pub(super) fn answer_v4(&self) -> (String, Result<Origin, OriginError>) {
+        self.answer(&self.dns_v4)
+    }
+
+    pub(super) fn answer_v6(&self) -> (String, Result<Origin, OriginError>) {
+        self.answer(&self.dns_v6)
+    }
+
+    fn answer(&self, socket: &UdpSocket) -> (String, Result<Origin, OriginError>) {
+        let mut buffer = [0; 512];
+        let (length, from) = socket.recv_from(&mut buffer).expect("the proxy gets a datagram");
+        let asked = &buffer[..length];
+        let origin = self.kernel().asker(from, u16::from_be_bytes([asked[0], asked[1]]));
+        socket.send_to(asked, from).expect("answer");
+        (String::from_utf8_lossy(asked).into_owned(), origin)
+    }
+
+    /// Whether the proxy got no datagram that was not answered.
+    pub(super) fn nobody_asks(&self) -> bool {
+        [&self.dns_v4, &self.dns_v6].into_iter().all(|socket| {
+            socket.set_nonblocking(true).expect("set non-blocking");
+            let got = socket.recv_from(&mut [0; 512]);
+            socket.set_nonblocking(false).expect("set blocking");
+            got.is_err()
+        })
     }
 
     /// The only connection a script makes, which must have an origin.
@@ -292,17 +319,12 @@ pub(super) fn unique(prefix: &str) -> String {
     format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Returns the address of a thread that answers datagrams with themselves for as long as the tests run.
-fn echo_server() -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.53:0").expect("bind");
-    let address = socket.local_addr().expect("bound");
-    thread::spawn(move || {
-        let mut buffer = [0; 512];
-        while let Ok((len, from)) = socket.recv_from(&mut buffer) {
-            if socket.send_to(&buffer[..len], from).is_err() {
-                return;
-            }
-        }
-    });
-    address
+/// A listener and a UDP socket at the same address.
+fn proxy_at(address: &str) -> (TcpListener, UdpSocket) {
+    let (tcp, udp) = std::iter::repeat_with(|| TcpListener::bind(address).expect("bind"))
+        .take(50)
+        .find_map(|tcp| UdpSocket::bind(local(&tcp)).ok().map(|udp| (tcp, udp)))
+        .expect("a port that is free for both");
+    udp.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+    (tcp, udp)
 }

@@ -78,6 +78,7 @@ pub(in crate::cli) fn run(json: bool, config: &Config, probe: fn(&Config) -> Che
         user(),
         client("psql", "PostgreSQL client"),
         disk(&config.state_dir, config.free_bytes_min),
+        name_service(),
     ]);
     checks.extend(daemon(config));
     checks.extend(clients::checks(config));
@@ -229,6 +230,36 @@ fn disk(folder: &Path, free_min: u64) -> Check {
     }
 }
 
+/// Whether agents' look-ups become DNS, which is governed, or go to a local service by a Unix socket, which is not.
+fn name_service() -> Check {
+    let text = std::fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
+    judge_name_service(&text, Path::new("/run/nscd/socket").exists())
+}
+
+fn judge_name_service(nsswitch: &str, nscd: bool) -> Check {
+    const NAME: &str = "name service";
+    let hosts = nsswitch.lines().find_map(|line| line.trim().strip_prefix("hosts:")).unwrap_or("files dns");
+    let hosts = hosts.split('#').next().unwrap_or_default().trim();
+    let plain = ["files", "dns", "myhostname", "compat"];
+    let word = |word: &str| word.starts_with('[') || word.ends_with(']') || plain.contains(&word);
+    let around: Vec<_> = hosts.split_whitespace().filter(|source| !word(source)).collect();
+    match (around.as_slice(), nscd) {
+        ([], false) => Check::ok(NAME, format!("hosts: {hosts}")),
+        ([], true) => {
+            let advice = "stop nscd, or set `enable-cache hosts no`: it resolves for agents, ungoverned and unrecorded";
+            Check::warn(NAME, "nscd is running", advice)
+        }
+        (_, _) => Check::warn(
+            NAME,
+            format!("hosts: {hosts}"),
+            format!(
+                "in /etc/nsswitch.conf leave `files dns`: {} may resolve for agents, ungoverned and unrecorded",
+                around.join(", ")
+            ),
+        ),
+    }
+}
+
 fn daemon(config: &Config) -> Vec<Check> {
     match ask(config, &Request::Status) {
         Ok(Reply::Status(status)) => judge_daemon(&status),
@@ -246,6 +277,11 @@ fn daemon(config: &Config) -> Vec<Check> {
 
 fn judge_daemon(status: &Status) -> Vec<Check> {
     let mut checks = vec![Check::ok("daemon", format!("process {}, mode {}", status.pid, status.mode))];
+    let asks = status.name_servers.join(", ");
+    checks.push(match asks.is_empty() {
+        false => Check::ok("resolver", format!("{} over UDP and TCP, asks {asks}", status.proxy)),
+        true => Check::warn("resolver", "asks nobody", "see the daemon's log, and /etc/resolv.conf"),
+    });
     if status.version != env!("CARGO_PKG_VERSION") {
         let advice = "restart it: systemctl restart portcullis";
         checks.push(Check::warn("daemon version", status.version.clone(), advice));
@@ -306,6 +342,23 @@ mod tests {
         let check = bpffs(&folder.path().join("portcullis"));
         assert_eq!(check.state, State::Fail);
         assert!(check.advice.contains("mount -t bpf"), "{check:?}");
+    }
+
+    #[test]
+    fn name_services_that_go_around_the_gate_are_pointed_out() {
+        for (text, nscd, expected) in [
+            ("", false, State::Ok),
+            ("passwd: files systemd\nhosts:  files dns # usual\n", false, State::Ok),
+            ("hosts: files myhostname [NOTFOUND=return] dns\n", false, State::Ok),
+            ("hosts: files dns\n", true, State::Warn),
+            ("hosts: mymachines resolve [!UNAVAIL=return] files dns\n", false, State::Warn),
+            ("hosts: files mdns4_minimal [NOTFOUND=return] dns\n", false, State::Warn),
+        ] {
+            let check = judge_name_service(text, nscd);
+            assert_eq!(check.state, expected, "{text:?} {check:?}");
+        }
+        let check = judge_name_service("hosts: mymachines resolve dns\n", false);
+        assert!(check.advice.contains("mymachines, resolve may resolve"), "{check:?}");
     }
 
     #[test]

@@ -132,6 +132,8 @@ pub enum Protocol {
     Postgres,
     /// Bytes relayed and counted, not read.
     Opaque,
+    /// Names, as this host's resolver answers them. Not a connection's: policies cannot write it.
+    Dns,
 }
 
 /// How the daemon logs in to the real server.

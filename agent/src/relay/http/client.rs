@@ -37,9 +37,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 /// First byte of a TLS connection: a handshake record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Largest ClientHello that is waited for, in bytes. Post-quantum key shares made them two kilobytes.
-const HELLO_BYTES_MAX: usize = 16 * 1024;
-
 /// How long a refused client may take to ask and to read why.
 const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -84,7 +81,7 @@ async fn intercept(mut tcp: TcpStream, admission: &Admission, relay: &Arc<Relay>
         drop(timeout(LAST_WORDS_TIME_MAX, tcp.shutdown()).await);
         return Err(failed(DETAIL));
     }
-    let name = fallback_name(admission, relay);
+    let name = fallback_name(admission);
     let config = relay.ca.http_config(&name).map_err(|error| Ended {
         reason: EndReason::Failed,
         side: error.side(),
@@ -112,8 +109,8 @@ async fn passthrough(mut tcp: TcpStream) -> Result<Opened, Ended> {
     let mut hello = BytesMut::new();
     loop {
         match sni_of(&hello) {
-            Sni::Incomplete if hello.len() < HELLO_BYTES_MAX => {}
-            Sni::Incomplete => return Err(failed("the client's TLS greeting is too long")),
+            // It is bounded: see `OPENING_BYTES_MAX`.
+            Sni::Incomplete => {}
             Sni::NotTls => return Err(failed("the policy passes TLS through here, and this is none")),
             Sni::None => return Ok(Opened::Passthrough(tcp, hello.freeze(), None)),
             Sni::Name(name) => return Ok(Opened::Passthrough(tcp, hello.freeze(), Some(name))),
@@ -140,12 +137,9 @@ async fn first_bytes(tcp: &TcpStream, count: usize) -> Result<Vec<u8>, Ended> {
 }
 
 /// The name of a certificate for a client that asks for none: the host it was told an address for, else the address.
-fn fallback_name(admission: &Admission, relay: &Relay) -> ServerName<'static> {
-    let destination = admission.flow().destination.0;
-    let resolved = |name: &str, address| relay.gate.names().resolves(name, address);
-    crate::upstream::dial::named_host(admission.connection(), destination, &resolved)
-        .and_then(|name| ServerName::try_from(name.to_owned()).ok())
-        .unwrap_or_else(|| ServerName::IpAddress(destination.ip().into()))
+fn fallback_name(admission: &Admission) -> ServerName<'static> {
+    let name = admission.host().and_then(|name| ServerName::try_from(name.to_owned()).ok());
+    name.unwrap_or_else(|| ServerName::IpAddress(admission.flow().destination.0.ip().into()))
 }
 
 /// The name that the server's certificate must bear: the profile's, the host the policy names, the one the client asked
@@ -161,7 +155,7 @@ pub(super) fn server_name(
         UpstreamTls::VerifyCa | UpstreamTls::VerifyFull => {}
     }
     let destination = admission.flow().destination.0;
-    let resolved = |name: &str, address| relay.gate.names().resolves(name, address);
+    let resolved = |name: &str, address| relay.resolves(admission, name, address);
     crate::upstream::dial::http_server_name(profile, destination, &resolved, client.sni.as_deref()).map(Some)
 }
 

@@ -263,7 +263,7 @@ async fn connect(
     startup: &Startup,
 ) -> Result<(LoggedIn, crate::upstream::Target), ConnectError> {
     let credential = relay.credentials.get(admission)?;
-    let resolved = |name: &str, address| relay.gate.names().resolves(name, address);
+    let resolved = |name: &str, address| relay.resolves(admission, name, address);
     let dialled = relay.dialler.dial(admission, &resolved).await?;
     let target = dialled.target.clone();
     Ok((login(dialled, startup, credential.as_ref()).await?, target))

@@ -98,8 +98,8 @@ pub(super) fn guard(table: &GuardTable, findings: &mut Findings<'_>) {
     let (foreign, other): (&[_], &str) = match on {
         Protocol::Http => (&postgres, "postgres"),
         Protocol::Postgres => (&http, "http"),
-        // Said already: nothing on an opaque connection can be judged.
-        Protocol::Opaque => return,
+        // Said already: nothing on an opaque connection can be judged. And no guard can be on DNS.
+        Protocol::Opaque | Protocol::Dns => return,
     };
     for (key, span) in foreign {
         if let Some(span) = span {

@@ -91,7 +91,7 @@ fn connection(table: &ConnectionTable, findings: &mut Findings<'_>) {
             http::only_for_http(upstream, findings);
             tls_terms(table, upstream, "rows and the login cross the network in clear", findings);
         }
-        None => {}
+        Some(Protocol::Dns) | None => {}
     }
 }
 
