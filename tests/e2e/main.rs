@@ -39,5 +39,6 @@ mod trust;
 #[cfg(test)]
 mod wait;
 #[cfg(test)]
+mod web;
 #[cfg(test)]
 mod wire;

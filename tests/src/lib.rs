@@ -8,3 +8,4 @@ pub mod http;
 pub mod postgres;
 pub mod process;
 pub mod reviewer;
+pub mod web;

@@ -1,4 +1,4 @@
-//! What the project needs from the machine, why, and how it is installed: Debian packages and cargo installs only.
+//! What the project needs from the machine, why, and how it is installed: Debian packages, cargo and pip installs only.
 
 use std::path::Path;
 use std::process::Command;
@@ -105,6 +105,21 @@ const TEST: &[Need] = &[
         present: || shell::which("systemd-analyze").is_some(),
         packages: &["systemd"],
         why: "systemd-analyze: checks the unit file",
+    },
+    Need {
+        present: || python_has("ensurepip"),
+        packages: &["python3-venv"],
+        why: "venv: a place of its own for HTTP client libraries newer than Debian's",
+    },
+    Need {
+        present: || shell::which("node").is_some(),
+        packages: &["nodejs"],
+        why: "node: its fetch is an HTTP client to intercept",
+    },
+    Need {
+        present: || shell::which("curl").is_some() && shell::which("git").is_some(),
+        packages: &["curl", "git"],
+        why: "curl and git: HTTP clients to intercept; git also serves its repository",
     },
 ];
 
@@ -292,4 +307,34 @@ fn has_bpf_rustc() -> bool {
 
 fn python_has(module: &str) -> bool {
     shell::output(Command::new(PYTHON).args(["-c", &format!("import {module}")])).is_ok()
+}
+
+/// The Python of a virtual environment below the target folder with the HTTP tests' libraries, which is made when it is
+/// not there or was made from another list. A file in it says from which.
+pub(crate) fn python_venv() -> Result<std::path::PathBuf> {
+    let folder = shell::target_dir().join("venv");
+    let (python, made_from) = (folder.join("bin/python"), folder.join("requirements.txt"));
+    let list = shell::root().join("tests/src/web/requirements.txt");
+    let wanted = std::fs::read(&list)?;
+    if python.is_file() && std::fs::read(&made_from).is_ok_and(|made| made == wanted) {
+        return Ok(python);
+    }
+    shell::say(
+        "installing from PyPI requests, httpx, aiohttp, grpcio, websockets (clients to intercept; half a minute)",
+    );
+    shell::run(Command::new(PYTHON).args(["-m", "venv", "--clear"]).arg(&folder))?;
+    let mut pip = Command::new(&python);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--requirement",
+    ]);
+    shell::run(pip.arg(&list))?;
+    // Last, so that an environment left half made is made again.
+    std::fs::write(made_from, wanted)?;
+    Ok(python)
 }

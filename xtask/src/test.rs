@@ -53,6 +53,7 @@ fn libtest(cargo: &[&str], arguments: &Arguments, counts: &mut Counts) -> Result
     command.args(cargo).args(["--quiet", "--no-fail-fast"]).stdout(Stdio::piped());
     command.env("PORTCULLIS_BIN", shell::target_dir().join("debug/portcullis"));
     command.env("PORTCULLIS_PYTHON", needs::PYTHON);
+    command.env("PORTCULLIS_VENV_PYTHON", needs::python_venv()?);
     if let Some(filter) = &arguments.filter {
         command.args(["--", filter]);
     }

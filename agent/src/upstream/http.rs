@@ -18,6 +18,7 @@ use rustls::pki_types::ServerName;
 use super::{Dialler, UpstreamError};
 use crate::flow::RunId;
 use crate::gate::Admission;
+use crate::limits::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::secret::Secret;
 use crate::tls::Stream;
 
@@ -39,10 +40,6 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a response's head that are taken, and fields in it.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
 const HEADERS_MAX: usize = 256;
-
-/// HTTP/2 window of one stream and of the connection, in bytes.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// How often an HTTP/2 server is asked whether it is still there while requests are open.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -272,8 +269,8 @@ async fn open(stream: Stream, address: SocketAddr) -> Result<Sender, UpstreamErr
     if stream.alpn() == Some(b"h2") {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             .keep_alive_interval(PING_INTERVAL)
             .handshake(TokioIo::new(stream))

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::sigv4;
 use crate::flow::Side;
@@ -97,6 +97,9 @@ fn set(parts: &mut Parts, name: HeaderName, value: &[u8]) -> Result<(), InjectEr
     Ok(())
 }
 
+/// All but the unreserved characters (RFC 3986 section 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// Every parameter of that name goes, however it is spelt; the others stay byte for byte.
 fn query(parts: &mut Parts, name: &str, secret: &Secret) -> Result<(), InjectError> {
     let value = std::str::from_utf8(secret.expose()).map_err(|_| InjectError::Characters)?;
@@ -107,7 +110,7 @@ fn query(parts: &mut Parts, name: &str, secret: &Secret) -> Result<(), InjectErr
         !pair.is_empty() && percent_decode_str(&key).decode_utf8_lossy() != name
     };
     let mut pairs: Vec<String> = query.split('&').filter(other).map(str::to_owned).collect();
-    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let encoded = |text: &str| utf8_percent_encode(text, RESERVED).to_string();
     pairs.push(format!("{}={}", encoded(name), encoded(value)));
     let target = format!("{path}?{}", pairs.join("&"));
     let mut uri = parts.uri.clone().into_parts();

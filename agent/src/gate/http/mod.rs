@@ -74,14 +74,19 @@ impl Gate {
                 return judged(self.judgement(&policy, policy.decide_http(&asked, groups), analysis));
             }
         }
+        let passed = HttpOperation { unread: UnreadBody::Passed, ..asked };
+        let passed = || policy.decide_http(&passed, groups);
+        let doubted = || policy.decide_http(&asked, groups);
         let (verdict, uninspected) = match policy.defaults.uninspected {
-            Uninspected::Allow => {
-                let passed = HttpOperation { unread: UnreadBody::Passed, ..asked };
-                (policy.decide_http(&passed, groups), true)
-            }
-            Uninspected::Hold | Uninspected::Deny => {
-                (stricter(policy.decide_http(&asked, groups), unread_body(&policy)), false)
-            }
+            Uninspected::Allow => (passed(), true),
+            Uninspected::Deny => (stricter(doubted(), unread_body(&policy)), false),
+            // A human looks instead of the rule that cannot: its deny for doubt alone would leave nothing to decide.
+            Uninspected::Hold => match doubted() {
+                Verdict::Deny { .. } => (stricter(passed(), unread_body(&policy)), false),
+                verdict @ (Verdict::Hold { .. } | Verdict::Allow { .. }) => {
+                    (stricter(verdict, unread_body(&policy)), false)
+                }
+            },
         };
         HttpJudgement::Judged { judgement: self.judgement(&policy, verdict, analysis), uninspected }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::OwnedSemaphorePermit;
@@ -25,6 +26,7 @@ use crate::record::asked::{Asked, BoundedText, HttpAsked, Parameters, Statements
 use crate::record::event::Refused;
 use crate::request::http::{Analysis, HttpRequest, Scheme, analyze};
 use crate::secret::Secret;
+use crate::upstream::http::Version;
 
 /// How long a client may be silent in the middle of a body that is read before it is judged.
 const BODY_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(60);
@@ -34,6 +36,10 @@ pub const ROOM_KIB: usize = 256 * 1024;
 
 /// How long a request waits for room for its body.
 const ROOM_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Bytes that a refused request may still send, and how long it may take.
+const REST_BYTES_MAX: usize = 64 * 1024;
+const REST_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// One request being served.
 pub(super) struct Exchange {
@@ -83,10 +89,33 @@ async fn answer(
     session: &Arc<Session>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseStream>, Problem> {
-    let mut exchange = Box::new(understand(session, request)?);
+    let mut exchange = match understand(session, request) {
+        Ok(exchange) => Box::new(exchange),
+        Err(refused) => {
+            let (problem, body) = *refused;
+            take_rest(session, body).await;
+            return Err(problem);
+        }
+    };
+    match permission(&mut exchange).await {
+        Ok(permit) => forward::forward(exchange, permit).await,
+        Err(problem) => {
+            let Exchange { session, body, upgrade, .. } = *exchange;
+            if let (RequestBody::Stream(body) | RequestBody::Read(Read::Beginning(_, body)), None) =
+                (body, upgrade)
+            {
+                take_rest(&session, body).await;
+            }
+            Err(problem)
+        }
+    }
+}
+
+/// Has a request judged, and waits for a human where a rule asks for one.
+async fn permission(exchange: &mut Exchange) -> Result<Permit, Problem> {
     let permit = match exchange.judge().await? {
         Judgement::Permit(permit) => permit,
-        Judgement::Hold(hold) => hold::decide(&mut exchange, hold).await?,
+        Judgement::Hold(hold) => hold::decide(exchange, hold).await?,
         Judgement::Deny(denial) => return Err(exchange.refuse(Problem::denied(&denial), denial.approval)),
         // Rows are PostgreSQL's.
         Judgement::Estimate => {
@@ -95,12 +124,31 @@ async fn answer(
             );
         }
     };
-    let permit = exchange.redeem(permit)?;
-    forward::forward(exchange, permit).await
+    exchange.redeem(permit)
+}
+
+/// Reads what a refused HTTP/2 request still sends, within bounds: clients lose the answer on a stream that is reset
+/// before they are through (curl 7.88 does). Over HTTP/1.1, hyper sees to it.
+async fn take_rest(session: &Session, mut body: Incoming) {
+    match session.client.version {
+        Version::Http1 => return,
+        Version::Http2 => {}
+    }
+    let reading = async {
+        let mut left = REST_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            let Some(less) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { break };
+            left = less;
+        }
+    };
+    drop(tokio::time::timeout(REST_TIME_MAX, reading).await);
 }
 
 /// Takes a request's head apart. What servers might read differently is refused here.
-fn understand(session: &Arc<Session>, mut request: Request<Incoming>) -> Result<Exchange, Problem> {
+fn understand(
+    session: &Arc<Session>,
+    mut request: Request<Incoming>,
+) -> Result<Exchange, Box<(Problem, Incoming)>> {
     let upgrade = wants_upgrade(request.method(), request.headers());
     let extended = request.extensions().get::<hyper::ext::Protocol>().map(|found| found.as_str().to_owned());
     let protocol = upgrade.or(extended);
@@ -114,19 +162,17 @@ fn understand(session: &Arc<Session>, mut request: Request<Incoming>) -> Result<
             "CONNECT is not relayed: a tunnel would carry what nobody judges",
         );
         let hint = "connect directly (unset https_proxy, or name the host in no_proxy); the connection is intercepted";
-        return Err(refuse(problem.hint(hint), &parts));
+        return Err(Box::new((refuse(problem.hint(hint), &parts), body)));
     }
     let host = match authority(parts.version, &parts.uri, &parts.headers) {
         Ok(host) if session.is_for(&host) => host,
         Ok(_) => {
             let detail = "this connection is not for the host that the request names";
-            return Err(refuse(
-                Problem::new(StatusCode::MISDIRECTED_REQUEST, Side::Client, detail)
-                    .hint("open a connection to that host"),
-                &parts,
-            ));
+            let problem = Problem::new(StatusCode::MISDIRECTED_REQUEST, Side::Client, detail)
+                .hint("open a connection to that host");
+            return Err(Box::new((refuse(problem, &parts), body)));
         }
-        Err(problem) => return Err(refuse(problem, &parts)),
+        Err(problem) => return Err(Box::new((refuse(problem, &parts), body))),
     };
     let target = target_of(&parts);
     let port = host.port.unwrap_or_else(|| session.admission.flow().destination.0.port());
@@ -137,7 +183,7 @@ fn understand(session: &Arc<Session>, mut request: Request<Incoming>) -> Result<
         Ok(request) => request,
         Err(error) => {
             let problem = Problem::new(StatusCode::BAD_REQUEST, Side::Client, error.to_string());
-            return Err(refuse(problem, &parts));
+            return Err(Box::new((refuse(problem, &parts), body)));
         }
     };
     strip_hop_by_hop(&mut parts.headers);
@@ -145,13 +191,13 @@ fn understand(session: &Arc<Session>, mut request: Request<Incoming>) -> Result<
     let policy = policy.unwrap_or_else(|| Arc::clone(session.admission.policy()));
     let secret = match session.credential() {
         Ok(secret) => secret,
-        Err(error) => return Err(refuse(unusable_credential(session, &error), &parts)),
+        Err(error) => return Err(Box::new((refuse(unusable_credential(session, &error), &parts), body))),
     };
     let masks = match session.masks(&policy, secret.as_ref()) {
         Ok(masks) => masks,
         Err(error) => {
             let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, Side::Portcullis, error.to_string());
-            return Err(refuse(problem, &parts));
+            return Err(Box::new((refuse(problem, &parts), body)));
         }
     };
     Ok(Exchange {
