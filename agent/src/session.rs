@@ -7,14 +7,13 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use crate::flow::{Flow, Process, RunId, SessionId, Side};
-use crate::gate::{Admission, Admitted, Denial};
+use crate::gate::{Admitted, Denial};
 use crate::intercept::{Kernel, OriginError, describe};
 use crate::limits::CONNECTIONS_PER_RUN_MAX;
-use crate::policy::rule::Protocol;
-use crate::record::event::{EndReason, Ended, SessionOpened};
-use crate::record::{RecordError, Recorder, SessionRecord};
+use crate::record::RecordError;
+use crate::record::event::{EndReason, Ended};
 use crate::relay::postgres::{self, Unserved};
-use crate::relay::{Relay, Shutdown, http, opaque};
+use crate::relay::{self, Relay, Shutdown, http};
 use crate::resolve::{Asker, DNS_PORT, Resolver};
 use crate::run::{RunInfo, Runs, Subject};
 
@@ -122,7 +121,7 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
         Some(_) => host.relay.gate.admit(&flow, &run, subject.clone()).await,
         None => Admitted::No(overloaded()),
     };
-    let record = match open_record(&host.relay.recorder, &flow, &run, subject.user, &admitted) {
+    let record = match relay::open_record(&host.relay.recorder, &flow, &run, subject.user, &admitted) {
         Ok(record) => record,
         Err(error) => {
             refuse(tcp, &flow, Unserved::Unrecorded(&error), &host.relay).await;
@@ -130,7 +129,7 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
         }
     };
     match admitted {
-        Admitted::Yes(admission) => relay(tcp, *admission, &host.relay, record, shutdown).await,
+        Admitted::Yes(admission) => relay::serve(tcp, *admission, &host.relay, record, shutdown).await,
         Admitted::No(denial) => {
             tracing::info!(session = %flow.session, run = %flow.run, destination = %flow.destination,
                 reason = %denial.reason, "refused a connection");
@@ -153,22 +152,6 @@ async fn answer(tcp: TcpStream, host: &Host, asker: &Asker) {
     }
 }
 
-async fn relay(
-    tcp: TcpStream,
-    admission: Admission,
-    relay: &Arc<Relay>,
-    record: SessionRecord,
-    shutdown: Shutdown,
-) {
-    match admission.connection().protocol {
-        Protocol::Http => Box::pin(http::serve(tcp, admission, relay, record, shutdown)).await,
-        Protocol::Postgres => Box::pin(postgres::serve(tcp, admission, relay, record, shutdown)).await,
-        Protocol::Opaque | Protocol::Dns => {
-            opaque::serve(tcp, &[], &admission, relay, record, shutdown).await
-        }
-    }
-}
-
 /// Whom a connection acts for. The host's name service may take its time, so it is asked on a thread of its own.
 async fn subject(run: &Arc<RunInfo>, process: &Process) -> Subject {
     if let Some(subject) = &run.subject {
@@ -178,35 +161,6 @@ async fn subject(run: &Arc<RunInfo>, process: &Process) -> Subject {
     let found = tokio::task::spawn_blocking(move || asked.subject_of(uid, gid)).await;
     // In no group, when it cannot be told.
     found.unwrap_or_else(|_| Subject { uid, user: uid.to_string(), gid, groups: Vec::new() })
-}
-
-/// The record is opened before anything is said to anyone.
-fn open_record(
-    recorder: &Arc<Recorder>,
-    flow: &Flow,
-    run: &RunInfo,
-    user_name: String,
-    admitted: &Admitted,
-) -> Result<SessionRecord, RecordError> {
-    let (connection, protocol, policy_version, result_bytes_max) = match admitted {
-        Admitted::Yes(admission) => (
-            Some(admission.connection().name.clone()),
-            admission.connection().protocol,
-            admission.policy().version.clone(),
-            admission.policy().record.result_bytes_max,
-        ),
-        Admitted::No(_) => (None, Protocol::Opaque, run.policy_version.clone(), 0),
-    };
-    let opened = SessionOpened {
-        flow: flow.clone(),
-        connection,
-        protocol,
-        policy: run.policy.clone(),
-        policy_version,
-        run_labels: run.labels.clone(),
-        user_name: Some(user_name),
-    };
-    recorder.session(&opened, result_bytes_max)
 }
 
 /// Tells a refused client why, if it speaks a protocol that can be told; otherwise it is cut off.

@@ -23,6 +23,7 @@ mod given;
 mod http;
 mod names;
 mod question;
+mod through;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use given::GivenNames;
 pub use http::{BodyRead, Deferred, DeferredKey, HttpJudgement};
 pub use names::{Addresses, HostNames, Lookup};
 pub use question::NamePermit;
+pub use through::Through;
 
 /// Name given to the profile of a destination that no connection names, under `egress = "record"`.
 pub const UNNAMED_CONNECTION: &str = "(unnamed)";
@@ -54,6 +56,7 @@ pub struct Admission {
     policy: Arc<Policy>,
     connection: Connection,
     host: Option<Arc<str>>,
+    through: Option<Arc<Through>>,
 }
 
 /// Whether a flow may be connected.
@@ -241,6 +244,7 @@ impl Gate {
             policy,
             connection,
             host,
+            through: None,
         }))
     }
 
@@ -374,6 +378,12 @@ impl Admission {
     #[must_use]
     pub fn host(&self) -> Option<&str> {
         self.host.as_deref()
+    }
+
+    /// The proxy it goes by, when its client was set up for one.
+    #[must_use]
+    pub fn through(&self) -> Option<&Arc<Through>> {
+        self.through.as_ref()
     }
 }
 
@@ -663,6 +673,7 @@ impl Admission {
             policy: Arc::new(policy),
             connection,
             host: None,
+            through: None,
         }
     }
 }

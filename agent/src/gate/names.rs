@@ -95,6 +95,13 @@ impl HostNames {
         answers.get(name).is_some_and(|answer| answer.addresses.contains(&address.to_canonical()))
     }
 
+    /// An address that `name` was last seen to stand for.
+    #[must_use]
+    pub fn address_of(&self, name: &str) -> Option<IpAddr> {
+        let answers = self.answers.read().unwrap_or_else(PoisonError::into_inner);
+        answers.get(name)?.addresses.first().copied()
+    }
+
     fn is_fresh(&self, name: &str) -> bool {
         let answers = self.answers.read().unwrap_or_else(PoisonError::into_inner);
         answers.get(name).is_some_and(|answer| answer.at.elapsed() < ANSWER_TIME_MAX)

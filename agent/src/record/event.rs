@@ -116,6 +116,9 @@ pub struct SessionOpened {
     /// Name of the user the process runs as, when the host knows one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_name: Option<String>,
+    /// The session of the connection to the proxy that it goes by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<SessionId>,
 }
 
 /// The gate let an operation pass. Durable before its first byte goes upstream.

@@ -39,6 +39,11 @@ impl<S> Counted<S> {
         (Self { stream, counts: counts.clone() }, counts)
     }
 
+    /// The stream itself.
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
+
     fn wrote(&self, outcome: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
         let written = ready!(outcome)?;
         self.counts.written.fetch_add(written as u64, Ordering::Relaxed);

@@ -1,15 +1,21 @@
 //! What moves bytes between the agent and the real server, under the permits of the gate.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::credential::Credentials;
-use crate::gate::{Admission, Gate};
+use crate::flow::Flow;
+use crate::gate::{Admission, Admitted, Gate};
 use crate::mask::HashKey;
-use crate::record::Recorder;
+use crate::policy::rule::Protocol;
+use crate::record::event::SessionOpened;
+use crate::record::{RecordError, Recorder, SessionRecord};
 use crate::request::sql::AnalysisCache;
+use crate::run::RunInfo;
 use crate::tls::ca::Ca;
 use crate::upstream::http::HttpPool;
 use crate::upstream::{Dialler, SideConnections};
@@ -57,6 +63,56 @@ impl Relay {
             None => self.gate.names().resolves(name, address),
         }
     }
+}
+
+/// Relays one admitted connection to its end, which is recorded.
+pub fn serve<'s>(
+    tcp: TcpStream,
+    admission: Admission,
+    relay: &'s Arc<Relay>,
+    record: SessionRecord,
+    shutdown: Shutdown,
+) -> Pin<Box<dyn Future<Output = ()> + Send + 's>> {
+    Box::pin(async move {
+        match admission.connection().protocol {
+            Protocol::Http => http::serve(tcp, admission, relay, record, shutdown).await,
+            Protocol::Postgres => postgres::serve(tcp, admission, relay, record, shutdown).await,
+            Protocol::Opaque | Protocol::Dns => {
+                opaque::serve(tcp, &[], &admission, relay, record, shutdown).await;
+            }
+        }
+    })
+}
+
+/// Opens the record of a flow; it is there before anything is said to anyone.
+///
+/// # Errors
+/// The store cannot be written.
+pub fn open_record(
+    recorder: &Arc<Recorder>,
+    flow: &Flow,
+    run: &RunInfo,
+    user_name: String,
+    admitted: &Admitted,
+) -> Result<SessionRecord, RecordError> {
+    let (admission, policy_version, result_bytes_max) = match admitted {
+        Admitted::Yes(admission) => {
+            let policy = admission.policy();
+            (Some(admission), policy.version.clone(), policy.record.result_bytes_max)
+        }
+        Admitted::No(_) => (None, run.policy_version.clone(), 0),
+    };
+    let opened = SessionOpened {
+        flow: flow.clone(),
+        connection: admission.map(|admission| admission.connection().name.clone()),
+        protocol: admission.map_or(Protocol::Opaque, |admission| admission.connection().protocol),
+        policy: run.policy.clone(),
+        policy_version,
+        run_labels: run.labels.clone(),
+        user_name: Some(user_name),
+        through: admission.and_then(|admission| Some(admission.through()?.proxy().flow().session)),
+    };
+    recorder.session(&opened, result_bytes_max)
 }
 
 /// Says when the daemon begins to stop.

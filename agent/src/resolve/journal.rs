@@ -99,6 +99,7 @@ impl Journal {
             policy_version: run.policy_version.clone(),
             run_labels: run.labels.clone(),
             user_name: Some(user_name),
+            through: None,
         };
         let record = recorder.session(&opened, 0)?;
         let (recent, counted_at) = (HashMap::new(), Instant::now());

@@ -12,9 +12,10 @@ use tokio_rustls::TlsConnector;
 
 use super::error::{Stage, UpstreamError};
 use super::http::Way;
+use super::tunnel;
 use super::wire::within;
 use super::{CONNECT_TIME_MAX, TLS_TIME_MAX};
-use crate::gate::Admission;
+use crate::gate::{Admission, Through};
 use crate::policy::rule::{Connection, Destination, UpstreamTls};
 use crate::tls::Stream;
 use crate::tls::upstream_side::{ServerTrust, Verify, certificate_problem};
@@ -51,6 +52,17 @@ pub struct Dialled {
 pub struct Target {
     address: SocketAddr,
     tls: Option<TargetTls>,
+    route: Route,
+}
+
+/// How a server is reached.
+#[derive(Clone, Debug)]
+enum Route {
+    Direct,
+    /// By a tunnel that a proxy opens.
+    Tunnel(Arc<Through>),
+    /// The proxy itself is spoken to, about the server.
+    Proxy(Arc<Through>),
 }
 
 #[derive(Clone, Debug)]
@@ -76,11 +88,12 @@ impl Dialler {
         let destination = admission.flow().destination.0;
         let tls = |address: SocketAddr| self.target_tls(profile, destination, address, resolved);
         let Some(host) = &profile.upstream.address else {
-            return Target { address: destination, tls: tls(destination)? }.open().await;
+            let route = route(admission);
+            return Target { address: destination, tls: tls(destination)?, route }.open().await;
         };
         let mut last = None;
         for address in lookup(host).await?.into_iter().take(ADDRESSES_MAX) {
-            match (Target { address, tls: tls(address)? }).open().await {
+            match (Target { address, tls: tls(address)?, route: Route::Direct }).open().await {
                 Ok(dialled) => return Ok(dialled),
                 Err(
                     error @ (UpstreamError::Connect { .. }
@@ -103,8 +116,9 @@ impl Dialler {
             Some(host) => lookup(host).await?,
         };
         let mut last = None;
+        let route = route(admission);
         for address in addresses.into_iter().take(ADDRESSES_MAX) {
-            match (Target { address, tls: None }).redial().await {
+            match (Target { address, tls: None, route: route.clone() }).redial().await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = Some(error),
             }
@@ -135,9 +149,14 @@ impl Dialler {
             None => vec![admission.flow().destination.0],
             Some(host) => lookup(host).await?,
         };
+        let route = match (route(admission), &tls) {
+            // Without TLS a proxy is asked in absolute form.
+            (Route::Tunnel(through), None) => Route::Proxy(through),
+            (route @ (Route::Direct | Route::Tunnel(_) | Route::Proxy(_)), _) => route,
+        };
         let mut last = None;
         for address in addresses.into_iter().take(ADDRESSES_MAX) {
-            match (Target { address, tls: tls.clone() }).open_http().await {
+            match (Target { address, tls: tls.clone(), route: route.clone() }).open_http().await {
                 Ok(stream) => return Ok((stream, address)),
                 Err(
                     error @ (UpstreamError::Connect { .. }
@@ -182,7 +201,7 @@ impl Target {
     /// # Errors
     /// It cannot be reached or verified.
     pub async fn redial(&self) -> Result<Stream, UpstreamError> {
-        let tcp = within(CONNECT_TIME_MAX, Stage::Connecting, self.address, connect(self.address)).await?;
+        let tcp = self.connect().await?;
         match &self.tls {
             None => Stream::plain(tcp).map_err(|source| self.broken(Stage::Connecting, source)),
             Some(tls) => within(TLS_TIME_MAX, Stage::Tls, self.address, self.start_tls(tcp, tls)).await,
@@ -216,10 +235,23 @@ impl Target {
     }
 
     async fn open_http(&self) -> Result<Stream, UpstreamError> {
-        let tcp = within(CONNECT_TIME_MAX, Stage::Connecting, self.address, connect(self.address)).await?;
+        let tcp = self.connect().await?;
         match &self.tls {
             None => Stream::plain(tcp).map_err(|source| self.broken(Stage::Connecting, source)),
             Some(tls) => within(TLS_TIME_MAX, Stage::Tls, self.address, self.handshake(tcp, tls)).await,
+        }
+    }
+
+    async fn connect(&self) -> Result<TcpStream, UpstreamError> {
+        match &self.route {
+            Route::Direct => {
+                within(CONNECT_TIME_MAX, Stage::Connecting, self.address, connect(self.address)).await
+            }
+            Route::Proxy(through) => Ok(connect_proxy(through).await?.0),
+            Route::Tunnel(through) => {
+                let (tcp, proxy) = connect_proxy(through).await?;
+                within(CONNECT_TIME_MAX, Stage::Connecting, proxy, tunnel::open(tcp, proxy, through)).await
+            }
         }
     }
 
@@ -307,6 +339,31 @@ async fn lookup(host: &str) -> Result<Vec<SocketAddr>, UpstreamError> {
 
 fn no_address(host: &str) -> UpstreamError {
     UpstreamError::Resolve { host: host.to_owned(), source: std::io::ErrorKind::NotFound.into() }
+}
+
+/// The way that the client chose; a profile with an address of its own is reached there.
+fn route(admission: &Admission) -> Route {
+    match &admission.connection().upstream.address {
+        Some(_) => Route::Direct,
+        None => admission.through().map_or(Route::Direct, |through| Route::Tunnel(Arc::clone(through))),
+    }
+}
+
+/// Connects to a proxy: where its profile says, else where the client was going.
+async fn connect_proxy(through: &Through) -> Result<(TcpStream, SocketAddr), UpstreamError> {
+    let proxy = through.proxy();
+    let addresses = match &proxy.connection().upstream.address {
+        None => vec![proxy.flow().destination.0],
+        Some(host) => lookup(host).await?,
+    };
+    let mut last = None;
+    for address in addresses.into_iter().take(ADDRESSES_MAX) {
+        match within(CONNECT_TIME_MAX, Stage::Connecting, address, connect(address)).await {
+            Ok(tcp) => return Ok((tcp, address)),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| no_address(&proxy.flow().destination.to_string())))
 }
 
 async fn connect(address: SocketAddr) -> Result<TcpStream, UpstreamError> {

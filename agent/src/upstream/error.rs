@@ -96,6 +96,14 @@ pub enum UpstreamError {
         /// What went wrong.
         detail: String,
     },
+    /// The proxy on the way to it opens no tunnel.
+    #[error("the proxy {proxy} opens no tunnel: {detail}")]
+    Proxy {
+        /// Which proxy.
+        proxy: SocketAddr,
+        /// What it did instead.
+        detail: String,
+    },
     /// It does not speak the protocol.
     #[error("the server violated the PostgreSQL protocol: {detail}")]
     Protocol {
@@ -216,6 +224,7 @@ impl UpstreamError {
             | Self::Certificate { .. }
             | Self::Broken { .. }
             | Self::Http { .. }
+            | Self::Proxy { .. }
             | Self::Server(_)
             | Self::Protocol { .. } => Side::Upstream,
         }
@@ -233,6 +242,7 @@ impl UpstreamError {
             | Self::Certificate { .. }
             | Self::Broken { .. }
             | Self::Http { .. }
+            | Self::Proxy { .. }
             | Self::Trust(_) => CANNOT_CONNECT,
             Self::Login(_) => REJECTED,
             Self::Server(report) => &report.code,
@@ -253,6 +263,7 @@ impl UpstreamError {
             Self::TlsNotOffered { .. } => "the server offers no TLS, which the policy requires".to_owned(),
             Self::Certificate { .. } => "the server's certificate is not accepted".to_owned(),
             Self::Broken { stage, .. } => format!("the server broke off {stage}"),
+            Self::Proxy { detail, .. } => format!("the proxy opens no tunnel: {detail}"),
             Self::Http { .. } => "the server does not speak HTTP properly".to_owned(),
             Self::Trust(_) | Self::Login(LoginProblem::Credential(_)) => {
                 "Portcullis is not set up to reach the server".to_owned()

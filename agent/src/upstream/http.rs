@@ -88,6 +88,8 @@ struct Target {
     connection: String,
     policy_version: String,
     destination: SocketAddr,
+    /// The proxy it is reached by.
+    proxy: Option<SocketAddr>,
     tls: Option<ServerName<'static>>,
     version: Version,
 }
@@ -159,6 +161,7 @@ impl HttpPool {
             connection: admission.connection().name.clone(),
             policy_version: admission.policy().version.clone(),
             destination: admission.flow().destination.0,
+            proxy: admission.through().map(|through| through.proxy().flow().destination.0),
             tls: way.tls.clone(),
             version: way.version,
         };

@@ -14,6 +14,7 @@ pub mod login;
 mod query;
 pub mod side;
 mod sigv4;
+mod tunnel;
 mod wire;
 
 pub use dial::{Dialled, Dialler, Target};

@@ -3,8 +3,8 @@
 
 use harness::daemon::Daemon;
 use harness::process::Finished;
-use harness::web::Port;
 use harness::web::policy::{ALLOW, MASKS, intercepted, with_tls};
+use harness::web::{Port, TOKEN};
 
 use super::{answer, daemon_of, marker, reached, server, tried};
 
@@ -95,4 +95,110 @@ fn a_tunnel_leads_nowhere_that_no_connection_names() {
     assert_ne!(seen.code, 0, "{}", seen.stdout);
     assert_eq!(reached(&mark), 0);
     assert_eq!(reached(&target), 0, "the tunnel was asked of the server");
+}
+
+/// An address that the policy names and where nobody is: only a proxy could answer for it.
+const ELSEWHERE: &str = "127.77.1.2:8080";
+
+fn elsewhere(tls: &str) -> String {
+    format!("[[connection]]\nname = \"elsewhere\"\nto = [\"{ELSEWHERE}\"]\nprotocol = \"http\"\n{tls}\n")
+}
+
+fn plain_proxy(upstream: &str) -> String {
+    let proxy = with_tls(server(), Port::Plain, "plain");
+    format!("{proxy}upstream = {{ tls = \"disable\"{upstream} }}\n")
+}
+
+#[test]
+fn an_absolute_target_elsewhere_goes_by_the_proxy_as_a_session_of_its_own() {
+    let guard = "[[guard]]\nname = \"no\"\non = \"http\"\nconnections = [\"elsewhere\"]\nmethods = [\"DELETE\"]\n\
+                 action = \"deny\"\n";
+    let connections = [plain_proxy(""), elsewhere("tls = \"plain\"\nupstream = { tls = \"disable\" }")];
+    let daemon = daemon_of(&connections, &format!("{guard}\n{ALLOW}"));
+    let mark = marker("elsewhere");
+    let url = format!("http://{ELSEWHERE}/echo?{mark}");
+    let own = format!("http://{}/echo?{mark}", server().at(Port::Plain));
+    let proxy = format!("http://{}", server().at(Port::Plain));
+    // Both by one connection, which serves each under its own rules.
+    let seen = through_proxy(&daemon, &["--proxy-user", "ada:secret", &url, &own, &url]);
+    assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
+    assert_eq!(seen.stdout.matches(&format!("\"target\": \"{url}\"")).count(), 2, "{}", seen.stdout);
+    assert_eq!(seen.stdout.matches("proxy-authorization").count(), 2, "{}", seen.stdout);
+    let denied = answer(&daemon, &["--proxy", &proxy, "--request", "DELETE", &url]).problem(403);
+    assert_eq!(denied["rule"], "no");
+    assert_eq!(reached(&mark), 3);
+
+    let sessions = daemon
+        .until(&["sessions", "list"], |sessions| {
+            sessions.len() == 4 && sessions.iter().all(|session| !session["ended_reason"].is_null())
+        })
+        .unwrap();
+    let inner: Vec<_> =
+        sessions.iter().filter(|session| session["opened"]["connection"] == "elsewhere").collect();
+    assert_eq!(inner.len(), 2, "{sessions:#?}");
+    for session in &inner {
+        assert_eq!(session["opened"]["destination"], ELSEWHERE);
+        let events = daemon.json_lines(&["sessions", "show", session["session"].as_str().unwrap()]).unwrap();
+        let through = &events[0]["through"];
+        let outer = sessions.iter().find(|outer| outer["session"] == *through);
+        let outer = outer.unwrap_or_else(|| panic!("{:#?}", events[0]));
+        assert_ne!(outer["opened"]["connection"], "elsewhere");
+    }
+}
+
+#[test]
+fn an_absolute_target_that_no_connection_names_is_refused() {
+    let daemon = daemon_of(&[plain_proxy("")], ALLOW);
+    let mark = marker("unnamed");
+    let proxy = format!("http://{}", server().at(Port::Plain));
+    for target in [ELSEWHERE, "nowhere.test", "127.77.1.2"] {
+        let url = format!("http://{target}/echo?{mark}");
+        let problem = answer(&daemon, &["--proxy", &proxy, &url]).problem(403);
+        assert!(problem["detail"].as_str().unwrap().contains("no connection of policy"), "{problem}");
+    }
+    assert_eq!(reached(&mark), 0);
+}
+
+#[test]
+fn an_absolute_target_is_no_way_around_tls() {
+    let daemon = daemon_of(&[plain_proxy(""), elsewhere("")], ALLOW);
+    let mark = marker("no-tls");
+    let proxy = format!("http://{}", server().at(Port::Plain));
+    let problem =
+        answer(&daemon, &["--proxy", &proxy, &format!("http://{ELSEWHERE}/echo?{mark}")]).problem(400);
+    assert!(problem["detail"].as_str().unwrap().contains("wants TLS"), "{problem}");
+    assert_eq!(reached(&mark), 0);
+}
+
+#[test]
+fn a_proxy_gets_its_own_credential_and_no_other() {
+    let inject = ", credential = \"shop-token\", inject = \"header Proxy-Authorization\"";
+    let target = server().at(Port::Https).to_string();
+    for (upstream, wanted) in [(inject, TOKEN), ("", "Basic YWRhOnNlY3JldA==")] {
+        let daemon = daemon_of(&[plain_proxy(upstream), intercepted(server(), Port::Https)], ALLOW);
+        let mark = marker("proxy-credential");
+        let before = reached(&target);
+        let seen =
+            through_proxy(&daemon, &["--proxy-user", "ada:secret", &format!("https://IP:PORT/echo?{mark}")]);
+        assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
+        assert!(
+            !seen.stdout.contains("proxy-authorization") && !seen.stdout.contains(TOKEN),
+            "{}",
+            seen.stdout
+        );
+        assert_eq!(reached(&mark), 1);
+        let asked = server().requests(&target).unwrap();
+        assert!(asked.len() > before, "the tunnel was asked of the proxy");
+        let fields = asked.last().unwrap()["headers"].to_string();
+        assert!(fields.contains(wanted), "{fields}");
+    }
+}
+
+#[test]
+fn a_tunnel_that_the_proxy_cannot_open_is_an_answer_inside_it() {
+    let daemon = daemon_of(&[plain_proxy(""), elsewhere("")], ALLOW);
+    let proxy = format!("http://{}", server().at(Port::Plain));
+    let seen = answer(&daemon, &["--proxy", &proxy, &format!("https://{ELSEWHERE}/echo")]);
+    let problem = seen.problem(502);
+    assert!(problem["detail"].as_str().unwrap().contains("the proxy opens no tunnel"), "{problem}");
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, PROXY_AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -17,7 +17,7 @@ use super::head::{authority, strip_hop_by_hop, wants_upgrade};
 use super::log::causes;
 use super::masks::Masks;
 use super::session::{OpenGuard, Session};
-use super::{forward, hold};
+use super::{forward, hold, proxy};
 use crate::flow::Side;
 use crate::gate::{BodyRead, HttpJudgement, Judgement, Permit};
 use crate::mask::http::Counts;
@@ -52,6 +52,8 @@ pub(super) struct Exchange {
     pub(super) room: Option<OwnedSemaphorePermit>,
     /// The client's side of a connection that is to become another protocol's.
     pub(super) upgrade: Option<OnUpgrade>,
+    /// The client's own credential for a proxy.
+    pub(super) for_proxy: Option<HeaderValue>,
     pub(super) request: HttpRequest,
     pub(super) analysis: Analysis,
     pub(super) policy: Arc<Policy>,
@@ -89,6 +91,8 @@ async fn answer(
     session: &Arc<Session>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseStream>, Problem> {
+    let target = proxy::target_of(session, &request).await?;
+    let session = target.as_ref().unwrap_or(session);
     let mut exchange = match understand(session, request) {
         Ok(exchange) => Box::new(exchange),
         Err(refused) => {
@@ -98,6 +102,7 @@ async fn answer(
         }
     };
     match permission(&mut exchange).await {
+        Ok(permit) if exchange.is_tunnel() => proxy::tunnel(exchange, permit).await,
         Ok(permit) => forward::forward(exchange, permit).await,
         Err(problem) => {
             let Exchange { session, body, upgrade, .. } = *exchange;
@@ -152,20 +157,21 @@ fn understand(
     let upgrade = wants_upgrade(request.method(), request.headers());
     let extended = request.extensions().get::<hyper::ext::Protocol>().map(|found| found.as_str().to_owned());
     let protocol = upgrade.or(extended);
-    let on_upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
+    let tunnel = request.method() == Method::CONNECT && protocol.is_none();
+    let on_upgrade = (tunnel || protocol.is_some()).then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
-    let refuse = |problem: Problem, parts: &http::request::Parts| refuse_unread(session, parts, problem);
-    if parts.method == Method::CONNECT && protocol.is_none() {
-        let problem = Problem::new(
-            StatusCode::NOT_IMPLEMENTED,
-            Side::Client,
-            "CONNECT is not relayed: a tunnel would carry what nobody judges",
-        );
-        let hint = "connect directly (unset https_proxy, or name the host in no_proxy); the connection is intercepted";
+    let refuse = |problem: Problem, parts: &http::request::Parts| {
+        refuse_head(session, &parts.method, &parts.uri, problem)
+    };
+    if tunnel && !proxy::may_be_proxy(session) {
+        let detail = "CONNECT is for HTTP/1.1 proxies without TLS";
+        let problem = Problem::new(StatusCode::NOT_IMPLEMENTED, Side::Client, detail);
+        let hint = "use the proxy's plain port, or connect directly: the connection is intercepted anyway";
         return Err(Box::new((refuse(problem.hint(hint), &parts), body)));
     }
     let host = match authority(parts.version, &parts.uri, &parts.headers) {
-        Ok(host) if session.is_for(&host) => host,
+        Ok(host) if tunnel && host.port.is_some() => host,
+        Ok(host) if !tunnel && session.is_for(&host) => host,
         Ok(_) => {
             let detail = "this connection is not for the host that the request names";
             let problem = Problem::new(StatusCode::MISDIRECTED_REQUEST, Side::Client, detail)
@@ -186,6 +192,7 @@ fn understand(
             return Err(Box::new((refuse(problem, &parts), body)));
         }
     };
+    let for_proxy = parts.headers.get(PROXY_AUTHORIZATION).cloned();
     strip_hop_by_hop(&mut parts.headers);
     let policy = session.relay.gate.policy(&session.admission);
     let policy = policy.unwrap_or_else(|| Arc::clone(session.admission.policy()));
@@ -209,6 +216,7 @@ fn understand(
         body: RequestBody::Stream(body),
         room: None,
         upgrade: on_upgrade,
+        for_proxy,
         policy,
         masks,
         secret,
@@ -230,19 +238,23 @@ fn target_of(parts: &http::request::Parts) -> http::uri::PathAndQuery {
 }
 
 /// Records a request that could not be taken apart, and refuses it.
-fn refuse_unread(session: &Session, parts: &http::request::Parts, problem: Problem) -> Problem {
+pub(super) fn refuse_unread<B>(session: &Session, request: &Request<B>, problem: Problem) -> Problem {
+    refuse_head(session, request.method(), request.uri(), problem)
+}
+
+fn refuse_head(session: &Session, method: &Method, uri: &http::Uri, problem: Problem) -> Problem {
     let operation = session.next_operation();
     let scheme = match session.client.scheme {
         Scheme::Http => "http",
         Scheme::Https => "https",
     };
-    let url = format!("{scheme}://{}{}", session.admission.flow().destination, parts.uri.path());
+    let url = format!("{scheme}://{}{}", session.admission.flow().destination, uri.path());
     let asked = Asked {
         operation,
-        text: BoundedText::new(&format!("{} {url}", parts.method)),
+        text: BoundedText::new(&format!("{method} {url}")),
         parameters: Parameters::default(),
         statements: Statements::one(
-            parts.method.as_str().to_lowercase(),
+            method.as_str().to_lowercase(),
             crate::request::Effect::Unknown,
             Some(problem.detail.clone()),
         ),
@@ -283,6 +295,11 @@ pub(super) fn unrecorded(error: &crate::record::RecordError) -> Problem {
 }
 
 impl Exchange {
+    /// Whether it asks for a tunnel to be opened.
+    fn is_tunnel(&self) -> bool {
+        self.parts.method == Method::CONNECT && self.request.upgrade.is_none()
+    }
+
     /// Judges the request, reading its body first when a rule looks into it.
     async fn judge(&mut self) -> Result<Judgement, Problem> {
         let empty = matches!(&self.body, RequestBody::Stream(body) if hyper::body::Body::is_end_stream(body));
@@ -438,5 +455,5 @@ impl Exchange {
 
 /// A message's media type.
 pub(super) fn content_type(headers: &HeaderMap) -> Option<&[u8]> {
-    headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes)
+    headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes)
 }

@@ -18,7 +18,7 @@ use super::exchange::{Exchange, RequestBody, content_type, unrecorded, unusable_
 use super::log::{ExchangeLog, RequestTap, causes};
 use super::upgrade::{self, Switch};
 use crate::flow::Side;
-use crate::gate::Permit;
+use crate::gate::{Permit, Through};
 use crate::mask::http::{BodyKind, BodyMasker, BodyMasks, Counts};
 use crate::policy::rule::Uninspected;
 use crate::record::body::BodyRecorder;
@@ -226,7 +226,7 @@ fn mask_body(exchange: &mut Exchange, counts: &mut Counts) -> Result<Option<Rewr
 }
 
 /// Puts the real credential where the profile says. What the agent sent there is dropped.
-async fn put_credential(exchange: &mut Exchange) -> Result<(), Problem> {
+pub(super) async fn put_credential(exchange: &mut Exchange) -> Result<(), Problem> {
     let session = Arc::clone(&exchange.session);
     let upstream = &session.admission.connection().upstream;
     let Some(how) = &upstream.inject else { return Ok(()) };
@@ -254,7 +254,7 @@ async fn put_credential(exchange: &mut Exchange) -> Result<(), Problem> {
 }
 
 /// The intent is on record, durably if the policy says so, before anything goes out.
-async fn intend(exchange: &Exchange, permit: &Permit) -> Result<(), Problem> {
+pub(super) async fn intend(exchange: &Exchange, permit: &Permit) -> Result<(), Problem> {
     let intent = Intent {
         asked: exchange.asked(),
         rule: permit.rule().to_owned(),
@@ -316,7 +316,8 @@ async fn send(
         let ready = match (request.take(), stream.take()) {
             (Some(request), _) => request,
             (None, Some(stream)) => {
-                address(&mut parts, lease.is_http2(), session.client.scheme)
+                let proxy = session.admission.through().filter(|_| way.tls.is_none());
+                address(&mut parts, lease.is_http2(), session.client.scheme, proxy)
                     .map_err(|error| (bad_gateway("the request cannot be sent on"), error.into()))?;
                 Request::from_parts(parts.clone(), stream.boxed_unsync())
             }
@@ -342,7 +343,12 @@ async fn send(
 }
 
 /// Target and `Host` as the version wants them (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
-fn address(parts: &mut http::request::Parts, http2: bool, scheme: Scheme) -> Result<(), http::Error> {
+fn address(
+    parts: &mut http::request::Parts,
+    http2: bool,
+    scheme: Scheme,
+    proxy: Option<&Arc<Through>>,
+) -> Result<(), http::Error> {
     let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
     let host = match parts.headers.get(HOST) {
         Some(host) => host.clone(),
@@ -361,7 +367,14 @@ fn address(parts: &mut http::request::Parts, http2: bool, scheme: Scheme) -> Res
         parts.headers.remove(HOST);
         parts.version = http::Version::HTTP_2;
     } else {
-        parts.uri = Uri::builder().path_and_query(target).build()?;
+        parts.uri = match proxy {
+            None => Uri::builder().path_and_query(target).build()?,
+            Some(through) => {
+                parts.headers.extend(through.fields().clone());
+                let authority = host.as_bytes();
+                Uri::builder().scheme("http").authority(authority).path_and_query(target).build()?
+            }
+        };
         parts.headers.insert(HOST, host);
         parts.version = http::Version::HTTP_11;
     }
@@ -384,6 +397,7 @@ fn unreachable(error: &UpstreamError) -> Problem {
         | UpstreamError::Trust(_)
         | UpstreamError::Login(_)
         | UpstreamError::Http { .. }
+        | UpstreamError::Proxy { .. }
         | UpstreamError::Server(_)
         | UpstreamError::Protocol { .. } => StatusCode::BAD_GATEWAY,
     };

@@ -25,7 +25,7 @@ static HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 /// Whom a request is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Authority {
     /// Host name or address, lower case, without port, brackets and trailing dot.
     pub(super) host: String,

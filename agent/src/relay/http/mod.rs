@@ -32,6 +32,7 @@ mod hold;
 mod log;
 mod masks;
 mod passthrough;
+mod proxy;
 mod session;
 mod upgrade;
 mod websocket;
@@ -90,13 +91,16 @@ pub(crate) async fn serve(
     let session = Session::new(relay, admission, client, server_name, record);
     let (stream, counts) = Counted::new(stream);
     let ended = match version {
-        Version::Http1 => Box::pin(http1(stream, &session, shutdown)).await,
-        Version::Http2 => Box::pin(http2(stream, &session, shutdown)).await,
+        Version::Http1 => Box::pin(http1(stream, &session, shutdown.clone())).await,
+        Version::Http2 => Box::pin(http2(stream, &session, shutdown.clone())).await,
     };
-    if tokio::time::timeout(LAST_RECORDS_TIME_MAX, session.idle()).await.is_err() {
-        tracing::debug!(session = %session.id(), "requests are still under way when their session is closed");
+    for target in session.take_targets() {
+        close(&target, &Counts::default(), ended.clone()).await;
     }
-    close(&session, &counts, ended);
+    close(&session, &counts, ended).await;
+    if let Some(tunnel) = session.take_tunnel() {
+        tunnel.serve(&session, shutdown).await;
+    }
 }
 
 async fn http1(stream: Counted<Stream>, session: &Arc<Session>, mut shutdown: Shutdown) -> Ended {
@@ -173,7 +177,10 @@ fn ended(served: Result<(), hyper::Error>) -> Ended {
     }
 }
 
-fn close(session: &Session, counts: &Counts, ended: Ended) {
+async fn close(session: &Session, counts: &Counts, ended: Ended) {
+    if tokio::time::timeout(LAST_RECORDS_TIME_MAX, session.idle()).await.is_err() {
+        tracing::debug!(session = %session.id(), "requests are still under way when their session is closed");
+    }
     let Some(mut record) = session.take_record() else { return };
     record.count_bytes(OpaqueCounts { to_upstream: counts.read(), to_client: counts.written() });
     finish(record, ended);

