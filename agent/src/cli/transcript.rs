@@ -100,6 +100,9 @@ impl<'a> Transcript<'a> {
             super::sessions::protocol_name(opened.protocol),
             flow.destination
         )?;
+        if let Some(through) = &opened.through {
+            writeln!(self.out, "  through  the proxy of session {through}")?;
+        }
         let user = opened.user_name.as_deref().unwrap_or("?");
         let process = &flow.process;
         writeln!(

@@ -26,6 +26,7 @@ use thiserror::Error;
 use x509_cert::der::Decode;
 use zeroize::Zeroizing;
 
+use super::client_certificate::Noticed;
 use super::{ALPN_HTTP1, ALPN_HTTP2, ALPN_POSTGRES, provider};
 use crate::credential::Problem;
 use crate::credential::file::{self, Readers};
@@ -227,7 +228,7 @@ impl Ca {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| CaError::Mint(error.to_string()))?
-            .with_no_client_auth()
+            .with_client_cert_verifier(Arc::new(Noticed::new()))
             .with_cert_resolver(Arc::new(resolver));
         config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
         config.ticketer =

@@ -6,6 +6,7 @@ use rustls::crypto::CryptoProvider;
 
 pub mod bundle;
 pub mod ca;
+mod client_certificate;
 pub mod client_side;
 pub mod stream;
 pub mod trial;

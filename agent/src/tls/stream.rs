@@ -68,6 +68,15 @@ impl Stream {
         }
     }
 
+    /// Whether a client brought a certificate of its own.
+    #[must_use]
+    pub fn has_client_certificate(&self) -> bool {
+        match self {
+            Self::Plain(_) | Self::Connected(_) => false,
+            Self::Accepted(tls) => tls.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty()),
+        }
+    }
+
     /// The certificate the other side proved to own: the server's, on a verified connection to it.
     #[must_use]
     pub fn server_certificate(&self) -> Option<&CertificateDer<'static>> {

@@ -1,5 +1,7 @@
 //! `tls` of a connection: intercepted, passed through unread, or none.
 
+use std::fs;
+
 use harness::web::Port;
 use harness::web::client::Way;
 use harness::web::policy::{ALLOW, MASKS, intercepted, with_tls};
@@ -90,4 +92,24 @@ fn a_client_of_http_2_reaches_a_server_that_speaks_only_http_1() {
         assert_eq!((seen.status, &seen.json()["body"]), (200, &"hello".into()), "{version}: {seen:?}");
         assert_eq!(server().requests(&mark).unwrap()[0]["version"], "1.1");
     }
+}
+
+#[test]
+fn a_client_that_brings_its_own_certificate_is_told_that_it_goes_no_further() {
+    let daemon = daemon_of(&[intercepted(server(), Port::Https)], ALLOW);
+    let made = rcgen::generate_simple_self_signed(vec!["agent".to_owned()]).unwrap();
+    let (certificate, key) = (daemon.folder().join("agent.crt"), daemon.folder().join("agent.key"));
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
+    let mark = marker("own-certificate");
+    for version in ["--http1.1", "--http2", "--tls-max 1.2"] {
+        let url = format!("https://api.shop.test:PORT/echo?{mark}");
+        let mut arguments: Vec<&str> = version.split(' ').collect();
+        arguments.extend(["--cert", &certificate, "--key", &key, &url]);
+        let problem = answer_at(&daemon, Port::Https, &arguments).problem(403);
+        assert!(problem["detail"].as_str().unwrap().contains("certificate of its own"), "{problem}");
+        assert!(problem["hint"].as_str().unwrap().contains("client_cert"), "{problem}");
+    }
+    assert_eq!(reached(&mark), 0);
 }

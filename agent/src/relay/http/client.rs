@@ -57,7 +57,10 @@ pub(super) async fn open(tcp: TcpStream, admission: &Admission, relay: &Arc<Rela
                 let first = first_bytes(&tcp, PREFACE.len()).await?;
                 let version = if first.starts_with(PREFACE) { Version::Http2 } else { Version::Http1 };
                 let stream = Stream::plain(tcp).map_err(|error| lost(&error))?;
-                Ok(Opened::Http(stream, Client { scheme: Scheme::Http, version, sni: None }))
+                Ok(Opened::Http(
+                    stream,
+                    Client { scheme: Scheme::Http, version, sni: None, has_certificate: false },
+                ))
             }
             ClientTls::Intercept => intercept(tcp, admission, relay).await,
         }
@@ -101,6 +104,7 @@ fn client_of(stream: &Stream) -> Client {
         scheme: if stream.is_tls() { Scheme::Https } else { Scheme::Http },
         version: if stream.alpn() == Some(b"h2") { Version::Http2 } else { Version::Http1 },
         sni: stream.requested_name().map(str::to_ascii_lowercase),
+        has_certificate: stream.has_client_certificate(),
     }
 }
 

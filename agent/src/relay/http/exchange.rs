@@ -163,11 +163,8 @@ fn understand(
     let refuse = |problem: Problem, parts: &http::request::Parts| {
         refuse_head(session, &parts.method, &parts.uri, problem)
     };
-    if tunnel && !proxy::may_be_proxy(session) {
-        let detail = "CONNECT is for HTTP/1.1 proxies without TLS";
-        let problem = Problem::new(StatusCode::NOT_IMPLEMENTED, Side::Client, detail);
-        let hint = "use the proxy's plain port, or connect directly: the connection is intercepted anyway";
-        return Err(Box::new((refuse(problem.hint(hint), &parts), body)));
+    if let Some(problem) = not_carried(session, tunnel) {
+        return Err(Box::new((refuse(problem, &parts), body)));
     }
     let host = match authority(parts.version, &parts.uri, &parts.headers) {
         Ok(host) if tunnel && host.port.is_some() => host,
@@ -223,6 +220,22 @@ fn understand(
         uninspected: false,
         open: session.begin(),
     })
+}
+
+/// What this connection cannot carry on, whatever the policy says.
+fn not_carried(session: &Session, tunnel: bool) -> Option<Problem> {
+    if tunnel && !proxy::may_be_proxy(session) {
+        let detail = "CONNECT is for HTTP/1.1 proxies without TLS";
+        let hint = "use the proxy's plain port, or connect directly: the connection is intercepted anyway";
+        return Some(Problem::new(StatusCode::NOT_IMPLEMENTED, Side::Client, detail).hint(hint));
+    }
+    if session.client.has_certificate && session.admission.connection().upstream.client_cert.is_none() {
+        let detail =
+            "this client brings a certificate of its own, which cannot be relayed: its key is not here";
+        let hint = "connect without it; the operator can have the daemon present one (upstream.client_cert)";
+        return Some(Problem::new(StatusCode::FORBIDDEN, Side::Client, detail).hint(hint));
+    }
+    None
 }
 
 /// A credential that cannot be used; what exactly is wrong with it is the operator's business.

@@ -190,7 +190,7 @@ async fn open_target(
     }
     let port = target.port.unwrap_or(HTTP_PORT);
     let (admission, record) = admit(session, &target.host, port, fields).await?;
-    let client = Client { scheme: Scheme::Http, version: Version::Http1, sni: None };
+    let client = Client { scheme: Scheme::Http, version: Version::Http1, sni: None, has_certificate: false };
     let name = match (admission.connection().protocol, admission.connection().client_tls) {
         (Protocol::Http, ClientTls::Plain) => super::client::server_name(&admission, &session.relay, &client)
             .map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, error.side(), error.to_string())),

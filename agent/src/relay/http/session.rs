@@ -36,6 +36,8 @@ pub(super) struct Client {
     pub(super) version: Version,
     /// The name it asked for by SNI.
     pub(super) sni: Option<String>,
+    /// Whether it brought a certificate of its own.
+    pub(super) has_certificate: bool,
 }
 
 /// One client connection under its admission.
