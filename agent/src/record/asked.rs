@@ -1,7 +1,8 @@
 //! What was asked of a target, as it is recorded: bounded text and parameters, and what they were understood to be.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use aho_corasick::AhoCorasick;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
@@ -69,6 +70,12 @@ const WITHHELD: &str = "[redacted]";
 const SECRET_NAMES: [&str; 8] =
     ["token", "secret", "password", "apikey", "api-key", "credential", "signature", "session-id"];
 
+static SECRET_NAME: LazyLock<AhoCorasick> = LazyLock::new(|| {
+    // Constants: a test would have failed first.
+    #[expect(clippy::expect_used, reason = "the names are constants, and tests use them")]
+    AhoCorasick::new(SECRET_NAMES).expect("names")
+});
+
 fn recorded_value(name: &str, value: String) -> String {
     match name {
         "authorization" | "proxy-authorization" => match value.split_once(' ') {
@@ -80,7 +87,7 @@ fn recorded_value(name: &str, value: String) -> String {
             Some((pair, attributes)) => format!("{};{attributes}", cookie(pair)),
             None => cookie(&value),
         },
-        _ if SECRET_NAMES.iter().any(|part| name.contains(part)) => WITHHELD.to_owned(),
+        _ if SECRET_NAME.is_match(name) => WITHHELD.to_owned(),
         _ => value,
     }
 }

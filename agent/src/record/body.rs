@@ -136,6 +136,7 @@ pub struct BodyRecorder {
     /// Bytes handed out in blocks.
     written: u64,
     bytes: u64,
+    /// Of what is not in `block`. Most bodies are one block that is kept whole, and need none.
     digest: Sha256,
 }
 
@@ -150,12 +151,14 @@ impl BodyRecorder {
     /// Takes the next piece; gives out a block when one is full.
     #[must_use = "the block must be recorded"]
     pub fn push(&mut self, piece: &[u8]) -> Option<BodyBlock> {
-        self.bytes += piece.len() as u64;
-        self.digest.update(piece);
         let kept = self.written + self.block.len() as u64;
         let room = usize::try_from(self.bytes_max.saturating_sub(kept)).unwrap_or(usize::MAX);
-        self.block.extend_from_slice(piece.get(..room).unwrap_or(piece));
-        if self.block.len() < BLOCK_BYTES { None } else { self.take() }
+        let (fits, beyond) = piece.split_at_checked(room).unwrap_or((piece, &[]));
+        self.block.extend_from_slice(fits);
+        let full = if self.block.len() < BLOCK_BYTES && beyond.is_empty() { None } else { self.take() };
+        self.digest.update(beyond);
+        self.bytes += piece.len() as u64;
+        full
     }
 
     fn take(&mut self) -> Option<BodyBlock> {
@@ -163,6 +166,7 @@ impl BodyRecorder {
             return None;
         }
         let bytes = std::mem::take(&mut self.block);
+        self.digest.update(&bytes);
         let offset = self.written;
         self.written += bytes.len() as u64;
         Some(BodyBlock { operation: self.operation, direction: self.direction, offset, bytes })
@@ -171,9 +175,16 @@ impl BodyRecorder {
     /// The body is over: its last block, and what is known of it.
     #[must_use]
     pub fn finish(mut self) -> (Option<BodyBlock>, BodySummary) {
+        let kept = self.written + self.block.len() as u64;
+        if kept == self.bytes {
+            let (operation, direction, offset, bytes) =
+                (self.operation, self.direction, self.written, self.block);
+            let last = (!bytes.is_empty()).then_some(BodyBlock { operation, direction, offset, bytes });
+            return (last, BodySummary { bytes: kept, kept, sha256: None });
+        }
         let last = self.take();
-        let sha256 = (self.written < self.bytes).then(|| hex(&self.digest.finalize()));
-        (last, BodySummary { bytes: self.bytes, kept: self.written, sha256 })
+        let sha256 = Some(hex(&self.digest.finalize()));
+        (last, BodySummary { bytes: self.bytes, kept, sha256 })
     }
 }
 

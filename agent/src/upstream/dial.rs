@@ -11,12 +11,13 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use super::error::{Stage, UpstreamError};
-use super::http::Way;
+use super::http::Target as HttpTarget;
 use super::tunnel;
 use super::wire::within;
 use super::{CONNECT_TIME_MAX, TLS_TIME_MAX};
 use crate::gate::{Admission, Through};
 use crate::policy::rule::{Connection, Destination, UpstreamTls};
+use crate::secret::Secret;
 use crate::tls::Stream;
 use crate::tls::upstream_side::{ServerTrust, Verify, certificate_problem};
 
@@ -133,14 +134,15 @@ impl Dialler {
     pub async fn dial_http(
         &self,
         admission: &Admission,
-        way: &Way,
+        target: &HttpTarget,
+        client_certificate: Option<&Secret>,
     ) -> Result<(Stream, SocketAddr), UpstreamError> {
         let profile = admission.connection();
-        let tls = match (&way.tls, verification(profile.upstream.tls)) {
+        let tls = match (&target.tls, verification(profile.upstream.tls)) {
             (Some(name), Some(verify)) => {
                 let root_cert = profile.upstream.root_cert.as_deref();
-                let client = way.client_certificate.as_deref();
-                let config = self.trust.http_config(root_cert, verify, way.version.alpn(), client)?;
+                let alpn = target.version.alpn();
+                let config = self.trust.http_config(root_cert, verify, alpn, client_certificate)?;
                 Some(TargetTls { config, name: name.clone() })
             }
             (None, _) | (_, None) => None,

@@ -70,34 +70,41 @@ impl Version {
     }
 }
 
-/// Where a request goes and how, beyond what its admission says.
-#[derive(Clone)]
-pub struct Way {
-    /// Name the server's certificate must bear; `None` without TLS.
-    pub tls: Option<ServerName<'static>>,
-    /// What is spoken.
-    pub version: Version,
-    /// PEM of a client certificate and its key.
-    pub client_certificate: Option<Arc<Secret>>,
-}
-
-/// Connections that may be used again only by whoever they were opened for.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Target {
+/// What a connection is for: it may be used again only by whoever it was opened for.
+#[derive(PartialEq, Eq, Hash)]
+pub struct Target {
     run: RunId,
     connection: String,
     policy_version: String,
     destination: SocketAddr,
     /// The proxy it is reached by.
     proxy: Option<SocketAddr>,
-    tls: Option<ServerName<'static>>,
-    version: Version,
+    /// Name the server's certificate must bear; `None` without TLS.
+    pub(super) tls: Option<ServerName<'static>>,
+    /// What is spoken.
+    pub(super) version: Version,
+}
+
+impl Target {
+    /// What an admission's requests that go this way are for.
+    #[must_use]
+    pub fn new(admission: &Admission, tls: Option<ServerName<'static>>, version: Version) -> Arc<Self> {
+        Arc::new(Self {
+            run: admission.flow().run,
+            connection: admission.connection().name.clone(),
+            policy_version: admission.policy().version.clone(),
+            destination: admission.flow().destination.0,
+            proxy: admission.through().map(|through| through.proxy().flow().destination.0),
+            tls,
+            version,
+        })
+    }
 }
 
 /// Idle connections of all runs.
 #[derive(Default)]
 pub struct HttpPool {
-    idle: Mutex<HashMap<Target, Idle>>,
+    idle: Mutex<HashMap<Arc<Target>, Idle>>,
     /// A task looks for old connections.
     reaping: AtomicBool,
 }
@@ -126,7 +133,7 @@ impl Sender {
 /// A connection to the server, for one request.
 pub struct Lease {
     sender: Sender,
-    target: Target,
+    target: Arc<Target>,
     pool: Arc<HttpPool>,
     /// The server's address.
     pub address: SocketAddr,
@@ -154,21 +161,13 @@ impl HttpPool {
         self: &Arc<Self>,
         dialler: &Dialler,
         admission: &Admission,
-        way: &Way,
+        target: &Arc<Target>,
+        client_certificate: Option<&Secret>,
     ) -> Result<Lease, UpstreamError> {
-        let target = Target {
-            run: admission.flow().run,
-            connection: admission.connection().name.clone(),
-            policy_version: admission.policy().version.clone(),
-            destination: admission.flow().destination.0,
-            proxy: admission.through().map(|through| through.proxy().flow().destination.0),
-            tls: way.tls.clone(),
-            version: way.version,
-        };
-        while let Some((mut sender, address)) = self.take(&target) {
+        while let Some((mut sender, address)) = self.take(target) {
             if sender.is_ready() {
                 let pool = Arc::clone(self);
-                return Ok(Lease { sender, target, pool, address, connected_in: None });
+                return Ok(Lease { sender, target: Arc::clone(target), pool, address, connected_in: None });
             }
             let ready = tokio::time::timeout(READY_TIME_MAX, async {
                 match &mut sender {
@@ -178,21 +177,21 @@ impl HttpPool {
             });
             if let Ok(Ok(())) = ready.await {
                 let pool = Arc::clone(self);
-                return Ok(Lease { sender, target, pool, address, connected_in: None });
+                return Ok(Lease { sender, target: Arc::clone(target), pool, address, connected_in: None });
             }
-            self.forget(&target, &sender);
+            self.forget(target, &sender);
         }
         let started = Instant::now();
-        let (stream, address) = dialler.dial_http(admission, way).await?;
+        let (stream, address) = dialler.dial_http(admission, target, client_certificate).await?;
         let sender = open(stream, address).await?;
         if let Sender::Http2(sender) = &sender {
-            self.share(&target, sender.clone(), address);
+            self.share(target, sender.clone(), address);
         }
         let connected_in = Some(started.elapsed());
-        Ok(Lease { sender, target, pool: Arc::clone(self), address, connected_in })
+        Ok(Lease { sender, target: Arc::clone(target), pool: Arc::clone(self), address, connected_in })
     }
 
-    fn take(&self, target: &Target) -> Option<(Sender, SocketAddr)> {
+    fn take(&self, target: &Arc<Target>) -> Option<(Sender, SocketAddr)> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle.get_mut(target)?;
         if let Some((sender, address)) = &kept.shared {
@@ -206,7 +205,7 @@ impl HttpPool {
         None
     }
 
-    fn forget(&self, target: &Target, closed: &Sender) {
+    fn forget(&self, target: &Arc<Target>, closed: &Sender) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         match (closed, idle.get_mut(target)) {
             (Sender::Http2(_), Some(kept)) => kept.shared = None,
@@ -214,14 +213,19 @@ impl HttpPool {
         }
     }
 
-    fn share(&self, target: &Target, sender: http2::SendRequest<RequestBody>, address: SocketAddr) {
+    fn share(&self, target: &Arc<Target>, sender: http2::SendRequest<RequestBody>, address: SocketAddr) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = entry(&mut idle, target) {
             kept.shared = Some((sender, address));
         }
     }
 
-    fn put(self: &Arc<Self>, target: &Target, sender: http1::SendRequest<RequestBody>, address: SocketAddr) {
+    fn put(
+        self: &Arc<Self>,
+        target: &Arc<Target>,
+        sender: http1::SendRequest<RequestBody>,
+        address: SocketAddr,
+    ) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kept) = entry(&mut idle, target)
             && kept.single.len() < IDLE_PER_TARGET_MAX
@@ -248,7 +252,7 @@ impl HttpPool {
     }
 }
 
-fn clear_old(idle: &mut HashMap<Target, Idle>) {
+fn clear_old(idle: &mut HashMap<Arc<Target>, Idle>) {
     idle.retain(|_, kept| {
         kept.single.retain(|(sender, _, since)| since.elapsed() < IDLE_TIME_MAX && !sender.is_closed());
         kept.shared.as_ref().is_some_and(|(sender, _)| !sender.is_closed()) || !kept.single.is_empty()
@@ -256,14 +260,14 @@ fn clear_old(idle: &mut HashMap<Target, Idle>) {
 }
 
 /// The place of a target; old ones are cleared when there is none left.
-fn entry<'i>(idle: &'i mut HashMap<Target, Idle>, target: &Target) -> Option<&'i mut Idle> {
+fn entry<'i>(idle: &'i mut HashMap<Arc<Target>, Idle>, target: &Arc<Target>) -> Option<&'i mut Idle> {
     if idle.len() >= TARGETS_MAX && !idle.contains_key(target) {
         clear_old(idle);
         if idle.len() >= TARGETS_MAX {
             return None;
         }
     }
-    Some(idle.entry(target.clone()).or_default())
+    Some(idle.entry(Arc::clone(target)).or_default())
 }
 
 /// Begins HTTP on a fresh connection, in the version that TLS agreed on.

@@ -51,6 +51,15 @@ pub fn needs_body(how: &Injection, parts: &Parts) -> bool {
     }
 }
 
+/// Whether what is put in depends on the body.
+#[must_use]
+pub fn signed(how: &Injection) -> bool {
+    match how {
+        Injection::Bearer | Injection::Basic | Injection::Header(_) | Injection::Query(_) => false,
+        Injection::SigV4 => true,
+    }
+}
+
 /// Puts the credential where `how` says. `user` is for basic authentication; `body` is the SHA-256 of the exact body, when
 /// it is known.
 ///

@@ -1,5 +1,7 @@
 //! Payment card numbers: length and leading digits of real networks, plausible grouping, Luhn's check digit.
 
+use std::ops::Range;
+
 use super::{Detector, Span, byte_at, ends_word, starts_word};
 
 /// Fewest digits of a card number still in use.
@@ -9,8 +11,18 @@ pub(super) const DIGITS_MIN: usize = 13;
 const DIGITS_MAX: usize = 19;
 
 pub(super) fn find(input: &[u8], spans: &mut Vec<Span>) {
-    let mut at = 0;
-    while at < input.len() {
+    // A number is a run of these bytes and no shorter than its digits.
+    let part = |byte: u8| byte.is_ascii_digit() || matches!(byte, b' ' | b'-');
+    let mut from = 0;
+    while let Some(run) = super::next_run(input, from, DIGITS_MIN, part) {
+        find_in(input, run.clone(), spans);
+        from = run.end;
+    }
+}
+
+fn find_in(input: &[u8], run: Range<usize>, spans: &mut Vec<Span>) {
+    let mut at = run.start;
+    while at < run.end {
         if !byte_at(input, at).is_ascii_digit() {
             at += 1;
             continue;

@@ -322,21 +322,7 @@ impl Shape {
 /// Some run of token characters is long enough for what literal rules find. Saves the automaton on prose.
 fn has_token(input: &[u8]) -> bool {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'/' | b'+');
-    // A run of that length covers one of every so many bytes, so only those need a look to begin with.
-    let mut at = TOKEN_BYTES_MIN - 1;
-    while let Some(byte) = input.get(at) {
-        if !token(*byte) {
-            at += TOKEN_BYTES_MIN;
-            continue;
-        }
-        let window = input.get(at + 1 - TOKEN_BYTES_MIN..at).unwrap_or_default();
-        match window.iter().rposition(|byte| !token(*byte)) {
-            None => return true,
-            // The run begins after that byte and can reach the minimum at the earliest there.
-            Some(other) => at += other + 1,
-        }
-    }
-    false
+    next_run(input, 0, TOKEN_BYTES_MIN, token).is_some()
 }
 
 /// Puts matches in order and unites those that overlap: the earlier, then the longer, then the lower detector names
@@ -488,6 +474,35 @@ fn starts_word(input: &[u8], start: usize) -> bool {
 fn ends_word(input: &[u8], end: usize) -> bool {
     let byte = byte_at(input, end);
     !(byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// The next run of at least `min` bytes that satisfy `class`, from `from` on. Looks at few of the bytes when there is none.
+fn next_run(
+    input: &[u8],
+    from: usize,
+    min: usize,
+    class: impl Fn(u8) -> bool,
+) -> Option<std::ops::Range<usize>> {
+    // A run of that length covers one of every so many bytes, so only those need a look to begin with.
+    let mut at = from + min - 1;
+    while let Some(byte) = input.get(at) {
+        if !class(*byte) {
+            at += min;
+            continue;
+        }
+        let begin = at + 1 - min;
+        match input.get(begin..at).unwrap_or_default().iter().rposition(|byte| !class(*byte)) {
+            None => {
+                let back = input.get(from..begin).unwrap_or_default();
+                let more = back.iter().rev().take_while(|byte| class(**byte)).count();
+                let length = run_length(input, at, usize::MAX, class);
+                return Some(begin - more..at + length);
+            }
+            // The run begins after that byte and can reach the minimum at the earliest there.
+            Some(other) => at += other + 1,
+        }
+    }
+    None
 }
 
 /// Length of the run of bytes from `start` that satisfy `class`, at most `max`.

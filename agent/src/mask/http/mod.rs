@@ -155,18 +155,18 @@ impl BodyMasks {
         }
     }
 
-    /// Whether a whole body certainly stays as it is, told by one look at its bytes: a JSON document without escapes and
-    /// without the names that rules ask for, in which nothing is found.
+    /// Whether a whole body certainly stays as it is, told by one look at its bytes: a text without escapes and without the
+    /// names that rules for JSON ask for, in which nothing is found.
     #[must_use]
     pub fn leaves_alone(&self, kind: BodyKind, body: &[u8]) -> bool {
         match kind {
             BodyKind::Binary => true,
-            BodyKind::Json => {
+            BodyKind::Json | BodyKind::Text | BodyKind::Untold => {
                 memchr::memchr(b'\\', body).is_none()
                     && self.json.iter().all(|rule| rule.what.cannot_be_in(body))
                     && self.finder.find(body).is_empty()
             }
-            BodyKind::Events | BodyKind::Form | BodyKind::Text | BodyKind::Untold => false,
+            BodyKind::Events | BodyKind::Form => false,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Places in JSON documents: the part of JSONPath (RFC 9535) that can be followed in one pass over a stream.
 
+use memchr::memmem::Finder;
+
 /// Segments of one path.
 const SEGMENTS_MAX: usize = 32;
 
@@ -8,6 +10,8 @@ const SEGMENTS_MAX: usize = 32;
 pub struct JsonPath {
     text: String,
     segments: Vec<Segment>,
+    /// Search for each of its names.
+    names: Vec<Finder<'static>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +62,11 @@ impl JsonPath {
         if segments.is_empty() || segments.len() > SEGMENTS_MAX {
             return Err(format!("{text:?} must name 1 to {SEGMENTS_MAX} steps from '$'"));
         }
-        Ok(Self { text: text.to_owned(), segments })
+        let names = segments.iter().filter_map(|segment| match &segment.selector {
+            Selector::Any | Selector::Index(_) => None,
+            Selector::Name(name) => Some(Finder::new(name).into_owned()),
+        });
+        Ok(Self { text: text.to_owned(), names: names.collect(), segments })
     }
 
     /// As written.
@@ -69,10 +77,7 @@ impl JsonPath {
 
     /// Whether a document without escapes cannot have this place: one of its names does not occur in it.
     pub(super) fn cannot_be_in(&self, document: &[u8]) -> bool {
-        self.segments.iter().any(|segment| match &segment.selector {
-            Selector::Any | Selector::Index(_) => false,
-            Selector::Name(name) => memchr::memmem::find(document, name.as_bytes()).is_none(),
-        })
+        self.names.iter().any(|name| name.find(document).is_none())
     }
 }
 

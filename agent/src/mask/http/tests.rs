@@ -365,3 +365,27 @@ fn a_credential_that_a_server_sends_back_is_withheld_at_every_split() {
     let json = r#"{"authorization":"Bearer s3cr3t-token\/1"}"#;
     assert_eq!(everywhere(&masks, BodyKind::Json, json), r#"{"authorization":"Bearer [redacted]"}"#);
 }
+
+#[test]
+fn what_is_left_alone_at_one_look_the_masks_leave_alone() {
+    let masks = masks(&[("$.customers[*].ssn", Method::Redact)], &[], &EVERYTHING);
+    let alone = |kind, body: &str| masks.leaves_alone(kind, body.as_bytes());
+    for kind in [BodyKind::Json, BodyKind::Text, BodyKind::Untold, BodyKind::Binary] {
+        for body in
+            ["", "{}", r#"{"orders":[{"id":7,"note":"at the door"}]}"#, "plain words, 12 of them", "\0\x01"]
+        {
+            assert!(alone(kind, body), "{kind:?} {body}");
+            assert_eq!(everywhere(&masks, kind, body), body, "{kind:?}");
+        }
+    }
+    for body in [
+        r#"{"customers":[{"ssn":"1"}]}"#,
+        r#"{"customers":[{"\u0073sn":"1"}]}"#,
+        r#"{"note":"4111 1111 1111 1111"}"#,
+        r#"{"note":"ada\u0040example.com"}"#,
+        "mail ada@example.com",
+    ] {
+        assert!(!alone(BodyKind::Json, body) && !alone(BodyKind::Text, body), "{body}");
+    }
+    assert!(!alone(BodyKind::Form, "a=1") && !alone(BodyKind::Events, "data: 1\n\n"));
+}

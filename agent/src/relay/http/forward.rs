@@ -24,9 +24,10 @@ use crate::policy::rule::Uninspected;
 use crate::record::body::BodyRecorder;
 use crate::record::event::{Direction, Intent, OutcomeStatus};
 use crate::request::http::Scheme;
+use crate::secret::Secret;
 use crate::upstream::UpstreamError;
-use crate::upstream::http::{Lease, SendError, Version, Way};
-use crate::upstream::inject::{inject, needs_body};
+use crate::upstream::http::{Lease, SendError, Target, Version};
+use crate::upstream::inject::{inject, needs_body, signed};
 
 /// An answer of at most this many bytes is masked whole, so that its length can be told.
 const SMALL_BYTES_MAX: u64 = 64 * 1024;
@@ -72,19 +73,21 @@ pub(super) async fn forward(
     }
     let stream = outgoing(body, rewrite, tap, room);
     let client_certificate = match session.relay.credentials.client_certificate(&session.admission) {
-        Ok(certificate) => certificate.map(Arc::new),
+        Ok(certificate) => certificate,
         Err(error) => {
             let problem = unusable_credential(&session, &error);
             log.finish(OutcomeStatus::Failed, Some(&error));
             return Err(problem);
         }
     };
-    let way = Way {
-        tls: session.server_name.clone(),
-        // WebSockets over HTTP/2 are opened as over HTTP/1.1: few servers take RFC 8441.
-        version: if upgrade.is_some() { Version::Http1 } else { session.client.version },
-        client_certificate,
+    // WebSockets over HTTP/2 are opened as over HTTP/1.1: few servers take RFC 8441.
+    let target = match (&upgrade, session.client.version) {
+        (Some(_), Version::Http2) => {
+            Target::new(&session.admission, session.server_name.clone(), Version::Http1)
+        }
+        (Some(_), Version::Http1) | (None, _) => Arc::clone(&session.target),
     };
+    let way = Way { target: &target, client_certificate: client_certificate.as_ref() };
     let (response, lease) = match send(&session, &way, parts, stream, &mut log).await {
         Ok(answered) => answered,
         Err((problem, error)) => {
@@ -129,6 +132,13 @@ fn outgoing(
             RequestStream::new(Some(bytes), Some(rest), None, rewrite, tap, room)
         }
     }
+}
+
+/// Where a request goes, and who we are there.
+struct Way<'w> {
+    target: &'w Arc<Target>,
+    /// PEM of a client certificate and its key.
+    client_certificate: Option<&'w Secret>,
 }
 
 /// What of a request its answer depends on.
@@ -234,14 +244,7 @@ pub(super) async fn put_credential(exchange: &mut Exchange) -> Result<(), Proble
     if needs_body(how, &exchange.parts) {
         exchange.read_body().await?;
     }
-    let digest: Option<[u8; 32]> = match exchange.bytes_read() {
-        Some((bytes, true)) => Some(Sha256::digest(bytes).into()),
-        Some((_, false)) => None,
-        None => match &exchange.body {
-            RequestBody::Stream(body) if body.is_end_stream() => Some(Sha256::digest(b"").into()),
-            RequestBody::Stream(_) | RequestBody::Read(_) => None,
-        },
-    };
+    let digest = signed(how).then(|| digest(exchange)).flatten();
     let injected = inject(
         &mut exchange.parts,
         how,
@@ -251,6 +254,15 @@ pub(super) async fn put_credential(exchange: &mut Exchange) -> Result<(), Proble
         SystemTime::now(),
     );
     injected.map_err(|error| exchange.refuse(unusable_credential(&session, &error), None))
+}
+
+/// SHA-256 of the exact body, when it is known.
+fn digest(exchange: &Exchange) -> Option<[u8; 32]> {
+    match (exchange.bytes_read(), &exchange.body) {
+        (Some((bytes, true)), _) => Some(Sha256::digest(bytes).into()),
+        (None, RequestBody::Stream(body)) if body.is_end_stream() => Some(Sha256::digest(b"").into()),
+        (Some((_, false)), _) | (None, RequestBody::Stream(_) | RequestBody::Read(_)) => None,
+    }
 }
 
 /// The intent is on record, durably if the policy says so, before anything goes out.
@@ -301,25 +313,28 @@ type Failure = (Problem, Box<dyn std::error::Error + Send + Sync>);
 /// Sends the request, once more when an idle connection turned out to be closed.
 async fn send(
     session: &super::session::Session,
-    way: &Way,
-    mut parts: http::request::Parts,
+    way: &Way<'_>,
+    parts: http::request::Parts,
     stream: RequestStream,
     log: &mut ExchangeLog,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
-    let mut stream = Some(stream);
+    let mut unsent = Some((parts, stream));
     let mut request: Option<Request<_>> = None;
     loop {
         let relay = &session.relay;
-        let leased = relay.http_pool.lease(&relay.dialler, &session.admission, way).await;
+        let leased = relay
+            .http_pool
+            .lease(&relay.dialler, &session.admission, way.target, way.client_certificate)
+            .await;
         let mut lease = leased.map_err(|error| (unreachable(&error), error.into()))?;
         log.connected(lease.address, lease.connected_in);
-        let ready = match (request.take(), stream.take()) {
+        let ready = match (request.take(), unsent.take()) {
             (Some(request), _) => request,
-            (None, Some(stream)) => {
-                let proxy = session.admission.through().filter(|_| way.tls.is_none());
+            (None, Some((mut parts, stream))) => {
+                let proxy = session.admission.through().filter(|_| session.server_name.is_none());
                 address(&mut parts, lease.is_http2(), session.client.scheme, proxy)
                     .map_err(|error| (bad_gateway("the request cannot be sent on"), error.into()))?;
-                Request::from_parts(parts.clone(), stream.boxed_unsync())
+                Request::from_parts(parts, stream.boxed_unsync())
             }
             (None, None) => return Err((bad_gateway("the request is gone"), "sent twice".into())),
         };

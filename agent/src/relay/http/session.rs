@@ -22,7 +22,7 @@ use crate::record::{RecordError, SessionRecord};
 use crate::relay::Relay;
 use crate::request::http::Scheme;
 use crate::secret::Secret;
-use crate::upstream::http::Version;
+use crate::upstream::http::{Target, Version};
 
 /// How long a credential is used before its file is looked at again.
 const CREDENTIAL_TIME_MAX: Duration = Duration::from_secs(1);
@@ -47,6 +47,8 @@ pub(super) struct Session {
     pub(super) client: Client,
     /// Name that the server's certificate must bear; `None` when the server speaks no TLS.
     pub(super) server_name: Option<ServerName<'static>>,
+    /// What its connections to the server are for.
+    pub(super) target: Arc<Target>,
     record: Mutex<Option<SessionRecord>>,
     credential: Mutex<Option<(Instant, Arc<Secret>)>>,
     masks: Mutex<Option<KnownMasks>>,
@@ -93,6 +95,7 @@ impl Session {
     ) -> Arc<Self> {
         Arc::new(Self {
             relay: Arc::clone(relay),
+            target: Target::new(&admission, server_name.clone(), client.version),
             admission,
             client,
             server_name,

@@ -287,11 +287,17 @@ fn print(
         report::say("")?;
         report::say(&format!("{title}, {unit}"))?;
         for (way, values) in ways.iter().zip(series) {
+            if values.is_empty() {
+                report::say(&format!("  {:<12} {:>10}", way.name, "-"))?;
+                continue;
+            }
             let value = median(values);
             let low = values.iter().copied().fold(f64::INFINITY, f64::min);
             let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let ratio =
-                |name| of(number, name).map_or_else(String::new, |other| format!("{:>7.2}x", value / other));
+            let ratio = |name| {
+                let other = of(number, name).filter(|other| other.is_finite());
+                other.map_or_else(|| format!("{:>8}", "-"), |other| format!("{:>7.2}x", value / other))
+            };
             report::say(&format!(
                 "  {:<12} {value:>10.1}  {:>20}  of HAProxy {}  of mitmproxy {}",
                 way.name,
