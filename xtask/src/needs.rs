@@ -112,6 +112,11 @@ const TEST: &[Need] = &[
         why: "venv: a place of its own for HTTP client libraries newer than Debian's",
     },
     Need {
+        present: || shell::which("h2load").is_some() && shell::which("wrk").is_some(),
+        packages: &["nghttp2-client", "wrk"],
+        why: "h2load and wrk: many requests at once, over HTTP/2 and HTTP/1.1",
+    },
+    Need {
         present: || shell::which("node").is_some(),
         packages: &["nodejs"],
         why: "node: its fetch is an HTTP client to intercept",

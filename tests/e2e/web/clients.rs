@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use harness::daemon::Daemon;
-use harness::process::{self, NOBODY};
+use harness::process::{self, NOBODY, finish};
 use harness::web::Port;
 use harness::web::client::Way;
 
@@ -167,7 +167,7 @@ fn node_fetch_sees_masked_json() {
     let clear = process::run(&mut node(Way::Direct, SCRIPT)).unwrap();
     assert_has(&clear, &CLEAR, &["[redacted]"]);
     let daemon = masked();
-    let seen = process::finish(&mut node(Way::Governed(&daemon), SCRIPT)).unwrap();
+    let seen = finish(&mut node(Way::Governed(&daemon), SCRIPT)).unwrap();
     assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
     assert_has(&seen.stdout, &MASKED, &CLEAR);
 }
@@ -176,7 +176,7 @@ fn node_fetch_sees_masked_json() {
 fn by_variables(daemon: &Daemon, program: &str, arguments: &[&str]) -> String {
     let mut run = daemon.command_as(NOBODY).unwrap();
     run.args(["run", "--policy", "shop", "--", program]).args(arguments);
-    let seen = process::finish(&mut run).unwrap();
+    let seen = finish(&mut run).unwrap();
     assert_eq!(seen.code, 0, "{program}: {}\n{}", seen.stderr, daemon.log());
     seen.stdout
 }
@@ -226,4 +226,26 @@ with connect() as made:
     let clear = direct(SCRIPT);
     assert_eq!(python(&masked(), SCRIPT), clear);
     assert_eq!(clear[5].as_array().map(Vec::len), Some(4), "{clear}");
+}
+
+#[test]
+fn h2load_and_wrk_get_every_answer() {
+    let daemon = masked();
+    let url = format!("https://{}/echo", server().at(Port::Https));
+    let load = |program: &str, arguments: &[&str]| {
+        let mut run = harness::agent::under(&daemon, NOBODY, "shop").unwrap();
+        let seen = finish(run.arg(program).args(arguments).arg(&url)).unwrap();
+        assert_eq!(seen.code, 0, "{program}: {}\n{}", seen.stdout, seen.stderr);
+        seen.stdout
+    };
+    let seen = load("h2load", &["--requests=2000", "--clients=4", "--max-concurrent-streams=16"]);
+    assert!(seen.contains("Application protocol: h2"), "{seen}");
+    assert!(seen.contains("2000 succeeded, 0 failed, 0 errored"), "{seen}");
+    let seen = load("h2load", &["--h1", "--requests=500", "--clients=4"]);
+    assert!(seen.contains("500 succeeded, 0 failed, 0 errored"), "{seen}");
+    let seen = load("wrk", &["--threads=1", "--connections=4", "--duration=1s"]);
+    assert!(
+        seen.contains("requests in") && !seen.contains("Non-2xx") && !seen.contains("Socket errors"),
+        "{seen}"
+    );
 }

@@ -8,9 +8,12 @@ use serde_json::Value;
 /// Strings of which base64 is looked into are at least this long.
 const BASE64_MIN: usize = 16;
 
-/// Every recorded event of every session, as the command line prints it.
+/// Every recorded event of every session, as the command line prints it. What is said last of a session is written when
+/// its client has the answer already, so their ends are waited for.
 pub(super) fn recording(daemon: &Daemon) -> Vec<Value> {
-    let sessions = daemon.json_lines(&["sessions", "list", "--limit", "100000"]).unwrap();
+    let over = |session: &Value| !session["ended_reason"].is_null() || session["opened"]["protocol"] == "dns";
+    let list = ["sessions", "list", "--limit", "100000"];
+    let sessions = daemon.until(&list, |sessions| sessions.iter().all(over)).unwrap();
     let ids = sessions.iter().map(|session| session["session"].as_str().unwrap());
     ids.flat_map(|id| daemon.json_lines(&["sessions", "show", id]).unwrap()).collect()
 }
@@ -18,6 +21,8 @@ pub(super) fn recording(daemon: &Daemon) -> Vec<Value> {
 /// The first of these texts that is anywhere below the state folder, in the log, or in the recording, where strings are
 /// also searched as the base64 of bytes; with its place and what stands around it.
 fn kept(daemon: &Daemon, secrets: &[&str]) -> Option<String> {
+    let events = recording(daemon);
+    assert!(!events.is_empty(), "nothing was recorded: {}", daemon.log());
     let find = |bytes: &[u8], place: &str| {
         // Searched as text, because the standard library does that fast also in a debug build.
         let text = String::from_utf8_lossy(bytes);
@@ -41,8 +46,6 @@ fn kept(daemon: &Daemon, secrets: &[&str]) -> Option<String> {
         }
     }
     let mut found = find(daemon.log().as_bytes(), "the log");
-    let events = recording(daemon);
-    assert!(!events.is_empty(), "nothing was recorded: {}", daemon.log());
     for event in &events {
         strings(event, &mut |text| {
             let in_text = || find(text.as_bytes(), "the recording");

@@ -16,6 +16,7 @@ mod frames;
 mod git;
 mod grpc;
 mod guards;
+mod hello;
 mod holds;
 mod inject;
 mod large;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,9 @@ const CLIENT_TIME_MAX: Duration = Duration::from_secs(4);
 
 /// Exit code by which a script says that its library is not installed.
 const ABSENT: i32 = 77;
+
+/// Longest identification string (RFC 4253 section 4.2).
+const GREETING_BYTES_MAX: u64 = 255;
 
 /// Characters of a client's complaint that are repeated.
 const COMPLAINT_CHARS_MAX: usize = 160;
@@ -81,13 +84,74 @@ pub(super) fn checks(config: &Config) -> Vec<Check> {
         )]
     });
     if super::in_path("ssh").is_some() {
-        checks.push(Check::warn(
-            "ssh",
-            "not checked: SSH is not intercepted yet",
-            "its connections pass only where a policy names them opaque",
-        ));
+        checks.push(ssh());
     }
     checks
+}
+
+/// Whether ssh speaks to a server at all: it trusts host keys, not certificates, so there is nothing to set for it.
+fn ssh() -> Check {
+    match greeting_of_ssh() {
+        Ok(greeting) => Check::warn(
+            "ssh",
+            format!("connects as {}; SSH is not intercepted yet", summary(&greeting, COMPLAINT_CHARS_MAX)),
+            "its connections pass only where a policy names them opaque",
+        ),
+        Err(error) => Check::warn(
+            "ssh",
+            format!("does not connect: {error}"),
+            "see `ssh -v`; SSH is not intercepted yet, and passes only where a policy names it opaque",
+        ),
+    }
+}
+
+/// What ssh says first to a server of ours (RFC 4253 section 4.2). No configuration is read and no key is offered.
+fn greeting_of_ssh() -> io::Result<String> {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = listener.local_addr()?.port();
+    let mut client = std::process::Command::new("ssh")
+        .args([
+            "-F",
+            "/dev/null",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "IdentitiesOnly=yes",
+            "-o",
+            "IdentityFile=none",
+        ])
+        .args([
+            "-o",
+            "StrictHostKeyChecking=yes",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-p",
+            &port.to_string(),
+        ])
+        .args(["doctor@127.0.0.1", "true"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let (sender, greeting) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let first = || {
+            let (stream, _) = listener.accept()?;
+            stream.set_read_timeout(Some(CLIENT_TIME_MAX))?;
+            let mut line = Vec::new();
+            BufReader::new(stream).take(GREETING_BYTES_MAX).read_until(b'\n', &mut line)?;
+            io::Result::Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
+        };
+        // Nobody waits any more when it took too long.
+        drop(sender.send(first()));
+    });
+    let greeting =
+        greeting.recv_timeout(CLIENT_TIME_MAX).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    client.kill()?;
+    client.wait()?;
+    greeting.and_then(|said| {
+        if said.starts_with("SSH-") { Ok(said) } else { Err(io::Error::other("it does not speak SSH")) }
+    })
 }
 
 fn try_all(config: &Config) -> Result<Vec<Check>, BoxError> {
