@@ -239,7 +239,7 @@ fn addresses(name: &Name, kind: RecordType, answers: &[Record]) -> Found {
     let own = answers.iter().filter(|record| record.name == owner && record.record_type() == kind);
     let mut found = Vec::new();
     for record in own.take(ADDRESSES_MAX) {
-        if let Some(address) = record.data.ip_addr() {
+        if let Some(address) = record.data.ip_addr().filter(|address| is_a_hosts(*address)) {
             time_to_live = time_to_live.min(record.ttl);
             found.push(address);
         }
@@ -248,6 +248,17 @@ fn addresses(name: &Name, kind: RecordType, answers: &[Record]) -> Found {
         Found::Nothing(ResponseCode::NoError)
     } else {
         Found::Addresses(found, time_to_live)
+    }
+}
+
+/// Whether an address can be that of a host with a name. Link-local ones belong to this host's own network, and to the
+/// metadata services of clouds: whoever answers for a name must not lead agents there.
+fn is_a_hosts(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            !(v4.is_unspecified() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast())
+        }
+        IpAddr::V6(v6) => !(v6.is_unspecified() || v6.is_unicast_link_local() || v6.is_multicast()),
     }
 }
 
@@ -287,6 +298,31 @@ mod tests {
             addresses(&asked, RecordType::AAAA, &[v6]),
             Found::Addresses(vec![Ipv6Addr::LOCALHOST.into()], 9)
         );
+    }
+
+    #[test]
+    fn addresses_that_no_named_host_has_are_not_believed() {
+        let asked = name("db.test.");
+        let lie = |text: &str| {
+            let address: IpAddr = text.parse().unwrap();
+            let kind = if address.is_ipv4() { RecordType::A } else { RecordType::AAAA };
+            addresses(&asked, kind, &[Record::from_rdata(asked.clone(), 9, RData::from(address))])
+        };
+        for text in [
+            "0.0.0.0",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:169.254.169.254",
+        ] {
+            assert_eq!(lie(text), Found::Nothing(ResponseCode::NoError), "{text}");
+        }
+        for text in ["10.0.0.1", "192.0.2.1", "fd00::1", "2001:db8::1"] {
+            assert_eq!(lie(text), Found::Addresses(vec![text.parse().unwrap()], 9));
+        }
     }
 
     #[test]
