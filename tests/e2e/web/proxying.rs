@@ -202,3 +202,35 @@ fn a_tunnel_that_the_proxy_cannot_open_is_an_answer_inside_it() {
     let problem = seen.problem(502);
     assert!(problem["detail"].as_str().unwrap().contains("the proxy opens no tunnel"), "{problem}");
 }
+
+#[test]
+fn a_proxy_that_echoes_does_not_give_its_credential_away() {
+    let inject = ", user = \"shop\", credential = \"shop-token\", inject = \"basic\"";
+    let connections = [plain_proxy(inject), elsewhere("tls = \"plain\"\nupstream = { tls = \"disable\" }")];
+    let daemon = daemon_of(&connections, ALLOW);
+    let mark = marker("proxy-echo");
+    let seen =
+        through_proxy(&daemon, &["--proxy-user", "ada:secret", &format!("http://{ELSEWHERE}/echo?{mark}")]);
+    assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
+    // What curl would have said, and what was said instead.
+    assert!(!seen.stdout.contains("YWRhOnNlY3JldA"), "{}", seen.stdout);
+    let basic = "c2hvcDpzaG9wLXRva2VuLWszSnE4MXZYdzBacjV0Qm4=";
+    assert!(seen.stdout.contains("[redacted]") && !seen.stdout.contains(basic), "{}", seen.stdout);
+    let asked = server().requests(&mark).unwrap();
+    assert!(asked[0]["headers"].to_string().contains(basic), "{}", asked[0]);
+    super::disk::assert_kept_nowhere(&daemon, &[basic, TOKEN]);
+}
+
+#[test]
+fn only_http_urls_are_asked_of_a_proxy() {
+    let daemon = daemon_of(&[plain_proxy("")], ALLOW);
+    let mark = marker("scheme");
+    for url in [format!("https://{ELSEWHERE}/echo?{mark}"), format!("ftp://{ELSEWHERE}/{mark}")] {
+        let target = ["--request-target", &url, &format!("http://{}/", server().at(Port::Plain))];
+        let host = format!("Host: {ELSEWHERE}");
+        let words = [&["--header", &host][..], &target].concat();
+        let problem = super::answer_at(&daemon, Port::Plain, &words).problem(400);
+        assert!(problem["detail"].as_str().unwrap().contains("http://"), "{problem}");
+    }
+    assert_eq!(reached(&mark), 0);
+}

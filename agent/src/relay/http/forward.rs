@@ -236,7 +236,7 @@ fn mask_body(exchange: &mut Exchange, counts: &mut Counts) -> Result<Option<Rewr
 }
 
 /// Puts the real credential where the profile says. What the agent sent there is dropped.
-pub(super) async fn put_credential(exchange: &mut Exchange) -> Result<(), Problem> {
+async fn put_credential(exchange: &mut Exchange) -> Result<(), Problem> {
     let session = Arc::clone(&exchange.session);
     let upstream = &session.admission.connection().upstream;
     let Some(how) = &upstream.inject else { return Ok(()) };

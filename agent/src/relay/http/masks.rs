@@ -4,6 +4,7 @@
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use http::header::PROXY_AUTHORIZATION;
 use lru::LruCache;
 use sha2::{Digest as _, Sha256};
 
@@ -41,8 +42,8 @@ struct Key {
     version: PolicyVersion,
     connection: String,
     applies: Vec<bool>,
-    /// SHA-256 of the credential that goes into its requests.
-    credential: Option<[u8; 32]>,
+    /// SHA-256 of the credentials that go into its requests.
+    credentials: Option<[u8; 32]>,
 }
 
 /// The detectors could not be compiled.
@@ -77,7 +78,7 @@ impl MaskCache {
             version: policy.version.clone(),
             connection: connection.clone(),
             applies: policy.masks.iter().map(applies).collect(),
-            credential: credential.map(|secret| Sha256::digest(secret.expose()).into()),
+            credentials: digest(admission, credential),
         };
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(masks) = ready.get(&key) {
@@ -135,8 +136,36 @@ impl MaskCache {
     }
 }
 
-/// The credential in the forms it is sent in, so that a server that echoes requests does not give it away.
+/// What the credentials of a connection are told apart by.
+fn digest(admission: &Admission, credential: Option<&Secret>) -> Option<[u8; 32]> {
+    let proxy = for_proxy(admission);
+    if credential.is_none() && proxy.is_empty() {
+        return None;
+    }
+    let mut digest = Sha256::new();
+    for secret in credential.into_iter().chain(&proxy) {
+        digest.update(secret.expose().len().to_le_bytes());
+        digest.update(secret.expose());
+    }
+    Some(digest.finalize().into())
+}
+
+/// What a proxy on the way is told in confidence, with and without its scheme.
+fn for_proxy(admission: &Admission) -> Vec<Secret> {
+    let Some(through) = admission.through() else { return Vec::new() };
+    let value = through.fields().get(PROXY_AUTHORIZATION).map(http::HeaderValue::as_bytes);
+    let bare = value.and_then(|value| value.splitn(2, |byte| *byte == b' ').nth(1));
+    [value, bare].into_iter().flatten().map(|bytes| Secret::new(bytes.to_vec())).collect()
+}
+
+/// The credentials in the forms they are sent in, so that a server that echoes requests does not give them away.
 fn withheld(admission: &Admission, credential: Option<&Secret>) -> Vec<Secret> {
+    let mut secrets = for_proxy(admission);
+    secrets.extend(own_withheld(admission, credential));
+    secrets
+}
+
+fn own_withheld(admission: &Admission, credential: Option<&Secret>) -> Vec<Secret> {
     let upstream = &admission.connection().upstream;
     let (Some(secret), Some(how)) = (credential, &upstream.inject) else { return Vec::new() };
     match how {

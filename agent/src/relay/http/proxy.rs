@@ -3,17 +3,18 @@
 //! goes through a tunnel is read like any other connection.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::answer::Problem;
 use super::body::{ResponseStream, Source};
-use super::exchange::{Exchange, refuse_unread, unrecorded};
-use super::forward::{intend, put_credential};
+use super::exchange::{Exchange, refuse_unread, unrecorded, unusable_credential};
+use super::forward::intend;
 use super::head::{Authority, authority};
 use super::log::{ExchangeLog, RequestTap};
 use super::session::{Client, Session};
@@ -28,6 +29,7 @@ use crate::relay::{Shutdown, open_record};
 use crate::request::http::Scheme;
 use crate::tls::Stream;
 use crate::upstream::http::Version;
+use crate::upstream::inject::inject;
 
 /// Other hosts that one connection's requests may be for.
 const TARGETS_MAX: usize = 64;
@@ -56,8 +58,9 @@ pub(super) async fn tunnel(
     mut exchange: Box<Exchange>,
     permit: Permit,
 ) -> Result<Response<ResponseStream>, Problem> {
-    let fields = fields_for_proxy(&mut exchange).await?;
     let session = Arc::clone(&exchange.session);
+    let own = exchange.for_proxy.take();
+    let fields = fields_for_proxy(&session, own).map_err(|problem| exchange.refuse(problem, None))?;
     let (host, port) = (exchange.request.host.clone(), exchange.request.port);
     let (admission, record) = match admit(&session, &host, port, fields).await {
         Ok(admitted) => admitted,
@@ -80,17 +83,20 @@ pub(super) async fn tunnel(
 }
 
 /// What is said to the proxy alone: the profile's credential, else the client's own.
-async fn fields_for_proxy(exchange: &mut Exchange) -> Result<HeaderMap, Problem> {
+fn fields_for_proxy(session: &Session, own: Option<HeaderValue>) -> Result<HeaderMap, Problem> {
     let mut fields = HeaderMap::new();
-    let injects = exchange.session.admission.connection().upstream.inject.is_some();
-    if !injects {
-        fields.extend(exchange.for_proxy.take().map(|value| (PROXY_AUTHORIZATION, value)));
+    let upstream = &session.admission.connection().upstream;
+    let Some(how) = &upstream.inject else {
+        fields.extend(own.map(|value| (PROXY_AUTHORIZATION, value)));
         return Ok(fields);
-    }
-    exchange.parts.headers.remove(AUTHORIZATION);
-    put_credential(exchange).await?;
-    let headers = &mut exchange.parts.headers;
-    let credential = headers.remove(PROXY_AUTHORIZATION).or_else(|| headers.remove(AUTHORIZATION));
+    };
+    let secret = session.credential().map_err(|error| unusable_credential(session, &error))?;
+    let Some(secret) = secret else { return Ok(fields) };
+    let (mut parts, ()) = Request::new(()).into_parts();
+    inject(&mut parts, how, upstream.user.as_deref(), &secret, None, SystemTime::now())
+        .map_err(|error| unusable_credential(session, &error))?;
+    let credential = parts.headers.remove(PROXY_AUTHORIZATION);
+    let credential = credential.or_else(|| parts.headers.remove(AUTHORIZATION));
     fields.extend(credential.map(|value| (PROXY_AUTHORIZATION, value)));
     Ok(fields)
 }
@@ -156,7 +162,8 @@ pub(super) async fn target_of(
     request: &Request<Incoming>,
 ) -> Result<Option<Arc<Session>>, Problem> {
     let uri = request.uri();
-    if !may_be_proxy(session) || request.method() == Method::CONNECT || uri.scheme_str() != Some("http") {
+    let Some(scheme) = uri.scheme_str() else { return Ok(None) };
+    if !may_be_proxy(session) || request.method() == Method::CONNECT {
         return Ok(None);
     }
     // A head that says two things is refused where requests are taken apart.
@@ -164,6 +171,11 @@ pub(super) async fn target_of(
     let target = Authority { port: Some(named.port.unwrap_or(HTTP_PORT)), ..named };
     if session.is_server(&target) {
         return Ok(None);
+    }
+    if scheme != "http" {
+        let problem =
+            Problem::new(StatusCode::BAD_REQUEST, Side::Client, "only http:// URLs are asked of a proxy");
+        return Err(refuse_unread(session, request, problem.hint("use CONNECT for others")));
     }
     if let Some(known) = session.target(&target) {
         return Ok(Some(known));
@@ -184,10 +196,7 @@ async fn open_target(
             Problem::new(StatusCode::MISDIRECTED_REQUEST, Side::Client, "too many hosts by one connection");
         return Err(problem.hint("open another connection to the proxy"));
     }
-    let mut fields = HeaderMap::new();
-    if let Some(own) = request.headers().get(PROXY_AUTHORIZATION) {
-        fields.insert(PROXY_AUTHORIZATION, own.clone());
-    }
+    let fields = fields_for_proxy(session, request.headers().get(PROXY_AUTHORIZATION).cloned())?;
     let port = target.port.unwrap_or(HTTP_PORT);
     let (admission, record) = admit(session, &target.host, port, fields).await?;
     let client = Client { scheme: Scheme::Http, version: Version::Http1, sni: None, has_certificate: false };
