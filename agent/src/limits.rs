@@ -11,13 +11,5 @@ pub const CONNECTIONS_MAX: usize = 16_384;
 /// Connections of one run relayed at once, so that a run cannot keep the others out.
 pub const CONNECTIONS_PER_RUN_MAX: usize = CONNECTIONS_MAX / 8;
 
-/// HTTP/2 window of one stream, in bytes, on both sides.
-pub const HTTP2_STREAM_WINDOW: u32 = 512 * 1024;
-
-/// HTTP/2 window of a connection, in bytes, on both sides. h2 closes a connection once small DATA frames that wait
-/// cost more than half of it beyond their bytes (each as 256): with a stream's window full of frames of 16 bytes, they do
-/// not.
-pub const HTTP2_CONNECTION_WINDOW: u32 = 32 * HTTP2_STREAM_WINDOW;
-
 /// How long a client may take to complete its handshake and start-up.
 pub const STARTUP_TIME_MAX: Duration = Duration::from_secs(30);

@@ -18,7 +18,6 @@ use rustls::pki_types::ServerName;
 use super::{Dialler, UpstreamError};
 use crate::flow::RunId;
 use crate::gate::Admission;
-use crate::limits::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::secret::Secret;
 use crate::tls::Stream;
 
@@ -40,6 +39,12 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a response's head that are taken, and fields in it.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
 const HEADERS_MAX: usize = 256;
+
+/// HTTP/2 windows of one stream and of a connection to a server, in bytes. h2 closes a connection once small DATA frames
+/// that wait cost more than half of its window beyond their bytes (each as 256): with a stream's window full of frames of 16
+/// bytes, they do not.
+const STREAM_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
 
 /// How often an HTTP/2 server is asked whether it is still there while requests are open.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -276,8 +281,8 @@ async fn open(stream: Stream, address: SocketAddr) -> Result<Sender, UpstreamErr
     if stream.alpn() == Some(b"h2") {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             .keep_alive_interval(PING_INTERVAL)
             .handshake(TokioIo::new(stream))

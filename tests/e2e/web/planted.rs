@@ -202,3 +202,59 @@ fn every_method_of_masking_on_a_json_field() {
     assert!(one != other && !one.contains("918-27"), "{one} {other}");
     assert_eq!(hashed(), [one, other], "equal values stay equal");
 }
+
+#[test]
+fn beside_bodies() {
+    let daemon = masked();
+    let script = r#"
+import httpx
+seen = []
+for http2 in (False, True):
+    for kind in ("text/plain", "application/octet-stream", "application/grpc", "image/png"):
+        with httpx.Client(verify=context(), timeout=60, http2=http2) as client:
+            got = client.get(f"{BASE}/aside", params={"type": kind})
+        seen.append([got.status_code, got.text, got.reason_phrase, got.headers["x-note"]])
+with connect() as made:
+    stream = made.makefile("rb")
+    made.sendall(f"GET /aside HTTP/1.1\r\nHost: {NAME}\r\nTE: trailers\r\nConnection: TE, close\r\n\r\n".encode())
+    seen.append(answer(stream)[3])
+say(seen)
+"#;
+    let clear = direct(script).to_string();
+    assert!(clear.contains("customer2@") && clear.contains("4929 7183"), "{clear}");
+    let seen = python(&daemon, script);
+    for secret in ["customer1@", "customer2@", "4929 7183"] {
+        assert!(!seen.to_string().contains(secret), "{secret}: {seen}");
+    }
+    assert_eq!(seen[0][1], "nothing here");
+    assert_eq!(seen[8]["x-note-too"], "of c***@planted.example");
+    assert!(seen[8]["grpc-message"].as_str().is_some_and(|text| text.contains('*')), "{seen}");
+    assert_disk_clean(&daemon);
+}
+
+#[test]
+fn beside_websocket_messages() {
+    let daemon = masked();
+    let script = r#"
+import websockets
+async def main():
+    async with websockets.connect(f"wss://{NAME}:{HTTPS}/ws", ssl=context(), compression=None) as made:
+        await made.send(b"\x00\xff\x00 binary stays")
+        seen = [(await made.recv()) == b"\x00\xff\x00 binary stays"]
+        await made.send("aside")
+        seen.append((await made.recv()).decode())
+        try:
+            await made.recv()
+        except websockets.ConnectionClosed as closed:
+            seen.append([closed.rcvd.code, closed.rcvd.reason])
+    say(seen)
+asyncio.run(main())
+"#;
+    let clear = direct(script).to_string();
+    assert!(clear.contains("49297183") && clear.contains("4929 7183"), "{clear}");
+    let seen = python(&daemon, script);
+    assert_eq!(seen[0], true);
+    assert!(!seen.to_string().contains("4929"), "{seen}");
+    assert_eq!(seen[2], json!([1000, ""]));
+    assert_disk_clean(&daemon);
+}

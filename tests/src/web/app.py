@@ -186,6 +186,16 @@ async def trailers(x, options):
     await x.end([("x-checksum", "abc123")])
 
 
+async def aside(x, options):
+    """Secrets beside the body: in the reason phrase (HTTP/1.1), a header field and a trailer."""
+    await x.body()
+    fields = [("content-type", options.get("type", TEXT)), ("x-note", f"of {email(1)}"), ("trailer", "x-note-too, grpc-message")]
+    reason = {"reason": f"Card {spaced(1)}"} if x.version == "1.1" else {}
+    await x.start(200, fields, **reason)
+    await x.write(b"nothing here")
+    await x.end([("x-note-too", f"of {email(2)}"), ("grpc-message", f"card {spaced(2)}")])
+
+
 async def head(x, options):
     """A length that is the body's, in answer to HEAD as to GET."""
     await x.answer(200, TEXT, b"thirteen char", [("x-kind", "head")])
@@ -236,6 +246,10 @@ async def websocket(x, options):
             await frame(2, payload)
         elif message == "secret":
             await text(f"card {card(1)} of {email(1)}")
+        elif message == "aside":
+            await frame(2, f'{{"card": "{card(1)}"}}'.encode())
+            await frame(9, f"of {email(1)}".encode())
+            return await frame(8, struct.pack("!H", 1000) + f"card {spaced(1)}".encode())
         elif message == "split":
             whole = f"card {card(2)} of {email(2)}".encode()
             await frame(1, whole[:11], final=False)
@@ -273,5 +287,5 @@ async def ws_message(x, frame):
 
 ROUTES = {
     "planted": planted, "sse": sse, "gate": gate, "open": open_gate, "stream": stream, "prose": prose,
-    "status": status, "trailers": trailers, "head": head, "die": die, "ws": websocket, "upload": upload, "git": git,
+    "status": status, "trailers": trailers, "aside": aside, "head": head, "die": die, "ws": websocket, "upload": upload, "git": git,
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,8 +14,9 @@ use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::coding::Decoder;
+use super::forward::mask_headers;
 use super::log::{ExchangeLog, RequestTap};
-use crate::mask::http::{BodyMasker, Counts};
+use crate::mask::http::{BodyMasker, BodyMasks, Counts};
 use crate::record::event::OutcomeStatus;
 use crate::upstream::http::{BodyError, Lease};
 
@@ -171,6 +173,7 @@ pub(super) struct RequestStream {
     rest: Option<Incoming>,
     rewrite: Option<Rewrite>,
     trailers: Option<HeaderMap>,
+    trailer_masks: Option<Arc<BodyMasks>>,
     tap: RequestTap,
     /// Given back when the body is on its way.
     _room: Option<OwnedSemaphorePermit>,
@@ -185,7 +188,12 @@ impl RequestStream {
         tap: RequestTap,
         room: Option<OwnedSemaphorePermit>,
     ) -> Self {
-        Self { beginning, rest, rewrite, trailers, tap, _room: room }
+        Self { beginning, rest, rewrite, trailers, trailer_masks: None, tap, _room: room }
+    }
+
+    /// The same, with these masks over its trailers.
+    pub(super) fn masking_trailers(self, masks: &Arc<BodyMasks>) -> Self {
+        Self { trailer_masks: Some(Arc::clone(masks)), ..self }
     }
 
     /// The next piece of the original; `None` at its end.
@@ -250,6 +258,9 @@ impl Body for RequestStream {
                 },
             }
         }
+        let mut counts = Counts::new();
+        mask_trailers(this.trailers.as_mut(), this.trailer_masks.as_ref(), &mut counts);
+        this.tap.masked(&counts);
         this.tap.end();
         Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
     }
@@ -291,6 +302,7 @@ pub(super) struct ResponseStream {
     source: Source,
     rewrite: Option<Rewrite>,
     trailers: Option<HeaderMap>,
+    trailer_masks: Option<Arc<BodyMasks>>,
     log: Option<ExchangeLog>,
     lease: Option<Lease>,
 }
@@ -302,7 +314,13 @@ impl ResponseStream {
         log: Option<ExchangeLog>,
         lease: Option<Lease>,
     ) -> Self {
-        Self { source, rewrite, trailers: None, log, lease }
+        Self { source, rewrite, trailers: None, trailer_masks: None, log, lease }
+    }
+
+    /// The same, with these masks over its trailers.
+    pub(super) fn masking_trailers(mut self, masks: &Arc<BodyMasks>) -> Self {
+        self.trailer_masks = Some(Arc::clone(masks));
+        self
     }
 
     fn poll_original(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyError>> {
@@ -331,7 +349,10 @@ impl ResponseStream {
 
     /// All was passed on.
     fn complete(&mut self) -> Option<Frame<Bytes>> {
+        let mut counts = Counts::new();
+        mask_trailers(self.trailers.as_mut(), self.trailer_masks.as_ref(), &mut counts);
         if let Some(mut log) = self.log.take() {
+            log.masked(&counts);
             if let Some(rewrite) = &self.rewrite {
                 log.masked(rewrite.counts());
             }
@@ -421,6 +442,12 @@ impl Drop for ResponseStream {
         } else if let Some(log) = self.log.take() {
             log.finish(OutcomeStatus::Unknown, Some(&ClientLeft));
         }
+    }
+}
+
+fn mask_trailers(trailers: Option<&mut HeaderMap>, masks: Option<&Arc<BodyMasks>>, counts: &mut Counts) {
+    if let (Some(trailers), Some(masks)) = (trailers, masks) {
+        mask_headers(trailers, masks, counts);
     }
 }
 

@@ -8,6 +8,7 @@ use http::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, HOST, IF_RAN
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use hyper::ext::ReasonPhrase;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -71,7 +72,7 @@ pub(super) async fn forward(
             "the body could not be looked into, and the policy lets such pass (uninspected = \"allow\")",
         );
     }
-    let stream = outgoing(body, rewrite, tap, room);
+    let stream = outgoing(body, rewrite, tap, room).masking_trailers(&masks.request);
     let client_certificate = match session.relay.credentials.client_certificate(&session.admission) {
         Ok(certificate) => certificate,
         Err(error) => {
@@ -167,6 +168,17 @@ fn prepare_head(exchange: &mut Exchange, counts: &mut Counts) -> Result<(), Prob
         headers.remove(IF_RANGE);
     }
     Ok(())
+}
+
+/// Rewrites an answer's head: its fields, and its reason phrase, which is the server's to choose.
+pub(super) fn mask_head(head: &mut http::response::Parts, masks: &BodyMasks, counts: &mut Counts) {
+    mask_headers(&mut head.headers, masks, counts);
+    if let Some(reason) = head.extensions.get::<ReasonPhrase>()
+        && !masks.is_empty()
+        && masks.header("", reason.as_bytes(), counts).is_some()
+    {
+        head.extensions.remove::<ReasonPhrase>();
+    }
 }
 
 /// Rewrites header fields.
@@ -433,23 +445,24 @@ async fn answer(
     mut log: ExchangeLog,
     lease: Lease,
 ) -> Result<Response<ResponseStream>, Problem> {
+    let pass = |body, rewrite, log, lease| {
+        ResponseStream::new(Source::Server(body), rewrite, Some(log), Some(lease)).masking_trailers(masks)
+    };
     let mut counts = Counts::new();
-    mask_headers(&mut head.headers, masks, &mut counts);
+    mask_head(&mut head, masks, &mut counts);
     log.masked(&counts);
     let kind = BodyKind::of(content_type(&head.headers));
     let bare = asked.method == Method::HEAD || body.is_end_stream();
     if !masks.reads(kind) {
         log.answered(&head);
-        let stream = ResponseStream::new(Source::Server(body), None, Some(log), Some(lease));
-        return Ok(Response::from_parts(head, stream));
+        return Ok(Response::from_parts(head, pass(body, None, log, lease)));
     }
     let decoder = match Decoder::of(&head.headers) {
         Ok(decoder) => decoder,
         Err(error) if uninspected == Uninspected::Allow => {
             log.note(format!("{error}; the policy lets such pass (uninspected = \"allow\")"));
             log.answered(&head);
-            let stream = ResponseStream::new(Source::Server(body), None, Some(log), Some(lease));
-            return Ok(Response::from_parts(head, stream));
+            return Ok(Response::from_parts(head, pass(body, None, log, lease)));
         }
         Err(error) => {
             log.answered(&head);
@@ -464,16 +477,14 @@ async fn answer(
     }
     if bare {
         log.answered(&head);
-        let stream = ResponseStream::new(Source::Server(body), None, Some(log), Some(lease));
-        return Ok(Response::from_parts(head, stream));
+        return Ok(Response::from_parts(head, pass(body, None, log, lease)));
     }
     let small = decoder.is_none() && length.is_some_and(|length| length <= SMALL_BYTES_MAX);
     head.headers.remove(CONTENT_ENCODING);
     let rewrite = Rewrite::new(decoder, BodyMasker::new(Arc::clone(masks), kind));
     if !small {
         log.answered(&head);
-        let stream = ResponseStream::new(Source::Server(body), Some(rewrite), Some(log), Some(lease));
-        return Ok(Response::from_parts(head, stream));
+        return Ok(Response::from_parts(head, pass(body, Some(rewrite), log, lease)));
     }
     let collected = match body.collect().await {
         Ok(collected) => collected.to_bytes(),
@@ -497,6 +508,7 @@ async fn answer(
     log.masked(&counts);
     head.headers.insert(CONTENT_LENGTH, bytes.len().into());
     log.answered(&head);
-    let stream = ResponseStream::new(Source::Whole(Some(bytes)), None, Some(log), Some(lease));
+    let stream =
+        ResponseStream::new(Source::Whole(Some(bytes)), None, Some(log), Some(lease)).masking_trailers(masks);
     Ok(Response::from_parts(head, stream))
 }

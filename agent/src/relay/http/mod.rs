@@ -15,7 +15,6 @@ use super::counted::{Counted, Counts};
 use super::{Relay, Shutdown};
 use crate::flow::Side;
 use crate::gate::Admission;
-use crate::limits::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::record::SessionRecord;
 use crate::record::event::{EndReason, Ended, OpaqueCounts};
 use crate::tls::Stream;
@@ -54,6 +53,11 @@ const STREAMS_MAX: u32 = 128;
 /// Streams that a client may have reset before we took them up, and errors of its own making, before the connection is
 /// closed (CVE-2023-44487, "rapid reset").
 const RESETS_MAX: usize = 32;
+
+/// HTTP/2 windows of one stream and of a client's connection, in bytes: a run may have many connections. They are to each
+/// other as those to servers are, for frames of 32 bytes.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 
 /// Bytes that wait in memory for an HTTP/2 client that does not read.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
@@ -143,8 +147,8 @@ async fn http2(stream: Counted<Stream>, session: &Arc<Session>, mut shutdown: Sh
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(RESETS_MAX)
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .enable_connect_protocol()
         .auto_date_header(false)

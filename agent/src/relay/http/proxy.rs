@@ -32,7 +32,7 @@ use crate::upstream::http::Version;
 use crate::upstream::inject::inject;
 
 /// Other hosts that one connection's requests may be for.
-const TARGETS_MAX: usize = 64;
+const TARGETS_MAX: usize = 16;
 
 /// Port of `http` URLs (RFC 9110 section 4.2.1).
 const HTTP_PORT: u16 = 80;

@@ -13,11 +13,13 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
 use super::body::{ResponseStream, Source};
+use super::forward::mask_head;
 use super::head::strip_hop_by_hop;
 use super::log::ExchangeLog;
 use super::masks::Masks;
 use super::session::Session;
 use super::websocket;
+use crate::mask::http::Counts;
 use crate::record::asked::base64;
 use crate::record::event::OutcomeStatus;
 
@@ -77,6 +79,9 @@ pub(super) fn switch(switch: Switch, mut response: Response<Incoming>) -> Respon
         restore(&mut head.headers, &switch.protocol);
     }
     let Switch { session, masks, protocol, client, mut log, .. } = switch;
+    let mut counts = Counts::new();
+    mask_head(&mut head, &masks.response, &mut counts);
+    log.masked(&counts);
     log.answered(&head);
     tokio::spawn(async move {
         let joined = tokio::try_join!(client, server);

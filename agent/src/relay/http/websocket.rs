@@ -74,6 +74,14 @@ pub(super) async fn relay<C, S>(
     }
 }
 
+/// Bytes of a Close frame's code (RFC 6455 section 5.5.1).
+const CLOSE_CODE_BYTES: usize = 2;
+
+/// Whether a message that is called binary is text all the same.
+fn is_text(payload: &[u8]) -> bool {
+    !payload.contains(&0) && std::str::from_utf8(payload).is_ok()
+}
+
 /// One direction.
 struct Lane<'c> {
     session: Arc<Session>,
@@ -124,20 +132,20 @@ impl Lane<'_> {
     fn pass(&mut self, item: Item, output: &mut BytesMut) -> Result<bool, Broken> {
         match item {
             Item::Control { opcode, payload } => {
-                self.frame(output, opcode, true, &payload)?;
+                let payload = self.control(opcode, &payload);
+                self.frame(output, opcode, true, payload)?;
                 // The closing side waits for the other's Close frame, which comes on the other lane.
                 Ok(false)
             }
-            Item::Message { opcode: Opcode::Text, payload } => {
-                let mut counts = Counts::new();
-                let masked = self.masks.message(&payload, &mut counts);
-                self.note(&counts);
-                let payload = masked.map_or(payload, Into::into);
-                self.record(Opcode::Text, &payload)?;
-                self.frame(output, Opcode::Text, true, &payload)?;
-                Ok(false)
-            }
             Item::Message { opcode, payload } => {
+                let payload = if opcode == Opcode::Text || is_text(&payload) {
+                    let mut counts = Counts::new();
+                    let masked = self.masks.message(&payload, &mut counts);
+                    self.note(&counts);
+                    masked.map_or(payload, Into::into)
+                } else {
+                    payload
+                };
                 self.record(opcode, &payload)?;
                 self.frame(output, opcode, true, &payload)?;
                 Ok(false)
@@ -158,22 +166,33 @@ impl Lane<'_> {
         output: &mut BytesMut,
     ) -> Result<(), Broken> {
         let mut shown = Vec::new();
-        if opcode == Opcode::Text {
-            let masks = &self.masks;
-            let masker = self.long.get_or_insert_with(|| BodyMasker::new(Arc::clone(masks), BodyKind::Text));
-            masker.push(payload, &mut shown);
-            if last {
-                masker.finish(&mut shown);
-                let counts = masker.counts().clone();
-                self.note(&counts);
-                self.long = None;
-            }
-        } else {
-            shown.extend_from_slice(payload);
+        let masks = &self.masks;
+        // What is called binary is text where it shows no NUL soon.
+        let kind = if opcode == Opcode::Text { BodyKind::Text } else { BodyKind::Untold };
+        let masker = self.long.get_or_insert_with(|| BodyMasker::new(Arc::clone(masks), kind));
+        masker.push(payload, &mut shown);
+        if last {
+            masker.finish(&mut shown);
+            let counts = masker.counts().clone();
+            self.note(&counts);
+            self.long = None;
         }
         // Of a message this long only that it passed is recorded.
         let opcode = if first { opcode } else { Opcode::Continuation };
         self.frame(output, opcode, last, &shown)
+    }
+
+    /// What a control frame may say: of a Close with something to mask only its code, of others nothing.
+    fn control<'p>(&self, opcode: Opcode, payload: &'p [u8]) -> &'p [u8] {
+        let mut counts = Counts::new();
+        if self.masks.message(payload, &mut counts).is_none() {
+            return payload;
+        }
+        self.note(&counts);
+        match opcode {
+            Opcode::Close => payload.get(..CLOSE_CODE_BYTES).unwrap_or_default(),
+            Opcode::Ping | Opcode::Pong | Opcode::Continuation | Opcode::Text | Opcode::Binary => &[],
+        }
     }
 
     fn note(&self, counts: &Counts) {
@@ -183,7 +202,9 @@ impl Lane<'_> {
     fn record(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), Broken> {
         let mut counts = Counts::new();
         let masked = match (&self.recorded, opcode) {
-            (Some(masks), Opcode::Text) => masks.message(payload, &mut counts),
+            (Some(masks), opcode) if opcode == Opcode::Text || is_text(payload) => {
+                masks.message(payload, &mut counts)
+            }
             (Some(_) | None, _) => None,
         };
         let bytes = masked.as_deref().unwrap_or(payload);
