@@ -235,4 +235,13 @@ fn a_failing_disk_stops_everything_before_a_byte_is_forwarded() {
     assert!(daemon.wait().unwrap(), "{}", daemon.log());
     assert!(daemon.log().contains("recording failed; nothing is forwarded until the daemon is restarted"));
     assert_eq!(*heard.lock().unwrap(), before, "something was forwarded");
+
+    // Nor does the disk keep agents cut off once somebody lets them go.
+    drop(agent);
+    let detached = daemon.cli(&["detach"]).unwrap();
+    assert!(
+        format!("{}{}", detached.stdout, detached.stderr).contains("nothing is governed any more"),
+        "{detached:?}"
+    );
+    assert!(!daemon.bpf().exists(), "{detached:?}");
 }

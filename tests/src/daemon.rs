@@ -131,6 +131,12 @@ impl Daemon {
         Ok(())
     }
 
+    /// Where its programs are pinned.
+    #[must_use]
+    pub fn bpf(&self) -> &Path {
+        &self.bpf
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors

@@ -74,9 +74,24 @@ pub fn serve(config: Config) -> Result<(), BoxError> {
 /// When a daemon goes on, or the kernel refuses.
 pub fn detach(config: &Config) -> Result<usize, BoxError> {
     // Held to the end: a daemon that starts meanwhile would govern again what is being let go.
-    let _lock = wait_for_end(&config.state_dir)?;
+    let lock = match wait_for_end(&config.state_dir) {
+        Ok(lock) => Ok(lock),
+        // A disk that fails must not keep agents cut off.
+        Err(error @ socket::SocketError::Io { .. }) => Err(error),
+        Err(error) => return Err(error.into()),
+    };
     intercept::detach(&config.bpf_dir, intercept::Detach::Force)?;
-    Ok(run::forget(config)?)
+    let forgotten = match lock {
+        Ok(_lock) => run::forget(config).map_err(BoxError::from),
+        Err(error) => Err(error.into()),
+    };
+    forgotten.map_err(|error| {
+        let error = crate::control::with_causes(error.as_ref());
+        format!(
+            "detached, nothing is governed any more; but the runs there were could not be forgotten: {error}"
+        )
+        .into()
+    })
 }
 
 fn wait_for_end(state: &Path) -> Result<socket::StateLock, socket::SocketError> {
