@@ -7,7 +7,9 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 pub mod http;
+pub mod shell;
 pub mod sql;
+pub mod ssh;
 
 /// How far an operation reaches. Ordered: `Unknown` ranks above all, because what is not understood is feared most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
