@@ -13,7 +13,7 @@ use crate::limits::CONNECTIONS_PER_RUN_MAX;
 use crate::record::RecordError;
 use crate::record::event::{EndReason, Ended};
 use crate::relay::postgres::{self, Unserved};
-use crate::relay::{self, Relay, Shutdown, http};
+use crate::relay::{self, Relay, Shutdown, http, ssh};
 use crate::resolve::{Asker, DNS_PORT, Resolver};
 use crate::run::{RunInfo, Runs, Subject};
 
@@ -173,6 +173,8 @@ async fn refuse(tcp: TcpStream, flow: &Flow, why: Unserved<'_>, relay: &Arc<Rela
         postgres::refuse(tcp, flow, why, relay).await;
     } else if http::looks_like_http(first) {
         Box::pin(http::refuse(tcp, flow, why, relay)).await;
+    } else if ssh::looks_like_ssh(first) {
+        Box::pin(ssh::refuse(tcp, flow, why, relay)).await;
     }
 }
 

@@ -87,6 +87,7 @@ impl<'a> Archive<'a> {
                 Event::Held(_)
                 | Event::Decided(_)
                 | Event::ResultRows(_)
+                | Event::Stream(_)
                 | Event::Note(_)
                 | Event::OpaqueCounts(_)
                 | Event::SessionClosed(_)

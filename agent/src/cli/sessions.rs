@@ -304,6 +304,12 @@ fn body_json(event: &Event) -> serde_json::Result<Value> {
             "text": block.text,
             "bytes": text_or_base64(&block.bytes),
         })),
+        Event::Stream(block) => Ok(json!({
+            "operation": block.operation,
+            "stream": block.stream,
+            "offset": block.offset,
+            "bytes": text_or_base64(&block.bytes),
+        })),
         Event::ResultRows(block) => {
             let value = |value: &Option<Vec<u8>>| match value
                 .as_deref()
@@ -358,6 +364,7 @@ pub fn protocol_name(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Http => "http",
         Protocol::Postgres => "postgres",
+        Protocol::Ssh => "ssh",
         Protocol::Opaque => "opaque",
         Protocol::Dns => "dns",
     }

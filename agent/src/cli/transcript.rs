@@ -8,6 +8,7 @@ use super::text::summary;
 use crate::flow::Side;
 use crate::record::asked::{Asked, ParameterValue, Parameters};
 use crate::record::body::{BodyBlock, MessageBlock};
+use crate::record::stream::{SshOutcome, StreamBlock};
 use crate::record::event::{
     ApprovalOutcome, ApprovalRecord, Direction, Event, Held, Intent, Outcome, OutcomeStatus, Refused,
     SessionClosed, SessionOpened,
@@ -67,6 +68,7 @@ impl<'a> Transcript<'a> {
             Some(Event::ResultRows(block)) => self.rows(block),
             Some(Event::Body(block)) => self.body(block),
             Some(Event::Message(block)) => self.message(block, &at),
+            Some(Event::Stream(block)) => self.stream(block),
             Some(Event::Outcome(outcome)) => self.outcome(outcome, &at),
             Some(Event::Note(note)) => writeln!(self.out, "{at} note: {}", Escaped(&note.text)),
             Some(Event::OpaqueCounts(counts)) => writeln!(
@@ -268,6 +270,22 @@ impl<'a> Transcript<'a> {
         writeln!(self.out, "#{} {at} {arrow} {text}", block.operation)
     }
 
+    /// A stretch of a command's input or output.
+    fn stream(&mut self, block: &StreamBlock) -> io::Result<()> {
+        let name = block.stream.as_str();
+        let text = String::from_utf8_lossy(&block.bytes);
+        let shown = if self.rows_max == u64::MAX { usize::MAX } else { BODY_LINES_MAX };
+        for line in text.lines().take(shown) {
+            let line = if self.rows_max == u64::MAX { Escaped(line).to_string() } else { shorten_line(line) };
+            writeln!(self.out, "  {name} {line}")?;
+        }
+        let lines = text.lines().count();
+        if lines > shown {
+            writeln!(self.out, "  {name} … {} more lines; replay, --json or export has them", lines - shown)?;
+        }
+        Ok(())
+    }
+
     fn copied(&mut self, chunks: &[Vec<Option<Vec<u8>>>]) -> io::Result<()> {
         for chunk in chunks.iter().flatten().flatten() {
             for line in String::from_utf8_lossy(chunk).lines() {
@@ -281,6 +299,9 @@ impl<'a> Transcript<'a> {
         let elapsed = format!("{:.1} ms", Duration::from_micros(outcome.elapsed_us).as_secs_f64() * 1000.0);
         let (tone, what) = match (outcome.status, &outcome.error) {
             _ if outcome.http.is_some() => self.answered(outcome, &elapsed),
+            (status, _) if outcome.ssh.is_some() && status == OutcomeStatus::Done => {
+                ran(outcome.ssh.as_deref(), &elapsed)
+            }
             (OutcomeStatus::Done, _) => {
                 (Tone::Good, format!("{}, {elapsed}", Escaped(&outcome.command_tags.join(", "))))
             }
@@ -435,4 +456,16 @@ fn shorten(text: &str) -> String {
     let kept: String = characters.by_ref().take(VALUE_CHARS_MAX).collect();
     let more = if characters.next().is_some() { "…" } else { "" };
     format!("{}{more}", Escaped(&kept))
+}
+
+/// How a command ended, in a line.
+fn ran(outcome: Option<&SshOutcome>, elapsed: &str) -> (Tone, String) {
+    let Some(outcome) = outcome else { return (Tone::Good, elapsed.to_owned()) };
+    let ended = match (outcome.exit_status, &outcome.signal) {
+        (_, Some(signal)) => (Tone::Bad, format!("killed by SIG{}", Escaped(signal))),
+        (Some(0), None) => (Tone::Good, "exit status 0".to_owned()),
+        (Some(status), None) => (Tone::Bad, format!("exit status {status}")),
+        (None, None) => (Tone::Warning, "closed without an exit status".to_owned()),
+    };
+    (ended.0, format!("{}, {elapsed}", ended.1))
 }

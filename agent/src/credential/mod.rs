@@ -71,6 +71,14 @@ impl Credentials {
         admission.connection().upstream.client_cert.as_deref().map(|name| self.read(name)).transpose()
     }
 
+    /// The certificate of the admitted connection's key, by the name that its profile gives.
+    ///
+    /// # Errors
+    /// As [`Credentials::get`].
+    pub fn named(&self, name: &str) -> Result<Secret, CredentialError> {
+        self.read(name)
+    }
+
     fn read(&self, name: &str) -> Result<Secret, CredentialError> {
         let read = || {
             check_name(name)?;

@@ -23,6 +23,7 @@ use crate::intercept::{self, Kernel, Settings, cgroup2_root, ensure_bpffs};
 use crate::limits::CONNECTIONS_MAX;
 use crate::policy::PolicySet;
 use crate::record::{Recorder, RecorderConfig};
+use crate::relay::ssh::proxy_key;
 use crate::relay::{Relay, Shutdown, ShutdownTrigger};
 use crate::resolve::{Resolver, Upstream};
 use crate::run::matching::{self, Claim};
@@ -156,6 +157,7 @@ impl Daemon {
         let ca = Arc::new(ca);
         let control = socket::bind(&config)?;
         let trust = Arc::new(publish(&config, &ca)?);
+        let ssh_key = proxy_key::load_or_create(&config.state_dir)?;
         let hash_key = Arc::new(files::hash_key(&config.state_dir)?);
         let listeners = listen(&config).await?;
         let kernel = Arc::new(attach(&config, &listeners)?);
@@ -181,6 +183,7 @@ impl Daemon {
             http_pool: Arc::default(),
             recorder,
             sides: SideConnections::new(credentials),
+            ssh_key: Arc::new(ssh_key),
         });
         let (trigger, shutdown) = Shutdown::new();
         let proxy = listeners.first().map(|listener| listener.tcp.local_addr()).transpose()?;

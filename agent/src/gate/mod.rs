@@ -10,7 +10,7 @@ use crate::mask::plan::Taint;
 use crate::policy::decide::PostgresOperation;
 use crate::policy::rule::{
     ClientTls, Egress, HOLD_TIME_DEFAULT, HoldTerms, INLINE_TIME_DEFAULT, InTransaction, PolicyVersion,
-    Protocol, UnknownOrigin, Upstream, UpstreamTls,
+    Protocol, SshRules, SshUpstream, UnknownOrigin, Upstream, UpstreamTls,
 };
 use crate::policy::{Action, Connection, DEFAULT_RULE, Policy, PolicySet, Verdict};
 use crate::record::event::{ApprovalOutcome, ApprovalRecord};
@@ -23,6 +23,7 @@ mod given;
 mod http;
 mod names;
 mod question;
+mod ssh;
 mod through;
 
 #[cfg(test)]
@@ -629,7 +630,9 @@ fn unnamed() -> Connection {
             tls: UpstreamTls::Disable,
             root_cert: None,
             server_name: None,
+            ssh: SshUpstream::default(),
         },
+        ssh: SshRules::default(),
     }
 }
 

@@ -110,7 +110,7 @@ fn may_lead_on(proxy: &Admission) -> Result<(), Denial> {
         (Protocol::Http, UpstreamTls::VerifyCa | UpstreamTls::VerifyFull) => {
             no("a proxy that itself wants TLS is not gone through", "use its plain port, or connect directly")
         }
-        (Protocol::Postgres | Protocol::Opaque | Protocol::Dns, _) => {
+        (Protocol::Postgres | Protocol::Ssh | Protocol::Opaque | Protocol::Dns, _) => {
             no("the connection is not one to an HTTP proxy", "connect directly")
         }
     }

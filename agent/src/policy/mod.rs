@@ -9,7 +9,7 @@ pub mod schema;
 pub mod trial;
 pub mod watch;
 
-pub use decide::{HttpOperation, PostgresOperation, UnreadBody};
+pub use decide::{HttpOperation, PostgresOperation, SshAsked, UnreadBody};
 pub use load::{LoadError, Loaded, load};
 pub use rule::{Action, Connection, Guard, Policy, Verdict};
 pub use watch::PolicySet;

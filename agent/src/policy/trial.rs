@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::decide::{HttpOperation, PostgresOperation, UnreadBody, objects_of};
-use super::rule::{Connection, Policy, Protocol, Verdict};
+use super::decide::{HttpOperation, PostgresOperation, SshAsked, UnreadBody, objects_of};
+use super::rule::{Connection, Policy, Protocol, SshRules, Verdict};
 use crate::request::http::{HttpRequest, Scheme, analyze as analyze_http};
 use crate::request::sql::{Analysis, analyze};
+use crate::request::ssh::exec;
 use crate::request::{Effect, ObjectName};
 
 /// Where PostgreSQL looks for unqualified names unless told otherwise. The schema named like the user, which comes
@@ -83,6 +84,7 @@ pub enum NoTrial {
 pub fn judge(policy: &Policy, text: &str, circumstances: &Circumstances) -> Result<Trial, NoTrial> {
     match circumstances.protocol {
         Some(Protocol::Http) => judge_http(policy, text, circumstances),
+        Some(Protocol::Ssh) => judge_ssh(policy, text.as_bytes(), circumstances),
         Some(Protocol::Postgres | Protocol::Opaque | Protocol::Dns) | None => {
             judge_analysis(policy, analyze(text), circumstances)
         }
@@ -108,6 +110,31 @@ fn judge_http(policy: &Policy, text: &str, circumstances: &Circumstances) -> Res
         reason: analysis.reason,
     };
     Ok(Trial { operations: vec![tried], effect: analysis.effect, verdict })
+}
+
+/// Judges one command line, as a client sends it to be run.
+///
+/// # Errors
+/// When the circumstances name a connection that the policy does not have.
+pub fn judge_ssh(policy: &Policy, command: &[u8], circumstances: &Circumstances) -> Result<Trial, NoTrial> {
+    let connection = connection(policy, circumstances, Protocol::Ssh)?;
+    let operation = exec(command);
+    let rules = SshRules::default();
+    let asked = SshAsked {
+        connection: connection.map_or("", |connection| &connection.name),
+        rules: connection.map_or(&rules, |connection| &connection.ssh),
+        user: connection.and_then(|connection| connection.upstream.user.as_deref()).unwrap_or_default(),
+        operation: &operation,
+    };
+    let verdict = policy.decide_ssh(&asked, &circumstances.groups);
+    let commands = operation.command_line.iter().flat_map(|line| &line.commands);
+    let operations = commands.map(|command| Tried {
+        kind: command.kind.clone(),
+        effect: command.effect,
+        objects: command.objects(),
+        reason: command.reason.clone(),
+    });
+    Ok(Trial { operations: operations.collect(), effect: operation.effect, verdict })
 }
 
 /// `METHOD URL`, header fields, an empty line, the body.
@@ -191,6 +218,7 @@ fn connection<'p>(
         protocol: match protocol {
             Protocol::Http => "HTTP",
             Protocol::Postgres => "PostgreSQL",
+            Protocol::Ssh => "SSH",
             Protocol::Opaque => "opaque",
             Protocol::Dns => "DNS",
         },

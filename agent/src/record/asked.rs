@@ -6,6 +6,8 @@ use aho_corasick::AhoCorasick;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+use super::stream::SshAsked;
+use crate::request::shell::Command;
 use crate::request::{Effect, ObjectName, Statement};
 
 /// Bytes of one operation's text kept in the record; beyond it its length and digest stand for the rest.
@@ -36,6 +38,9 @@ pub struct Asked {
     /// The head of an HTTP request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<Box<HttpAsked>>,
+    /// What belongs to an SSH operation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<Box<SshAsked>>,
 }
 
 /// The head of an HTTP request, masked, and without credentials.
@@ -217,6 +222,20 @@ impl Statements {
     pub fn one(kind: String, effect: Effect, reason: Option<String>) -> Self {
         let (reads, writes, functions) = (Vec::new(), Vec::new(), Vec::new());
         Self([StatementSummary { kind, effect, reason, reads, writes, functions }].into())
+    }
+
+    /// The commands of a command line, as rules saw them.
+    #[must_use]
+    pub fn of_commands(commands: &[Command]) -> Self {
+        let summary = |command: &Command| StatementSummary {
+            kind: command.kind.clone(),
+            effect: command.effect,
+            reason: command.reason.clone(),
+            reads: Vec::new(),
+            writes: Vec::new(),
+            functions: Vec::new(),
+        };
+        Self(commands.iter().take(STATEMENTS_MAX).map(summary).collect())
     }
 
     /// The highest effect; `Unknown` when there is no statement.

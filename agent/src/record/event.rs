@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::asked::Asked;
+use super::stream::{SshOutcome, StreamBlock};
 use super::body::{BodyBlock, BodySummary, MessageBlock};
 use super::error::RecordError;
 use super::format::{FormatError, FrameBytes, Kind};
@@ -43,6 +44,8 @@ pub enum Event {
     Body(BodyBlock),
     /// A WebSocket message, masked.
     Message(MessageBlock),
+    /// A stretch of an SSH channel's stream, masked.
+    Stream(StreamBlock),
 }
 
 impl Event {
@@ -69,6 +72,7 @@ impl Event {
             Kind::CarriedOver => Self::CarriedOver(json(payload)?),
             Kind::Body => Self::Body(BodyBlock::decode(payload)?),
             Kind::Message => Self::Message(MessageBlock::decode(payload)?),
+            Kind::Stream => Self::Stream(StreamBlock::decode(payload)?),
         })
     }
 }
@@ -92,7 +96,8 @@ impl Event {
             | Self::Recovered(_)
             | Self::CarriedOver(_)
             | Self::Body(_)
-            | Self::Message(_) => false,
+            | Self::Message(_)
+            | Self::Stream(_) => false,
         }
     }
 }
@@ -237,6 +242,9 @@ pub struct Outcome {
     /// The answer of an HTTP server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<Box<HttpOutcome>>,
+    /// How an SSH command ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<Box<SshOutcome>>,
 }
 
 /// Which way something goes.

@@ -82,10 +82,12 @@ pub enum Kind {
     Body = 13,
     /// A WebSocket message.
     Message = 14,
+    /// A stretch of an SSH channel's stream.
+    Stream = 15,
 }
 
 impl Kind {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::SessionOpened,
         Self::Intent,
         Self::Refused,
@@ -100,6 +102,7 @@ impl Kind {
         Self::CarriedOver,
         Self::Body,
         Self::Message,
+        Self::Stream,
     ];
 
     /// The kind's name in JSON output.
@@ -120,6 +123,7 @@ impl Kind {
             Self::CarriedOver => "carried_over",
             Self::Body => "body",
             Self::Message => "message",
+            Self::Stream => "stream",
         }
     }
 

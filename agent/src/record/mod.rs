@@ -17,6 +17,7 @@ mod recovery;
 pub mod rows;
 pub mod segment;
 mod session;
+pub mod stream;
 pub mod summary;
 pub mod writer;
 

@@ -45,6 +45,7 @@ impl OpenSessions {
             | Kind::Note
             | Kind::Body
             | Kind::Message
+            | Kind::Stream
             | Kind::OpaqueCounts => {
                 if let Some(entry) = self.0.get_mut(&frame.session) {
                     entry.observe(frame);
@@ -126,6 +127,7 @@ impl Entry {
             | Kind::Note
             | Kind::Body
             | Kind::Message
+            | Kind::Stream
             | Kind::OpaqueCounts
             | Kind::Recovered
             | Kind::CarriedOver => {}

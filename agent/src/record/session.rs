@@ -12,6 +12,7 @@ use super::event::{
 };
 use super::format::{FrameBytes, Kind};
 use super::log::{Address, Lsn};
+use super::stream::StreamBlock;
 use super::rows::{ResultColumn, Room, RowBuffer, ValueFormat};
 use super::writer::Recorder;
 use crate::flow::{SessionId, Side};
@@ -186,6 +187,14 @@ impl SessionRecord {
     /// `DiskFull`, `TooLarge`, `Poisoned`.
     pub fn message(&mut self, message: &MessageBlock) -> Result<Lsn, RecordError> {
         self.bytes(Kind::Message, message.operation, |out| message.encode(out))
+    }
+
+    /// A stretch of an SSH channel's stream.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Poisoned`.
+    pub fn stream(&mut self, block: &StreamBlock) -> Result<Lsn, RecordError> {
+        self.bytes(Kind::Stream, block.operation, |out| block.encode(out))
     }
 
     /// Free text about the session.

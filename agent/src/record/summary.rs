@@ -185,7 +185,7 @@ impl Changes {
             .sessions
             .entry(header.session)
             .or_insert_with(|| base.session(header.session).unwrap_or_else(|| SessionSummary::new(header)));
-        if matches!(header.kind, Kind::ResultRows | Kind::Body | Kind::Message) {
+        if matches!(header.kind, Kind::ResultRows | Kind::Body | Kind::Message | Kind::Stream) {
             // Rows and bodies say nothing that the outcome does not.
             return;
         }
@@ -256,6 +256,7 @@ impl SessionSummary {
             | Event::ResultRows(_)
             | Event::Body(_)
             | Event::Message(_)
+            | Event::Stream(_)
             | Event::Note(_)
             | Event::Recovered(_)
             | Event::CarriedOver(_) => {}
@@ -313,6 +314,7 @@ impl OperationSummary {
             | Event::ResultRows(_)
             | Event::Body(_)
             | Event::Message(_)
+            | Event::Stream(_)
             | Event::Note(_)
             | Event::OpaqueCounts(_)
             | Event::SessionClosed(_)

@@ -24,8 +24,10 @@ mod counted;
 pub mod http;
 pub mod leg;
 pub mod opaque;
+mod open;
 mod opening;
 pub mod postgres;
+pub mod ssh;
 
 /// What every relay uses and none owns.
 pub struct Relay {
@@ -53,6 +55,8 @@ pub struct Relay {
     pub recorder: Arc<Recorder>,
     /// Catalogues and planners of the servers.
     pub sides: SideConnections,
+    /// The host key that SSH clients see.
+    pub ssh_key: Arc<russh::keys::PrivateKey>,
 }
 
 impl Relay {
@@ -77,6 +81,7 @@ pub fn serve<'s>(
         match admission.connection().protocol {
             Protocol::Http => http::serve(tcp, admission, relay, record, shutdown).await,
             Protocol::Postgres => postgres::serve(tcp, admission, relay, record, shutdown).await,
+            Protocol::Ssh => ssh::serve(tcp, admission, relay, record, shutdown).await,
             Protocol::Opaque | Protocol::Dns => {
                 opaque::serve(tcp, &[], &admission, relay, record, shutdown).await;
             }

@@ -241,6 +241,7 @@ impl Journal {
             database: None,
             estimated_rows: None,
             http: None,
+            ssh: None,
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod login;
 mod query;
 pub mod side;
 mod sigv4;
+pub mod ssh;
 mod tunnel;
 mod wire;
 

@@ -8,7 +8,7 @@ use super::check::report;
 use super::{Colour, Console, Exit, ExplainArgs, ExplainProtocol, Look, cannot_read, read_text};
 use crate::policy::load::{LoadError, load};
 use crate::policy::rule::{Policy, Protocol, Verdict};
-use crate::policy::trial::{Circumstances, Trial, judge, judge_analysis};
+use crate::policy::trial::{Circumstances, Trial, judge, judge_analysis, judge_ssh};
 use crate::request::sql::Analysis;
 use crate::request::{ColumnUse, Effect, SessionAction, Statement};
 
@@ -41,10 +41,11 @@ pub(super) fn run(args: &ExplainArgs, console: &mut Console<'_>) -> io::Result<E
     let protocol = match args.protocol {
         ExplainProtocol::Postgres => Protocol::Postgres,
         ExplainProtocol::Http => Protocol::Http,
-        ExplainProtocol::Ssh | ExplainProtocol::Kubernetes => {
+        ExplainProtocol::Ssh => Protocol::Ssh,
+        ExplainProtocol::Kubernetes => {
             writeln!(
                 console.stderr,
-                "this version judges --protocol postgres and http; the others come later"
+                "this version judges --protocol postgres, http and ssh; the others come later"
             )?;
             return Ok(Exit::Failed);
         }
@@ -82,6 +83,7 @@ pub(super) fn run(args: &ExplainArgs, console: &mut Console<'_>) -> io::Result<E
         };
         let input = String::from_utf8_lossy(&operation);
         let judged = match std::str::from_utf8(&operation) {
+            _ if protocol == Protocol::Ssh => judge_ssh(&policy, &operation, &circumstances),
             Ok(text) => judge(&policy, text, &circumstances),
             Err(_) => judge_analysis(&policy, unreadable(), &circumstances),
         };

@@ -278,6 +278,12 @@ impl BodyMasker {
         Self { masks, counts: Counts::new(), form }
     }
 
+    /// For a stream of text that goes on for as long as somebody waits for it: whatever it looks like, it is text.
+    #[must_use]
+    pub fn stream(masks: Arc<BodyMasks>) -> Self {
+        Self { masks, counts: Counts::new(), form: Form::Text(Box::default()) }
+    }
+
     /// Takes the next piece and appends to `out` what is decided.
     pub fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         if piece.is_empty() {

@@ -9,8 +9,8 @@
 //! = hold write "big writes" -- more rows than anyone checks by eye
 //! ```
 //! `@` lines set what a live session would know, for the next case only: `as GROUP, …`, `connection NAME`, `database
-//! NAME`, `protocol http` (the lines are then a request: METHOD URL, header fields, an empty line, a body), `search_path
-//! SCHEMA, …`, `rows NUMBER`. `=` gives verdict, effect, rule (`default` when no guard decides) and
+//! NAME`, `protocol http` (the lines are then a request: METHOD URL, header fields, an empty line, a body) or
+//! `protocol ssh` (a command line), `search_path SCHEMA, …`, `rows NUMBER`. `=` gives verdict, effect, rule (`default` when no guard decides) and
 //! the reason, which is what a failing case shows to whoever changed the policy.
 
 use std::fmt;
@@ -157,7 +157,8 @@ fn set(circumstances: &mut Circumstances, text: &str) -> Result<(), String> {
         "protocol" => match value {
             "postgres" => circumstances.protocol = Some(Protocol::Postgres),
             "http" => circumstances.protocol = Some(Protocol::Http),
-            _ => return Err(format!("{value:?} is no protocol with cases (one of: postgres, http)")),
+            "ssh" => circumstances.protocol = Some(Protocol::Ssh),
+            _ => return Err(format!("{value:?} is no protocol with cases (one of: postgres, http, ssh)")),
         },
         "rows" => {
             let rows = value.parse().map_err(|_| format!("{value:?} is not a number of rows"))?;

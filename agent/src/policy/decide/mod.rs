@@ -19,8 +19,10 @@ use super::rule::{
 use crate::request::{Effect, ObjectName, SessionAction, Statement};
 
 mod http;
+mod ssh;
 
 pub use http::{HttpOperation, UnreadBody};
+pub use ssh::SshAsked;
 
 /// Commands whose text never says what they do.
 const OPAQUE_KINDS: [&str; 3] = ["call", "do", "execute"];
@@ -411,6 +413,26 @@ fn describe(statement: &Statement, effect: Effect) -> String {
         format!(": {reason}")
     });
     format!("{text}{rest} ({effect}{because})")
+}
+
+/// Characters of a command shown in a refusal.
+const TEXT_CHARS_SHOWN: usize = 160;
+
+/// Text of an operation in one bounded line without control characters.
+fn describe_text(text: &str) -> String {
+    let mut shown: String = text.chars().take(TEXT_CHARS_SHOWN).flat_map(escaped).collect();
+    if text.chars().nth(TEXT_CHARS_SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// Quotes and backslashes are a command line's own; only what a terminal would act on is escaped.
+fn escaped(character: char) -> Vec<char> {
+    match character {
+        '"' | '\'' | '\\' => vec![character],
+        _ => character.escape_debug().collect(),
+    }
 }
 
 /// Objects a statement writes, then those it reads, each once.

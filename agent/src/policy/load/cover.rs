@@ -82,6 +82,8 @@ fn covers(earlier: &Guard, later: &Guard) -> bool {
         && patterns_cover(&before.writes, &after.writes, allows)
         && patterns_cover(&before.functions, &after.functions, allows)
         && http_covers(&before.http, &after.http)
+        // Conditions of SSH may match only perhaps.
+        && before.ssh.is_empty()
 }
 
 /// Conditions that may match only perhaps (paths, bodies) never keep a later guard from being asked.

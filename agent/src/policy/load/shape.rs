@@ -3,16 +3,17 @@
 use super::table::{List, key, table};
 use super::value::{
     AbsolutePath, Act, Approver, ByteSize, CgroupGlob, CredentialName, FieldGlob, HeaderPattern, Hint,
-    HoldTime, HostGlob, HostName, HostPort, HttpMethod, KindGlob, Name, NameGlob, QueryPattern, RuleName,
-    Slug, UnitGlob, Version,
+    HoldTime, HostGlob, HostKey, HostName, HostPort, HttpMethod, KindGlob, Name, NameGlob, PathGlob, QueryPattern, RuleName,
+    Slug, SshMethod, UnitGlob, Version,
 };
 use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
 use crate::policy::rule::{
-    ClientTls, ColumnPattern, Destination, Egress, InTransaction, Injection, MaskDirection, ObjectPattern,
+    ClientTls, ColumnPattern, Destination, Egress, InTransaction, Injection, Interactive, MaskDirection, ObjectPattern,
     Protocol, RowBound, Uninspected, UnknownOrigin, UpstreamTls,
 };
 use crate::request::Effect;
+use crate::request::ssh::{Access, OperationKind};
 use crate::request::http::{GraphqlPattern, GrpcPattern, JsonPathPattern, PathPattern};
 
 table! {
@@ -76,7 +77,7 @@ table! {
         required name: Slug,
         /// Where it is: "host:port", "address:port" or "network/prefix:port"; port * is any.
         required to: List<Destination>,
-        /// http, postgres: parsed, judged, masked. opaque: relayed and counted, not read.
+        /// http, postgres, ssh: parsed, judged, recorded. opaque: relayed and counted, not read.
         required protocol: Protocol,
         /// With http: what the client speaks. intercept (the default): TLS, which ends here and is made again.
         /// passthrough: TLS that is not read, only counted. plain: no TLS.
@@ -85,6 +86,22 @@ table! {
         optional groups: List<Name>,
         /// How the daemon logs in to the real server.
         optional upstream: UpstreamTable,
+        /// With ssh: what clients may have beside commands and files.
+        optional ssh: SshTable,
+    }
+}
+
+table! {
+    /// What clients of an SSH connection may have beside commands and files.
+    struct SshTable in "ssh" {
+        /// Interactive shells: deny (unless written), or record, where guards decide and all of it is recorded.
+        optional interactive: Interactive,
+        /// true: the agent's authentication agent may be used from the server. false unless written.
+        optional agent_forwarding: bool,
+        /// true: X11 clients on the server may use the agent's display. false unless written.
+        optional x11: bool,
+        /// Globs over names of environment variables that are passed on; LANG, LC_*, TERM, COLORTERM and GIT_PROTOCOL unless written.
+        optional env: List<NameGlob>,
     }
 }
 
@@ -109,6 +126,23 @@ table! {
         optional root_cert: AbsolutePath,
         /// Name the certificate must bear, when it is not the host of `to`.
         optional server_name: HostName,
+        /// With ssh: how to log in. key (unless written): the credential is a private key. password. certificate: a key
+        /// with a certificate. ca: a CA's key, which signs a certificate for each session. agent: an authentication agent.
+        optional auth: SshMethod,
+        /// With auth = "certificate": name of a file in the credentials folder with the key's certificate.
+        optional certificate: CredentialName,
+        /// With auth = "ca": principals of the certificates. Without it, the account itself.
+        optional principals: List<Name>,
+        /// With auth = "ca": how long a certificate is good, such as "5m" (unless written).
+        optional validity: HoldTime,
+        /// With auth = "agent": the agent's socket.
+        optional agent: AbsolutePath,
+        /// With ssh: the server's public keys, as ssh-keyscan shows them without the host: "ssh-ed25519 AAAA…".
+        optional host_keys: List<HostKey>,
+        /// With ssh: a file in the format of OpenSSH's known_hosts that has the server's keys.
+        optional known_hosts: AbsolutePath,
+        /// With ssh: public keys of the CAs that sign the server's host certificate.
+        optional host_ca: List<HostKey>,
     }
 }
 
@@ -122,7 +156,7 @@ table! {
         /// Effects it matches: read, write, ddl, admin, unknown.
         optional effect: List<Effect>,
         /// Globs over what is asked: PostgreSQL's command tag, such as "drop *" or "create table"; an HTTP method or
-        /// the name of a known call, such as "delete" or "github repos/*".
+        /// the name of a known call, such as "delete" or "github repos/*"; what a command does, such as "rm -rf".
         optional kind: List<KindGlob>,
         /// Globs over objects read or written, such as "public.customers", or "customers" in any schema. An allow guard needs every
         /// object of the statement to match, another needs one.
@@ -158,6 +192,21 @@ table! {
         optional graphql: List<GraphqlPattern>,
         /// With http: globs over gRPC methods, such as "orders.Orders/Cancel*".
         optional grpc: List<GrpcPattern>,
+        /// With ssh: what is asked, such as "exec", "upload" or "direct-tcpip".
+        optional operation: List<OperationKind>,
+        /// With ssh: globs over base names of programs. A line with several commands: an allow guard needs each of them to
+        /// match, another needs one.
+        optional program: List<NameGlob>,
+        /// With ssh: globs over program and arguments joined by single blanks, such as "git push*".
+        optional command: List<NameGlob>,
+        /// With ssh: globs over paths of the server, such as "/etc/**".
+        optional file: List<PathGlob>,
+        /// With ssh: what is done with such a path: read, write, remove.
+        optional access: List<Access>,
+        /// With ssh: globs over where a forward leads ("db.internal:5432"), or the name of a subsystem.
+        optional target: List<NameGlob>,
+        /// With ssh: globs over the account on the server.
+        optional user: List<NameGlob>,
         /// allow, deny, or hold for a human.
         required action: Act,
         /// With deny: what the client is told to do instead.

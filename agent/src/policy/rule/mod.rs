@@ -11,11 +11,13 @@ use crate::mask::{Detector, Method};
 use crate::request::Effect;
 
 mod http;
+mod ssh;
 
 pub use http::{
     ClientTls, HttpWhen, INLINE_TIME_DEFAULT, INSPECT_BYTES_DEFAULT, INSPECT_BYTES_LIMIT, Injection,
     MaskDirection, Uninspected,
 };
+pub use ssh::{ENV_DEFAULT, Interactive, SshAuth, SshRules, SshUpstream, SshWhen, VALIDITY_DEFAULT};
 
 /// Identifies the exact text a decision was made under: SHA-256 of the file's bytes, first 16 hex digits.
 pub type PolicyVersion = String;
@@ -99,6 +101,8 @@ pub struct Connection {
     pub groups: Vec<String>,
     /// `upstream = { … }`.
     pub upstream: Upstream,
+    /// `ssh = { … }`, for SSH.
+    pub ssh: SshRules,
 }
 
 /// One entry of `to`.
@@ -130,6 +134,8 @@ pub enum Protocol {
     Http,
     /// PostgreSQL frontend/backend protocol 3.x.
     Postgres,
+    /// SSH 2 (RFC 4251).
+    Ssh,
     /// Bytes relayed and counted, not read.
     Opaque,
     /// Names, as this host's resolver answers them. Not a connection's: policies cannot write it.
@@ -157,6 +163,8 @@ pub struct Upstream {
     pub root_cert: Option<std::path::PathBuf>,
     /// Name to verify the certificate against, when it is not the host of `to`.
     pub server_name: Option<String>,
+    /// What only SSH servers have.
+    pub ssh: SshUpstream,
 }
 
 /// libpq's names for how the server is verified (<https://www.postgresql.org/docs/current/libpq-ssl.html>).
@@ -208,6 +216,8 @@ pub struct When {
     pub estimated_rows: Option<RowBound>,
     /// What only HTTP requests have.
     pub http: HttpWhen,
+    /// What only SSH operations have.
+    pub ssh: SshWhen,
 }
 
 /// `[schema.]name`, each part a glob, matched case-sensitively on folded names.

@@ -16,7 +16,8 @@ use super::coding::decode_whole;
 use super::head::{authority, strip_hop_by_hop, wants_upgrade};
 use super::log::causes;
 use super::masks::Masks;
-use super::session::{OpenGuard, Session};
+use super::session::Session;
+use crate::relay::open::OpenGuard;
 use super::{forward, hold, proxy};
 use crate::flow::Side;
 use crate::gate::{BodyRead, HttpJudgement, Judgement, Permit};
@@ -274,6 +275,7 @@ fn refuse_head(session: &Session, method: &Method, uri: &http::Uri, problem: Pro
         database: None,
         estimated_rows: None,
         http: None,
+        ssh: None,
     };
     record_refusal(session, asked, problem, None)
 }
@@ -422,6 +424,7 @@ impl Exchange {
                 version: format!("{:?}", self.parts.version),
                 headers,
             })),
+            ssh: None,
         }
     }
 

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::coding::Decoder;
-use super::session::{OpenGuard, Session};
+use super::session::Session;
+use crate::relay::open::OpenGuard;
 use crate::mask::http::{BodyMasker, Counts};
 use crate::record::RecordError;
 use crate::record::asked::recorded_headers;

@@ -38,6 +38,7 @@ pub struct MaskCache {
 /// What masks depend on: policy, connection, and which rules apply.
 #[derive(PartialEq, Eq, Hash)]
 struct Key {
+    protocol: Protocol,
     policy: String,
     version: PolicyVersion,
     connection: String,
@@ -49,7 +50,7 @@ struct Key {
 /// The detectors could not be compiled.
 #[derive(Debug, thiserror::Error)]
 #[error("the masks of this connection cannot be applied")]
-pub(super) struct NoMasks;
+pub(crate) struct NoMasks;
 
 impl MaskCache {
     /// An empty cache. `key` is that of the `hash` mask.
@@ -66,14 +67,37 @@ impl MaskCache {
         admission: &Admission,
         credential: Option<&Secret>,
     ) -> Result<Arc<Masks>, NoMasks> {
+        self.on(Protocol::Http, policy, admission, credential)
+    }
+
+    /// What is masked in the output of commands of an admitted SSH connection.
+    ///
+    /// # Errors
+    /// The detectors cannot be compiled.
+    pub(crate) fn of_stream(
+        &self,
+        policy: &Policy,
+        admission: &Admission,
+    ) -> Result<Arc<BodyMasks>, NoMasks> {
+        self.on(Protocol::Ssh, policy, admission, None).map(|masks| Arc::clone(&masks.response))
+    }
+
+    fn on(
+        &self,
+        protocol: Protocol,
+        policy: &Policy,
+        admission: &Admission,
+        credential: Option<&Secret>,
+    ) -> Result<Arc<Masks>, NoMasks> {
         let connection = &admission.connection().name;
         let groups = &admission.subject().groups;
         let applies = |rule: &MaskRule| {
-            rule.on.is_none_or(|protocol| protocol == Protocol::Http)
+            rule.on.is_none_or(|on| on == protocol)
                 && (rule.connections.is_empty() || rule.connections.contains(connection))
                 && !rule.exempt.iter().any(|group| groups.contains(group))
         };
         let key = Key {
+            protocol,
             policy: policy.name.clone(),
             version: policy.version.clone(),
             connection: connection.clone(),

@@ -39,6 +39,7 @@ mod websocket;
 pub(crate) use self::client::{looks_like_http, refuse};
 pub use self::exchange::ROOM_KIB;
 pub use self::masks::MaskCache;
+pub(crate) use self::masks::NoMasks;
 
 /// Fields of a request's head that are taken, and bytes of it.
 const HEADERS_MAX: usize = 256;

@@ -207,7 +207,7 @@ async fn open_target(
             let detail = "the policy wants TLS on this connection, and the client spoke without";
             Err(Problem::new(StatusCode::BAD_REQUEST, Side::Client, detail).hint("use https://"))
         }
-        (Protocol::Postgres | Protocol::Opaque | Protocol::Dns, _) => {
+        (Protocol::Postgres | Protocol::Ssh | Protocol::Opaque | Protocol::Dns, _) => {
             let detail = "the policy has another protocol than HTTP for this destination";
             Err(Problem::new(StatusCode::FORBIDDEN, Side::Policy, detail))
         }

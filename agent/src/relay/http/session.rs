@@ -1,14 +1,13 @@
 //! One client connection: what all its exchanges share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use subtle::ConstantTimeEq as _;
-use tokio::sync::Notify;
 
 use super::head::Authority;
 use super::masks::{Masks, NoMasks};
@@ -20,6 +19,7 @@ use crate::policy::Policy;
 use crate::policy::rule::{Destination, PolicyVersion};
 use crate::record::{RecordError, SessionRecord};
 use crate::relay::Relay;
+use crate::relay::open::{Open, OpenGuard};
 use crate::request::http::Scheme;
 use crate::secret::Secret;
 use crate::upstream::http::{Target, Version};
@@ -53,7 +53,7 @@ pub(super) struct Session {
     credential: Mutex<Option<(Instant, Arc<Secret>)>>,
     masks: Mutex<Option<KnownMasks>>,
     operations: AtomicU64,
-    open: Arc<Open>,
+    open: Open,
     /// A tunnel to be served when the last answer is out.
     tunnel: Mutex<Option<Tunnel>>,
     /// Sessions of other hosts that requests were for, when the connection is to a proxy.
@@ -65,24 +65,6 @@ struct KnownMasks {
     version: PolicyVersion,
     credential: Option<Arc<Secret>>,
     masks: Arc<Masks>,
-}
-
-/// Counts what is still going on when the client's connection is over: answers being recorded, upgraded connections.
-#[derive(Default)]
-struct Open {
-    count: AtomicUsize,
-    changed: Notify,
-}
-
-/// Keeps a session's record open while it lives.
-pub(super) struct OpenGuard(Arc<Open>);
-
-impl Drop for OpenGuard {
-    fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.changed.notify_waiters();
-        }
-    }
 }
 
 impl Session {
@@ -103,7 +85,7 @@ impl Session {
             credential: Mutex::default(),
             masks: Mutex::default(),
             operations: AtomicU64::new(0),
-            open: Arc::default(),
+            open: Open::default(),
             tunnel: Mutex::default(),
             targets: Mutex::default(),
         })
@@ -174,22 +156,12 @@ impl Session {
 
     /// Something goes on that the record waits for.
     pub(super) fn begin(&self) -> OpenGuard {
-        self.open.count.fetch_add(1, Ordering::AcqRel);
-        OpenGuard(Arc::clone(&self.open))
+        self.open.begin()
     }
 
     /// Completes when nothing goes on any more.
     pub(super) async fn idle(&self) {
-        loop {
-            let changed = self.open.changed.notified();
-            tokio::pin!(changed);
-            // Registered before the count is read, so that no change is missed.
-            changed.as_mut().enable();
-            if self.open.count.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            changed.await;
-        }
+        self.open.idle().await;
     }
 
     /// Takes the record, to close it.

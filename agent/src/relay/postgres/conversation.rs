@@ -479,6 +479,7 @@ impl Conversation {
             database: Some(self.database.clone()),
             estimated_rows,
             http: None,
+            ssh: None,
         }
     }
 

@@ -113,6 +113,7 @@ impl Operation {
             masked: self.masked,
             rows_left_out: 0,
             http: None,
+            ssh: None,
         }
     }
 }

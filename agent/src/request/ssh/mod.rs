@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::Effect;
 use super::shell::CommandLine;
 
+mod build;
+
+pub use build::{exec, request, shell, subsystem};
+
 /// What kind of thing is asked, by RFC 4254's and the SFTP draft's own names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -95,15 +95,19 @@ pub(super) fn guard(table: &GuardTable, findings: &mut Findings<'_>) {
         ("estimated_rows", table.estimated_rows.as_ref().map(Spanned::span)),
         ("in_transaction", table.in_transaction.as_ref().map(Spanned::span)),
     ];
-    let (foreign, other): (&[_], &str) = match on {
-        Protocol::Http => (&postgres, "postgres"),
-        Protocol::Postgres => (&http, "http"),
+    let ssh = super::ssh::conditions(table);
+    let foreign: [(&[_], &str); 2] = match on {
+        Protocol::Http => [(&postgres, "postgres"), (&ssh, "ssh")],
+        Protocol::Postgres => [(&http, "http"), (&ssh, "ssh")],
+        Protocol::Ssh => [(&http, "http"), (&postgres, "postgres")],
         // Said already: nothing on an opaque connection can be judged. And no guard can be on DNS.
         Protocol::Opaque | Protocol::Dns => return,
     };
-    for (key, span) in foreign {
-        if let Some(span) = span {
-            findings.error(span.clone(), format!("`{key}` is for on = \"{other}\""));
+    for (keys, other) in foreign {
+        for (key, span) in keys {
+            if let Some(span) = span {
+                findings.error(span.clone(), format!("`{key}` is for on = \"{other}\""));
+            }
         }
     }
 }
@@ -117,17 +121,17 @@ pub(super) fn mask(table: &MaskTable, findings: &mut Findings<'_>) {
         ("form", table.form.as_ref().map(Spanned::span)),
     ];
     for (key, span) in http_only {
-        if let (Some(Protocol::Postgres), Some(span)) = (on, span) {
+        if let (Some(Protocol::Postgres | Protocol::Ssh), Some(span)) = (on, span) {
             findings.error(span, format!("`{key}` is for on = \"http\""));
         }
     }
-    if let (Some(Protocol::Http), Some(columns)) = (on, &table.columns) {
+    if let (Some(Protocol::Http | Protocol::Ssh), Some(columns)) = (on, &table.columns) {
         findings
             .error(columns.span(), "`columns` is for on = \"postgres\"; places in JSON bodies are `json`");
     }
     if let Some(direction) = &table.direction {
         let request = *direction.get_ref() == MaskDirection::Request;
-        if on == Some(Protocol::Postgres) || (request && table.columns.is_some()) {
+        if matches!(on, Some(Protocol::Postgres | Protocol::Ssh)) || (request && table.columns.is_some()) {
             findings.error(direction.span(), "`direction` is for on = \"http\"");
         }
     }

@@ -17,6 +17,7 @@ use crate::policy::rule::{Destination, Protocol, UpstreamTls};
 use crate::request::Effect;
 
 mod http;
+mod ssh;
 
 /// Checks everything that spans more than one value.
 pub(super) fn file(file: &FileTable, findings: &mut Findings<'_>) {
@@ -75,11 +76,16 @@ fn duplicates(names: impl Iterator<Item = (String, Range<usize>)>, what: &str, f
 
 fn connection(table: &ConnectionTable, findings: &mut Findings<'_>) {
     let protocol = table.protocol.as_ref().map(Spanned::get_ref);
-    if let (Some(Protocol::Opaque | Protocol::Postgres), Some(tls)) = (protocol, &table.tls) {
+    ssh::only_for_ssh(table, findings);
+    if let (Some(Protocol::Opaque | Protocol::Postgres | Protocol::Ssh), Some(tls)) = (protocol, &table.tls) {
         findings.error(
             tls.span(),
             "`tls` of a connection is for protocol = \"http\"; how the server is verified is `tls` of `upstream`",
         );
+    }
+    if protocol == Some(&Protocol::Ssh) {
+        ssh::connection(table, findings);
+        return;
     }
     let Some(upstream) = table.upstream.as_ref().map(Spanned::get_ref) else {
         return;
@@ -91,7 +97,7 @@ fn connection(table: &ConnectionTable, findings: &mut Findings<'_>) {
             http::only_for_http(upstream, findings);
             tls_terms(table, upstream, "rows and the login cross the network in clear", findings);
         }
-        Some(Protocol::Dns) | None => {}
+        Some(Protocol::Dns | Protocol::Ssh) | None => {}
     }
 }
 
@@ -161,7 +167,7 @@ fn guard(table: &GuardTable, connections: &[&ConnectionTable], tags: &[String], 
     if let Some(on) = opaque(table.on.as_ref()) {
         findings.error(
             on,
-            "guards judge operations, and an opaque connection has none; use on = \"postgres\" or \"http\"",
+            "guards judge operations, and an opaque connection has none; use on = \"postgres\", \"http\" or \"ssh\"",
         );
     }
     known_connections(table.connections.as_ref(), connections, findings);

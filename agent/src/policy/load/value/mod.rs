@@ -18,10 +18,12 @@ use crate::policy::rule::{
 use crate::request::Effect;
 
 pub(super) use http::{FieldGlob, HeaderPattern, HostGlob, HttpMethod, QueryPattern};
+pub(super) use ssh::{HostKey, PathGlob, SshMethod};
 pub(super) use pattern::{CgroupGlob, KindGlob, NameGlob, UnitGlob};
 pub(super) use place::{HostName, HostPort};
 
 mod http;
+mod ssh;
 mod pattern;
 mod place;
 
@@ -48,8 +50,8 @@ impl Choice for Effect {
 impl Choice for Protocol {
     const NOUN: &'static str = "a protocol";
     const ALL: &'static [(&'static str, Self)] =
-        &[("http", Self::Http), ("postgres", Self::Postgres), ("opaque", Self::Opaque)];
-    const LATER: &'static [&'static str] = &["kubernetes", "ssh"];
+        &[("http", Self::Http), ("postgres", Self::Postgres), ("ssh", Self::Ssh), ("opaque", Self::Opaque)];
+    const LATER: &'static [&'static str] = &["kubernetes"];
 }
 
 impl Choice for Egress {

@@ -11,10 +11,12 @@ use super::value::{Act, Version};
 use crate::policy::rule::{
     Action, ClientTls, Connection, Defaults, Egress, Guard, HOLD_TIME_DEFAULT, HoldTerms, HttpWhen,
     INLINE_TIME_DEFAULT, INSPECT_BYTES_DEFAULT, InTransaction, MaskDirection, MaskRule, MaskTarget, Matches,
-    Policy, RESULT_BYTES_DEFAULT, RecordRules, RunRules, Uninspected, UnknownOrigin, Upstream, UpstreamTls,
+    Policy, RESULT_BYTES_DEFAULT, RecordRules, RunRules, SshUpstream, SshWhen, Uninspected, UnknownOrigin, Upstream, UpstreamTls,
     When,
 };
 use crate::request::Effect;
+
+mod ssh;
 
 /// Bytes of the digest kept as the version: enough to tell texts apart, short enough to read aloud.
 const VERSION_BYTES: usize = 8;
@@ -90,6 +92,7 @@ fn connection(table: ConnectionTable) -> Option<Connection> {
         client_tls: value(table.tls).unwrap_or(ClientTls::Intercept),
         groups: list(table.groups, |name| name.0),
         upstream: upstream(value(table.upstream), default_tls),
+        ssh: ssh::rules(value(table.ssh)),
     })
 }
 
@@ -105,9 +108,12 @@ fn upstream(table: Option<UpstreamTable>, default_tls: UpstreamTls) -> Upstream 
             tls: default_tls,
             root_cert: None,
             server_name: None,
+            ssh: SshUpstream::default(),
         };
     };
+    let (ssh, table) = ssh::upstream(table);
     Upstream {
+        ssh,
         address: value(table.address).map(|address| address.0),
         user: value(table.user).map(|user| user.0),
         database: value(table.database).map(|database| database.0),
@@ -162,6 +168,15 @@ fn guard(index: usize, table: GuardTable, terms: &HoldTerms) -> Option<Guard> {
             json: list(table.json, |pattern| pattern),
             graphql: list(table.graphql, |pattern| pattern),
             grpc: list(table.grpc, |pattern| pattern),
+        },
+        ssh: SshWhen {
+            operations: list(table.operation, |operation| operation),
+            programs: list(table.program, |glob| glob.0),
+            commands: list(table.command, |glob| glob.0),
+            files: list(table.file, |glob| glob.0),
+            access: list(table.access, |access| access),
+            targets: list(table.target, |glob| glob.0),
+            users: list(table.user, |glob| glob.0),
         },
     };
     Some(Guard { name, on: value(table.on)?, when, action })

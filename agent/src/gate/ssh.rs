@@ -1,0 +1,34 @@
+//! Judging SSH operations.
+
+use super::{Admission, Denial, Gate, Hold, Judgement, Permit};
+use crate::flow::Side;
+use crate::policy::{SshAsked, Verdict};
+use crate::request::ssh::SshOperation;
+
+impl Gate {
+    /// Judges one operation of an admitted flow, by the policy in force now. `user` is the account on the server.
+    pub fn judge_ssh(&self, admission: &Admission, user: &str, operation: &SshOperation) -> Judgement {
+        let policy = match self.current(admission) {
+            Ok(policy) => policy,
+            Err(denial) => return Judgement::Deny(denial),
+        };
+        let current = policy.connections.iter().find(|known| known.name == admission.connection.name);
+        let asked = SshAsked {
+            connection: &admission.connection.name,
+            rules: current.map_or(&admission.connection.ssh, |connection| &connection.ssh),
+            user,
+            operation,
+        };
+        let durable = policy.record.durable.contains(&operation.effect);
+        match policy.decide_ssh(&asked, &admission.subject.groups) {
+            Verdict::Allow { rule } => Judgement::Permit(Permit { rule, approval: None, durable }),
+            Verdict::Deny { rule, reason, hint } => {
+                Judgement::Deny(Denial { rule, reason, hint, side: Side::Policy, approval: None })
+            }
+            Verdict::Hold { rule, terms } => {
+                let policy_version = policy.version.clone();
+                Judgement::Hold(Hold { rule, terms, policy_version, locks: false, durable })
+            }
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! Joins the client's half of a channel with the server's: bytes, ends, signals and sizes, each way on its own.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, server};
+
+use super::connection::Connection;
+use super::log::OperationLog;
+use super::session_channel::{ClientChannel, STDERR};
+use crate::mask::http::{BodyMasker, BodyMasks};
+use crate::record::stream::StreamName;
+use crate::upstream::ssh::WINDOW_BYTES;
+
+/// How long output may be held back because an ordinary word in it could turn out to be the beginning of a secret; then a
+/// prompt that somebody waits for is shown.
+const HOLD_BACK_TIME_MAX: Duration = Duration::from_millis(20);
+
+/// The two halves.
+pub(super) struct Join {
+    pub(super) client: ClientChannel,
+    pub(super) from_server: ChannelReadHalf,
+    pub(super) to_server: ChannelWriteHalf<client::Msg>,
+}
+
+/// Room to be granted to a peer. Given in large pieces: each is a message.
+#[derive(Default)]
+struct Granted {
+    owed: u32,
+}
+
+impl Granted {
+    /// Bytes were taken: how much more the peer may send now.
+    fn taken(&mut self, bytes: usize) -> Option<u32> {
+        self.owed = self.owed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        // A peer that still has most of its window needs no message.
+        (self.owed >= WINDOW_BYTES / 4).then(|| std::mem::take(&mut self.owed))
+    }
+}
+
+/// Why a direction is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    /// The client closed the channel, or is gone.
+    Client,
+    /// The server did, or is.
+    Server,
+}
+
+/// Shared by both directions.
+type Log<'l> = Mutex<&'l mut OperationLog>;
+
+/// Moves everything until the channel is closed.
+pub(super) async fn run(connection: &Arc<Connection>, join: Join, masks: &Arc<BodyMasks>, log: &mut OperationLog) {
+    let Join { mut client, mut from_server, to_server } = join;
+    let mut parked = std::mem::take(&mut client.parked);
+    let log = Mutex::new(log);
+    let (to_client, from_client) = (&client.to, &mut client.from);
+    let up = async {
+        let mut granted = Granted::default();
+        loop {
+            let message = match parked.pop_front() {
+                Some(message) => Some(message),
+                None => from_client.wait().await,
+            };
+            match upward(message, &to_server, &log).await {
+                Ok(bytes) => {
+                    if let Some(more) = granted.taken(bytes)
+                        && to_client.grant_window(more).await.is_err()
+                    {
+                        return Over::Client;
+                    }
+                }
+                Err(over) => return over,
+            }
+        }
+    };
+    let mut down = Down {
+        connection,
+        to_client,
+        to_server: &to_server,
+        log: &log,
+        stdout: Output::new(StreamName::Stdout, masks),
+        stderr: Output::new(StreamName::Stderr, masks),
+        granted: Granted::default(),
+    };
+    let over = tokio::select! {
+        over = up => over,
+        over = down.run(&mut from_server) => over,
+    };
+    down.account();
+    // One closed channel closes the other: a client that is gone takes its command with it, as at a server.
+    match over {
+        Over::Client => drop(to_server.close().await),
+        Over::Server => drop(to_client.close().await),
+    }
+}
+
+/// One message of the client. Says how many bytes of its window it took.
+async fn upward(
+    message: Option<ChannelMsg>,
+    to_server: &ChannelWriteHalf<client::Msg>,
+    log: &Log<'_>,
+) -> Result<usize, Over> {
+    let sent = match message {
+        None | Some(ChannelMsg::Close) => return Err(Over::Client),
+        Some(ChannelMsg::Data { data }) => {
+            let length = data.len();
+            with(log, |log| log.chunk(StreamName::Stdin, &data));
+            to_server.data_bytes(data).await.map_err(|_| Over::Server)?;
+            return Ok(length);
+        }
+        // Nothing of a client's has an extended type (RFC 4254 §5.2 knows stderr alone); it has its window back.
+        Some(ChannelMsg::ExtendedData { data, .. }) => return Ok(data.len()),
+        Some(ChannelMsg::Eof) => to_server.eof().await,
+        Some(ChannelMsg::Signal { signal }) => to_server.signal(signal).await,
+        Some(ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height }) => {
+            with(log, |log| log.resized(col_width, row_height));
+            to_server.window_change(col_width, row_height, pix_width, pix_height).await
+        }
+        // One channel runs one thing (RFC 4254 §6.5): what else is asked of it afterwards is not passed on.
+        Some(_) => Ok(()),
+    };
+    sent.map(|()| 0).map_err(|_| Over::Server)
+}
+
+/// The server's direction.
+struct Down<'d> {
+    connection: &'d Connection,
+    to_client: &'d ChannelWriteHalf<server::Msg>,
+    to_server: &'d ChannelWriteHalf<client::Msg>,
+    log: &'d Log<'d>,
+    stdout: Output,
+    stderr: Output,
+    granted: Granted,
+}
+
+impl Down<'_> {
+    async fn run(&mut self, from_server: &mut ChannelReadHalf) -> Over {
+        loop {
+            let holds = self.stdout.holds() || self.stderr.holds();
+            let message = if holds {
+                match tokio::time::timeout(HOLD_BACK_TIME_MAX, from_server.wait()).await {
+                    Ok(message) => message,
+                    Err(_elapsed) => {
+                        if let Err(over) = self.relent().await {
+                            return over;
+                        }
+                        from_server.wait().await
+                    }
+                }
+            } else {
+                from_server.wait().await
+            };
+            match self.one(message).await {
+                Ok(bytes) => {
+                    if let Some(more) = self.granted.taken(bytes)
+                        && self.to_server.grant_window(more).await.is_err()
+                    {
+                        return Over::Server;
+                    }
+                }
+                Err(over) => return over,
+            }
+        }
+    }
+
+    /// One message. Says how many bytes of the server's window it took.
+    async fn one(&mut self, message: Option<ChannelMsg>) -> Result<usize, Over> {
+        match message {
+            None | Some(ChannelMsg::Close) => {
+                self.finish().await?;
+                Err(Over::Server)
+            }
+            Some(ChannelMsg::Data { data }) => {
+                let length = data.len();
+                let shown = self.stdout.push(data);
+                self.show(StreamName::Stdout, shown).await?;
+                Ok(length)
+            }
+            Some(ChannelMsg::ExtendedData { data, ext: STDERR }) => {
+                let length = data.len();
+                let shown = self.stderr.push(data);
+                self.show(StreamName::Stderr, shown).await?;
+                Ok(length)
+            }
+            // RFC 4254 §5.2 knows no other kind, and nobody would know what to do with it.
+            Some(ChannelMsg::ExtendedData { data, .. }) => Ok(data.len()),
+            Some(other) => {
+                // What is held back belongs before the end, and before whatever tells of it.
+                self.finish().await?;
+                self.event(other).await.map(|()| 0)
+            }
+        }
+    }
+
+    async fn event(&self, message: ChannelMsg) -> Result<(), Over> {
+        let sent = match message {
+            ChannelMsg::Eof => self.to_client.eof().await,
+            ChannelMsg::ExitStatus { exit_status } => {
+                with(self.log, |log| log.exited(exit_status));
+                self.to_client.exit_status(exit_status).await
+            }
+            ChannelMsg::ExitSignal { signal_name, core_dumped, error_message, lang_tag } => {
+                with(self.log, |log| log.killed(&signal_name, core_dumped, &error_message));
+                let Some(client) = self.connection.client() else { return Err(Over::Client) };
+                let id = self.to_client.id();
+                let told = client.exit_signal_request(id, signal_name, core_dumped, error_message, lang_tag);
+                return told.await.map_err(|()| Over::Client);
+            }
+            ChannelMsg::XonXoff { client_can_do } => {
+                let Some(client) = self.connection.client() else { return Err(Over::Client) };
+                let told = client.xon_xoff_request(self.to_client.id(), client_can_do);
+                return told.await.map_err(|()| Over::Client);
+            }
+            // What only clients send, or what tells of nothing.
+            _ => Ok(()),
+        };
+        sent.map_err(|_| Over::Client)
+    }
+
+    /// Nothing has come for a while.
+    async fn relent(&mut self) -> Result<(), Over> {
+        let (stdout, stderr) = (self.stdout.relent(), self.stderr.relent());
+        self.show(StreamName::Stdout, stdout).await?;
+        self.show(StreamName::Stderr, stderr).await?;
+        with(self.log, OperationLog::pause);
+        Ok(())
+    }
+
+    /// Nothing more comes.
+    async fn finish(&mut self) -> Result<(), Over> {
+        let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
+        self.show(StreamName::Stdout, stdout).await?;
+        self.show(StreamName::Stderr, stderr).await
+    }
+
+    async fn show(&self, stream: StreamName, data: Bytes) -> Result<(), Over> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        with(self.log, |log| log.chunk(stream, &data));
+        let sent = match stream {
+            StreamName::Stderr => self.to_client.extended_data_bytes(STDERR, data).await,
+            StreamName::Stdout | StreamName::Stdin | StreamName::Resize => self.to_client.data_bytes(data).await,
+        };
+        sent.map_err(|_| Over::Client)
+    }
+
+    /// What was masked.
+    fn account(&self) {
+        for output in [&self.stdout, &self.stderr] {
+            if let Some(masker) = &output.masker {
+                with(self.log, |log| log.masked(masker.counts()));
+            }
+        }
+    }
+}
+
+/// One output stream on its way to the client.
+struct Output {
+    /// `None` when no mask reads it.
+    masker: Option<BodyMasker>,
+}
+
+impl Output {
+    fn new(_stream: StreamName, masks: &Arc<BodyMasks>) -> Self {
+        let masker = (!masks.is_empty()).then(|| BodyMasker::stream(Arc::clone(masks)));
+        Self { masker }
+    }
+
+    fn push(&mut self, data: Bytes) -> Bytes {
+        let Some(masker) = &mut self.masker else { return data };
+        let mut out = Vec::with_capacity(data.len());
+        masker.push(&data, &mut out);
+        out.into()
+    }
+
+    fn holds(&self) -> bool {
+        self.masker.as_ref().is_some_and(BodyMasker::holds)
+    }
+
+    fn relent(&mut self) -> Bytes {
+        let mut out = Vec::new();
+        if let Some(masker) = &mut self.masker {
+            masker.relent(&mut out);
+        }
+        out.into()
+    }
+
+    fn finish(&mut self) -> Bytes {
+        let mut out = Vec::new();
+        if let Some(masker) = &mut self.masker {
+            masker.finish(&mut out);
+        }
+        out.into()
+    }
+}
+
+fn with(log: &Log<'_>, write: impl FnOnce(&mut OperationLog)) {
+    write(&mut log.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+/// Joins two plain channels, as forwards are.
+pub(super) async fn splice<A, B>(
+    (mut from_a, to_a): (ChannelReadHalf, ChannelWriteHalf<A>),
+    (mut from_b, to_b): (ChannelReadHalf, ChannelWriteHalf<B>),
+    mut counts: impl FnMut(usize, usize),
+) where
+    A: From<(russh::ChannelId, ChannelMsg)> + Send + Sync + 'static,
+    B: From<(russh::ChannelId, ChannelMsg)> + Send + Sync + 'static,
+{
+    let (mut up, mut down) = (0, 0);
+    {
+        let forth = copy(&mut from_a, &to_a, &to_b, &mut up);
+        let back = copy(&mut from_b, &to_b, &to_a, &mut down);
+        // One side's close closes the other's; its end of data alone does not (RFC 4254 §5.3).
+        tokio::select! {
+            () = forth => {}
+            () = back => {}
+        }
+    }
+    counts(up, down);
+    drop(to_a.close().await);
+    drop(to_b.close().await);
+}
+
+async fn copy<A, B>(
+    from: &mut ChannelReadHalf,
+    back: &ChannelWriteHalf<A>,
+    to: &ChannelWriteHalf<B>,
+    count: &mut usize,
+) where
+    A: From<(russh::ChannelId, ChannelMsg)> + Send + Sync + 'static,
+    B: From<(russh::ChannelId, ChannelMsg)> + Send + Sync + 'static,
+{
+    let mut granted = Granted::default();
+    loop {
+        let sent = match from.wait().await {
+            None | Some(ChannelMsg::Close) => return,
+            Some(ChannelMsg::Data { data }) => {
+                let length = data.len();
+                *count += length;
+                match (to.data_bytes(data).await, granted.taken(length)) {
+                    (Ok(()), Some(more)) => back.grant_window(more).await,
+                    (sent, _) => sent,
+                }
+            }
+            Some(ChannelMsg::Eof) => to.eof().await,
+            Some(_) => Ok(()),
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_granted_long_before_a_window_is_used_up() {
+        let mut granted = Granted::default();
+        let (mut window, mut messages) = (WINDOW_BYTES, 0);
+        for _ in 0..10_000 {
+            window -= 32 * 1024;
+            if let Some(more) = granted.taken(32 * 1024) {
+                window += more;
+                messages += 1;
+            }
+            assert!(window >= WINDOW_BYTES / 2);
+        }
+        assert!(messages < 1000);
+    }
+}
