@@ -76,6 +76,7 @@ pub(crate) fn asked(operation: u64, text: &str) -> Asked {
         database: Some("shop".to_owned()),
         estimated_rows: None,
         http: None,
+        ssh: None,
     }
 }
 

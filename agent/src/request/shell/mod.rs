@@ -3,6 +3,14 @@
 use super::ssh::PathUse;
 use super::{Effect, Statement};
 
+mod bounds;
+mod catalogue;
+mod run;
+mod scripts;
+mod transfer;
+mod walk;
+mod word;
+
 /// A command line, understood as far as its text allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {
@@ -35,7 +43,7 @@ impl CommandLine {
 pub struct Command {
     /// The catalogue's name of what it does (`rm -rf`, `package install`, `drop database`), else the program's name.
     pub kind: String,
-    /// Base name of the program (`/bin/rm` is `rm`); `None` when only the running shell knows it.
+    /// Name of the program (`/bin/rm` is `rm`, `/tmp/rm` is itself); `None` when only the running shell knows it.
     pub program: Option<String>,
     /// Its arguments after expansion of what is static; `None` for one that only the running shell knows.
     pub arguments: Vec<Option<String>>,
@@ -96,8 +104,20 @@ pub enum Transfer {
     SftpServer,
 }
 
-/// Understands a command line.
+/// Understands a command line as the account's shell would, as far as its text allows.
 #[must_use]
-pub fn analyse(_line: &str) -> CommandLine {
-    CommandLine::opaque("not looked into")
+pub fn analyse(line: &str) -> CommandLine {
+    let mut walk = walk::Walk::new();
+    walk.line(line, &run::Stdin::Inherited);
+    let mut line = walk.finish();
+    line.transfer = transfer::of(&line);
+    if let (Some(transfer), [command]) = (&line.transfer, line.commands.as_mut_slice()) {
+        transfer.describe(command);
+        line.effect = command.effect;
+        line.reason.clone_from(&command.reason);
+    }
+    line
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use super::Effect;
 use super::shell::CommandLine;
 
 mod build;
+pub mod paths;
 
 pub use build::{exec, request, shell, subsystem};
 

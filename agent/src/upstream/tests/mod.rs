@@ -13,7 +13,7 @@ use super::login::{LoggedIn, Startup, login};
 use super::{Dialled, Dialler, UpstreamError};
 use crate::gate::Admission;
 use crate::policy::Connection;
-use crate::policy::rule::{ClientTls, Destination, Protocol, Upstream, UpstreamTls};
+use crate::policy::rule::{ClientTls, Destination, Protocol, SshRules, SshUpstream, Upstream, UpstreamTls};
 use crate::secret::Secret;
 
 /// What a test changes of a profile.
@@ -35,6 +35,7 @@ impl Profile {
                 tls: UpstreamTls::Disable,
                 root_cert: None,
                 server_name: None,
+                ssh: SshUpstream::default(),
             },
             to: Vec::new(),
         }
@@ -56,6 +57,7 @@ impl Profile {
             client_tls: ClientTls::Intercept,
             groups: Vec::new(),
             upstream: self.upstream,
+            ssh: SshRules::default(),
         };
         Admission::for_tests(destination, connection)
     }

@@ -1,0 +1,145 @@
+//! Lines as agents, tools and people send them, with the effect that each must have: `harmless.txt` and `lines.toml` are ordinary
+//! ones, `hostile.toml` are tricks.
+
+use super::analyse;
+use crate::request::Effect;
+
+fn effect(line: &str) -> Effect {
+    analyse(line).effect
+}
+
+/// `EFFECT  LINE`, one a line; `\n` in it is a newline.
+fn corpus(text: &str) -> Vec<(Effect, String)> {
+    text.lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| {
+            let (word, rest) = line.split_once(' ').unwrap();
+            let effect = match word {
+                "read" => Effect::Read,
+                "write" => Effect::Write,
+                "ddl" => Effect::Ddl,
+                "admin" => Effect::Admin,
+                "unknown" => Effect::Unknown,
+                other => panic!("{other}"),
+            };
+            (effect, rest.trim_start().replace("\\n", "\n"))
+        })
+        .collect()
+}
+
+#[test]
+fn ordinary_lines_have_their_effect() {
+    let lines = corpus(include_str!("ordinary.txt"));
+    let harmless = lines.iter().filter(|(expected, _)| *expected == Effect::Read).count();
+    let mut raised = Vec::new();
+    let mut lowered = Vec::new();
+    for (expected, line) in &lines {
+        let came = effect(line);
+        if came < *expected {
+            lowered.push(format!("{line}: {came}, not {expected}"));
+        }
+        if *expected == Effect::Read && came > Effect::Read {
+            raised.push(format!("{line}: {came} ({:?})", analyse(line).reason));
+        }
+    }
+    assert!(lowered.is_empty(), "{} judged below what they are:\n{}", lowered.len(), lowered.join("\n"));
+    assert!(raised.len() * 20 <= harmless, "{} of {harmless} harmless lines:\n{}", raised.len(), raised.join("\n"));
+}
+
+#[test]
+fn nothing_destructive_is_taken_for_a_look() {
+    let lowered: Vec<String> = corpus(include_str!("hostile.txt"))
+        .into_iter()
+        .filter_map(|(expected, line)| {
+            let came = effect(&line);
+            (came < expected).then(|| format!("{line}: {came}, not {expected} or more"))
+        })
+        .collect();
+    assert!(lowered.is_empty(), "{}", lowered.join("\n"));
+}
+
+#[test]
+fn what_a_line_hands_to_a_database_is_judged_as_sql() {
+    for line in [
+        "psql -c \"DROP DATABASE x\"",
+        "sudo -u postgres psql -d shop -c 'DROP DATABASE x'",
+        "psql <<'EOF'\nDROP DATABASE x;\nEOF",
+        "echo 'DROP DATABASE x' | psql",
+        "ssh db-1 \"psql -c 'DROP DATABASE x'\"",
+    ] {
+        let found = analyse(line);
+        assert_eq!(found.effect, Effect::Admin, "{line}: {found:?}");
+        let command = found.commands.last().unwrap();
+        assert_eq!(command.kind, "drop database", "{line}");
+        assert_eq!(command.statements[0].kind, "drop database", "{line}");
+    }
+    assert_eq!(effect("psql -Atc 'SELECT 1'"), Effect::Unknown.min(effect("psql -Atc 'SELECT 1'")));
+    assert_eq!(effect("psql -c 'SELECT 1'"), Effect::Read);
+    assert_eq!(effect("psql -c 'SELECT 1 \\g |sh'"), Effect::Unknown);
+    assert_eq!(effect("psql -c '\\! id'"), Effect::Unknown);
+    assert_eq!(effect("psql -c '\\dt'"), Effect::Read);
+}
+
+#[test]
+fn transfers_are_recognised() {
+    use super::Transfer;
+    let transfer = |line: &str| analyse(line).transfer;
+    assert_eq!(
+        transfer("scp -r -t -- '/srv/my app'"),
+        Some(Transfer::ScpSink { path: "/srv/my app".to_owned(), recursive: true, folder: false })
+    );
+    assert_eq!(
+        transfer("scp -f a b"),
+        Some(Transfer::ScpSource { paths: vec!["a".to_owned(), "b".to_owned()], recursive: false })
+    );
+    assert_eq!(
+        transfer("rsync --server --sender -vlogDtpre.iLsfxCIvu . /srv/x"),
+        Some(Transfer::Rsync { sender: true, paths: vec!["/srv/x".to_owned()] })
+    );
+    assert_eq!(
+        transfer("git-receive-pack '/srv/x.git'"),
+        Some(Transfer::GitReceivePack { repository: "/srv/x.git".to_owned() })
+    );
+    assert_eq!(effect("git-upload-pack '/srv/x.git'"), Effect::Read);
+    assert_eq!(effect("git-receive-pack '/srv/x.git'"), Effect::Write);
+    assert_eq!(effect("scp -t /etc/passwd"), Effect::Admin);
+    assert_eq!(transfer("scp -t a; rm -rf /"), None);
+    assert_eq!(transfer("scp -t $(id)"), None);
+}
+
+#[test]
+fn nested_commands_say_what_they_run_under() {
+    let found = analyse("sudo -n env LANG=C bash -c 'ls | xargs rm'");
+    let last = found.commands.last().unwrap();
+    assert_eq!(last.program.as_deref(), Some("rm"));
+    assert_eq!(last.through, ["sudo", "env", "bash -c", "xargs"]);
+}
+
+/// Anything at all is answered, and within bounds.
+#[test]
+fn no_line_makes_it_fail() {
+    let pieces = [
+        "rm", " ", "-rf", "/", "$(", ")", "`", "'", "\"", "\\", "{", "}", ";", "|", "&&", "||", "&", "<", ">", "<<EOF\n", "EOF\n",
+        "if", "then", "fi", "for", "in", "do", "done", "case", "esac", "$x", "${x", "((", "))", "[[", "]]", "#", "\n", "é", "\u{202e}",
+        "sh -c ", "sudo ", "eval ", "=", "x=", "function f", "()", "!", "~", "*", "?", "$'", "\\x",
+    ];
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    for _ in 0..3_000 {
+        let mut line = String::new();
+        for _ in 0..(state % 24) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            line.push_str(pieces[usize::try_from(state % pieces.len() as u64).unwrap()]);
+        }
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let found = analyse(&line);
+        assert!(found.commands.len() <= super::walk::COMMANDS_MAX + 1);
+    }
+    for open in ["$(", "(", "{ ", "`", "if true; then ", "sh -c '", "((", "\"$(", "<(", "${x:-"] {
+        let _: super::CommandLine = analyse(&open.repeat(4_000));
+        let _: super::CommandLine = analyse(&open.repeat(9));
+    }
+}

@@ -1,0 +1,105 @@
+//! Files that rule a host or its accounts: whoever writes them can do more than write a file.
+
+/// Ends of paths that decide who may log in, or what runs when somebody does.
+const LOGIN_FILES: [&str; 12] = [
+    ".ssh/authorized_keys",
+    ".ssh/authorized_keys2",
+    ".ssh/config",
+    ".ssh/rc",
+    ".bashrc",
+    ".bash_profile",
+    ".bash_login",
+    ".profile",
+    ".zshrc",
+    ".zshenv",
+    ".zprofile",
+    ".netrc",
+];
+
+/// Folders of the system's own files.
+const SYSTEM_FOLDERS: [&str; 13] = [
+    "/etc",
+    "/boot",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib64",
+    "/usr",
+    "/root",
+    "/sys",
+    "/proc",
+    "/var/spool/cron",
+    "/var/lib/dpkg",
+    "/dev",
+];
+
+/// Parts of paths in home folders that are run by the session's own service manager.
+const UNIT_FOLDERS: [&str; 2] = ["/.config/systemd/", "/.config/autostart/"];
+
+/// Why writing or removing this path is administration; `None` when it is a file like others.
+#[must_use]
+pub fn sensitive(path: &str) -> Option<&'static str> {
+    let path = normal(path);
+    if LOGIN_FILES.iter().any(|end| path == *end || path.ends_with(&format!("/{end}"))) || path.contains("/.ssh/") {
+        return Some("writes a file that decides about logins");
+    }
+    if UNIT_FOLDERS.iter().any(|part| path.contains(part)) {
+        return Some("writes a file that is run by the system");
+    }
+    let below = |folder: &&str| {
+        let folder: &str = folder;
+        path == folder || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+    };
+    let local = ["/usr/local", "/usr/src", "/dev/shm", "/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty"];
+    let system = path == "/" || SYSTEM_FOLDERS.iter().any(below);
+    (system && !local.iter().any(below)).then_some("writes a file of the system")
+}
+
+/// Without empty, `.` and `..` parts, as far as the text says.
+#[must_use]
+pub fn normal(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => match parts.last() {
+                Some(last) if *last != ".." && !last.starts_with('~') => drop(parts.pop()),
+                Some(_) => parts.push(part),
+                None if path.starts_with('/') => {}
+                None => parts.push(part),
+            },
+            _ => parts.push(part),
+        }
+    }
+    let joined = parts.join("/");
+    if path.starts_with('/') { format!("/{joined}") } else { joined }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_rule_are_known_however_they_are_written() {
+        for path in [
+            "/etc/passwd",
+            "/etc//passwd",
+            "/srv/../etc/passwd",
+            "~/.ssh/authorized_keys",
+            ".ssh/authorized_keys",
+            "/home/a/.ssh/authorized_keys",
+            "~/.bashrc",
+            "/usr/bin/ls",
+            "/",
+            "/root/x",
+            "~/.config/systemd/user/x.service",
+        ] {
+            assert!(sensitive(path).is_some(), "{path}");
+        }
+        for path in ["/srv/app/x", "/tmp/etc/passwd", "notes.txt", "/usr/local/bin/x", "~/x", "/dev/null", "/var/www"] {
+            assert!(sensitive(path).is_none(), "{path}");
+        }
+        assert_eq!(normal("/a/./b/../../c//d"), "/c/d");
+        assert_eq!(normal("../a/.."), "..");
+    }
+}
