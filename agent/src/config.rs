@@ -23,6 +23,8 @@ const CONFIG_BYTES_MAX: u64 = 256 * 1024;
 const RUN_DIR: &str = "/run/portcullis";
 /// Name of the published bundle: the system's roots and the local CA.
 const BUNDLE_FILE: &str = "bundle.pem";
+/// The host key that SSH clients see, for their `UserKnownHostsFile`.
+const SSH_KNOWN_HOSTS_FILE: &str = "ssh_known_hosts";
 /// Name of the published certificate of the local CA.
 const CA_FILE: &str = "ca.pem";
 
@@ -204,6 +206,12 @@ impl Config {
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {
         self.published().join(CA_FILE)
+    }
+
+    /// The published host key that SSH clients see, in the format of `known_hosts`.
+    #[must_use]
+    pub fn ssh_known_hosts(&self) -> PathBuf {
+        self.published().join(SSH_KNOWN_HOSTS_FILE)
     }
 
     /// The published bundle: the system's roots and the local CA.

@@ -35,6 +35,8 @@ mod service;
 #[cfg(test)]
 mod spine;
 #[cfg(test)]
+mod ssh;
+#[cfg(test)]
 mod trust;
 #[cfg(test)]
 mod wait;

@@ -8,4 +8,5 @@ pub mod http;
 pub mod postgres;
 pub mod process;
 pub mod reviewer;
+pub mod ssh;
 pub mod web;

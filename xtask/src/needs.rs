@@ -97,6 +97,16 @@ const TEST: &[Need] = &[
         why: "brotli and zstandard: the test server answers in every content coding",
     },
     Need {
+        present: || Path::new("/usr/sbin/sshd").is_file() && shell::which("ssh").is_some(),
+        packages: &["openssh-server", "openssh-client"],
+        why: "OpenSSH: a real SSH server, and unchanged clients of it",
+    },
+    Need {
+        present: || shell::which("rsync").is_some() && python_has("paramiko"),
+        packages: &["rsync", "python3-paramiko"],
+        why: "rsync and paramiko: clients that use SSH differently",
+    },
+    Need {
         present: || Path::new("/usr/sbin/update-ca-certificates").is_file(),
         packages: &["ca-certificates"],
         why: "ca-certificates: the system's roots, and the store that the CA is installed in",

@@ -31,6 +31,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rusqlite", &["record"]),
     ("zstd", &["record"]),
     ("rcgen", &["tls"]),
+    ("brush_parser", &["request/shell"]),
+    ("russh", &["policy/load", "upstream/ssh", "relay", "daemon"]),
     ("postgres_protocol", &["upstream"]),
     ("anyhow", &["main.rs", "cli"]),
 ];
@@ -164,7 +166,8 @@ fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
         {
             let path = entry?.path();
             if path.is_dir() {
-                if !path.ends_with("target") {
+                // What is built, and what is other people's.
+                if !path.ends_with("target") && !path.ends_with("vendor") {
                     folders.push(path);
                 }
             } else if path.extension().is_some_and(|extension| extension == "rs") {

@@ -8,13 +8,13 @@ use super::text::summary;
 use crate::flow::Side;
 use crate::record::asked::{Asked, ParameterValue, Parameters};
 use crate::record::body::{BodyBlock, MessageBlock};
-use crate::record::stream::{SshOutcome, StreamBlock};
 use crate::record::event::{
     ApprovalOutcome, ApprovalRecord, Direction, Event, Held, Intent, Outcome, OutcomeStatus, Refused,
     SessionClosed, SessionOpened,
 };
 use crate::record::read::Recorded;
 use crate::record::rows::{ResultColumn, RowBlock, ValueFormat};
+use crate::record::stream::{SshOutcome, StreamBlock};
 
 /// Characters of one value shown in a table, or of one parameter.
 const VALUE_CHARS_MAX: usize = 80;

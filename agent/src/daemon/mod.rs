@@ -158,6 +158,7 @@ impl Daemon {
         let control = socket::bind(&config)?;
         let trust = Arc::new(publish(&config, &ca)?);
         let ssh_key = proxy_key::load_or_create(&config.state_dir)?;
+        trust::publish_host_key(&config, ssh_key.public_key())?;
         let hash_key = Arc::new(files::hash_key(&config.state_dir)?);
         let listeners = listen(&config).await?;
         let kernel = Arc::new(attach(&config, &listeners)?);

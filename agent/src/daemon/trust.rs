@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use russh::keys::PublicKey;
 use rustls::pki_types::CertificateDer;
 
 use super::files::new_file;
@@ -184,6 +185,16 @@ impl Trust {
 }
 
 /// Writes a whole file for everyone to read, or nothing.
+/// Publishes the host key that SSH clients see, as a `known_hosts` file: one plain line for every host. No marker lines: paramiko
+/// refuses a file that has one.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub(super) fn publish_host_key(config: &Config, key: &PublicKey) -> io::Result<()> {
+    let line = key.to_openssh().map_err(io::Error::other)?;
+    write(&config.ssh_known_hosts(), &format!("* {line}\n"))
+}
+
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.new"));

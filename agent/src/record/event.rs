@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::asked::Asked;
-use super::stream::{SshOutcome, StreamBlock};
 use super::body::{BodyBlock, BodySummary, MessageBlock};
 use super::error::RecordError;
 use super::format::{FormatError, FrameBytes, Kind};
 use super::rows::RowBlock;
+use super::stream::{SshOutcome, StreamBlock};
 use crate::flow::{ApprovalId, Flow, SessionId, Side};
 use crate::policy::rule::Protocol;
 

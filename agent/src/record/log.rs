@@ -151,9 +151,12 @@ impl Class {
     fn of(kind: Kind) -> Self {
         match kind {
             Kind::Intent | Kind::Held | Kind::Refused => Self::BeginsNow,
-            Kind::SessionOpened | Kind::ResultRows | Kind::Note | Kind::Body | Kind::Message | Kind::Stream => {
-                Self::BeginsSoon
-            }
+            Kind::SessionOpened
+            | Kind::ResultRows
+            | Kind::Note
+            | Kind::Body
+            | Kind::Message
+            | Kind::Stream => Self::BeginsSoon,
             Kind::Decided | Kind::Recovered => Self::EndsNow,
             Kind::Outcome | Kind::OpaqueCounts | Kind::SessionClosed | Kind::CarriedOver => Self::EndsSoon,
         }

@@ -12,8 +12,8 @@ use super::event::{
 };
 use super::format::{FrameBytes, Kind};
 use super::log::{Address, Lsn};
-use super::stream::StreamBlock;
 use super::rows::{ResultColumn, Room, RowBuffer, ValueFormat};
+use super::stream::StreamBlock;
 use super::writer::Recorder;
 use crate::flow::{SessionId, Side};
 

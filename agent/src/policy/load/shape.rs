@@ -3,18 +3,18 @@
 use super::table::{List, key, table};
 use super::value::{
     AbsolutePath, Act, Approver, ByteSize, CgroupGlob, CredentialName, FieldGlob, HeaderPattern, Hint,
-    HoldTime, HostGlob, HostKey, HostName, HostPort, HttpMethod, KindGlob, Name, NameGlob, PathGlob, QueryPattern, RuleName,
-    Slug, SshMethod, UnitGlob, Version,
+    HoldTime, HostGlob, HostKey, HostName, HostPort, HttpMethod, KindGlob, Name, NameGlob, PathGlob,
+    QueryPattern, RuleName, Slug, SshMethod, UnitGlob, Version,
 };
 use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
 use crate::policy::rule::{
-    ClientTls, ColumnPattern, Destination, Egress, InTransaction, Injection, Interactive, MaskDirection, ObjectPattern,
-    Protocol, RowBound, Uninspected, UnknownOrigin, UpstreamTls,
+    ClientTls, ColumnPattern, Destination, Egress, InTransaction, Injection, Interactive, MaskDirection,
+    ObjectPattern, Protocol, RowBound, Uninspected, UnknownOrigin, UpstreamTls,
 };
 use crate::request::Effect;
-use crate::request::ssh::{Access, OperationKind};
 use crate::request::http::{GraphqlPattern, GrpcPattern, JsonPathPattern, PathPattern};
+use crate::request::ssh::{Access, OperationKind};
 
 table! {
     /// A Portcullis policy: what one kind of agent may reach, what it may do there, and what it may see.

@@ -8,12 +8,12 @@ use http::HeaderMap;
 
 use super::coding::Decoder;
 use super::session::Session;
-use crate::relay::open::OpenGuard;
 use crate::mask::http::{BodyMasker, Counts};
 use crate::record::RecordError;
 use crate::record::asked::recorded_headers;
 use crate::record::body::{BodyRecorder, BodySummary};
 use crate::record::event::{Direction, HttpOutcome, Outcome, OutcomeStatus, ServerError};
+use crate::relay::open::OpenGuard;
 use crate::upstream::http::BodyError;
 
 /// What is recorded of a request's body while it passes. Shared between the body and the exchange's end.

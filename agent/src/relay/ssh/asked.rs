@@ -51,8 +51,6 @@ pub(super) struct Asked {
     pub(super) terminal: Option<Terminal>,
     /// Names and values that the profile lets through.
     pub(super) variables: Vec<(String, String)>,
-    /// Names that it does not.
-    pub(super) dropped: Vec<String>,
     pub(super) agent_forwarding: bool,
     pub(super) x11: Option<X11>,
     /// Messages that came before the answer; the window bounds them.
@@ -67,7 +65,6 @@ impl Asked {
             want_reply: false,
             terminal: None,
             variables: Vec::new(),
-            dropped: Vec::new(),
             agent_forwarding: false,
             x11: None,
             parked: VecDeque::new(),
@@ -100,49 +97,73 @@ pub(super) async fn collect(
 ) -> Option<Asked> {
     let mut asked = Asked::nothing();
     let mut bytes = 0;
-    let rules = &connection.admission.connection().ssh;
     loop {
-        let (want_reply, granted) = match from_client.wait().await? {
-            ChannelMsg::Exec { want_reply, command } => {
-                asked.what = What::Exec(command.into());
-                asked.want_reply = want_reply;
-                return Some(asked);
-            }
-            ChannelMsg::RequestShell { want_reply } => {
-                asked.want_reply = want_reply;
-                return Some(asked);
-            }
-            ChannelMsg::RequestSubsystem { want_reply, name } => {
-                asked.what = What::Subsystem(name);
-                asked.want_reply = want_reply;
-                return Some(asked);
-            }
-            ChannelMsg::RequestPty { want_reply, term, col_width, row_height, pix_width, pix_height, terminal_modes } => {
-                let granted = hold::aside(connection, &ssh::request(OperationKind::Pty, &term)).await;
-                asked.terminal = granted.then_some(Terminal {
-                    term,
-                    size: (col_width, row_height),
-                    pixels: (pix_width, pix_height),
-                    // russh hands over its whole array; the list ends at TTY_OP_END.
-                    modes: terminal_modes.into_iter().take_while(|(code, _)| *code != Pty::TTY_OP_END).collect(),
-                });
-                (want_reply, granted)
-            }
-            ChannelMsg::SetEnv { want_reply, variable_name, variable_value } => {
+        let message = from_client.wait().await?;
+        if matches!(message, ChannelMsg::Close) {
+            return None;
+        }
+        let (want_reply, granted) = match asked.decisive(message) {
+            Ok(()) => return Some(asked),
+            Err(ChannelMsg::SetEnv { want_reply, variable_name, variable_value }) => {
                 bytes += variable_name.len() + variable_value.len();
                 let room = asked.variables.len() < VARIABLES_MAX && bytes <= VARIABLES_BYTES_MAX;
-                let granted = room && rules.env_allowed(&variable_name);
+                let granted = room && connection.admission.connection().ssh.env_allowed(&variable_name);
                 if granted {
                     asked.variables.push((variable_name, variable_value));
-                } else if asked.dropped.len() < VARIABLES_MAX {
-                    asked.dropped.push(variable_name.chars().take(64).collect());
                 }
                 (want_reply, granted)
             }
+            Err(message) if asked.parked.len() < MESSAGES_MAX => asked.aside(message, connection).await,
+            Err(_flood) => return None,
+        };
+        if want_reply {
+            to_client.reply(granted).await.ok()?;
+        }
+    }
+}
+
+impl Asked {
+    /// Takes a request that runs something; gives back any other message.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "whatever russh adds, it is given back")]
+    fn decisive(&mut self, message: ChannelMsg) -> Result<(), ChannelMsg> {
+        (self.what, self.want_reply) = match message {
+            ChannelMsg::Exec { want_reply, command } => (What::Exec(command.into()), want_reply),
+            ChannelMsg::RequestShell { want_reply } => (What::Shell, want_reply),
+            ChannelMsg::RequestSubsystem { want_reply, name } => (What::Subsystem(name), want_reply),
+            other => return Err(other),
+        };
+        Ok(())
+    }
+
+    /// What comes before: whether it wants a reply, and which.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "russh may add messages; the rest is what only servers send"
+    )]
+    async fn aside(&mut self, message: ChannelMsg, connection: &Connection) -> (bool, bool) {
+        let rules = &connection.admission.connection().ssh;
+        match message {
+            ChannelMsg::RequestPty {
+                want_reply,
+                term,
+                col_width,
+                row_height,
+                pix_width,
+                pix_height,
+                terminal_modes,
+            } => {
+                let granted = hold::aside(connection, &ssh::request(OperationKind::Pty, &term)).await;
+                // russh hands over its whole array; the list ends at TTY_OP_END.
+                let modes =
+                    terminal_modes.into_iter().take_while(|(code, _)| *code != Pty::TTY_OP_END).collect();
+                let (size, pixels) = ((col_width, row_height), (pix_width, pix_height));
+                self.terminal = granted.then_some(Terminal { term, size, pixels, modes });
+                (want_reply, granted)
+            }
             ChannelMsg::AgentForward { want_reply } => {
-                asked.agent_forwarding = rules.agent_forwarding
-                    && hold::aside(connection, &ssh::request(OperationKind::AgentForwarding, "")).await;
-                (want_reply, asked.agent_forwarding)
+                let operation = ssh::request(OperationKind::AgentForwarding, "");
+                self.agent_forwarding = rules.agent_forwarding && hold::aside(connection, &operation).await;
+                (want_reply, self.agent_forwarding)
             }
             ChannelMsg::RequestX11 {
                 want_reply,
@@ -151,30 +172,23 @@ pub(super) async fn collect(
                 x11_authentication_cookie: cookie,
                 x11_screen_number: screen,
             } => {
-                let granted = rules.x11 && hold::aside(connection, &ssh::request(OperationKind::X11, "")).await;
-                asked.x11 = granted.then_some(X11 { single_connection, protocol, cookie, screen });
+                let operation = ssh::request(OperationKind::X11, "");
+                let granted = rules.x11 && hold::aside(connection, &operation).await;
+                self.x11 = granted.then_some(X11 { single_connection, protocol, cookie, screen });
                 (want_reply, granted)
             }
-            ChannelMsg::Close => return None,
             ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height } => {
-                if let Some(terminal) = &mut asked.terminal {
+                if let Some(terminal) = &mut self.terminal {
                     terminal.size = (col_width, row_height);
                     terminal.pixels = (pix_width, pix_height);
                 }
                 (false, false)
             }
             early @ (ChannelMsg::Data { .. } | ChannelMsg::Eof | ChannelMsg::Signal { .. }) => {
-                if asked.parked.len() >= MESSAGES_MAX {
-                    return None;
-                }
-                asked.parked.push_back(early);
+                self.parked.push_back(early);
                 (false, false)
             }
-            // What only servers send, or nobody.
             _ => (false, false),
-        };
-        if want_reply {
-            to_client.reply(granted).await.ok()?;
         }
     }
 }

@@ -160,7 +160,8 @@ impl Connection {
             let credential = self.credential()?;
             let channels: Arc<dyn ServerChannels> = Arc::new(Opened(Weak::clone(&self.this)));
             let user = self.remote_user();
-            ssh::connect(&self.relay.dialler, &self.admission, self.profile(), user, credential, channels).await
+            ssh::connect(&self.relay.dialler, &self.admission, self.profile(), user, credential, channels)
+                .await
         };
         let result = connected.await;
         match &result {

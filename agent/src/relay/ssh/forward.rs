@@ -17,11 +17,7 @@ use crate::upstream::ssh::Forwarded;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Direct {
     /// `direct-tcpip`.
-    Tcpip {
-        host: String,
-        port: u32,
-        originator: (String, u32),
-    },
+    Tcpip { host: String, port: u32, originator: (String, u32) },
     /// `direct-streamlocal@openssh.com`.
     Streamlocal { path: String },
 }
@@ -67,9 +63,10 @@ pub(super) async fn from_client(
         }
         Err(error) => {
             log.failed(&error.to_string());
-            let reason = match error {
-                russh::Error::ChannelOpenFailure(reason) => reason,
-                _ => ChannelOpenFailure::ConnectFailed,
+            let reason = if let russh::Error::ChannelOpenFailure(reason) = error {
+                reason
+            } else {
+                ChannelOpenFailure::ConnectFailed
             };
             reply.reject(reason).await;
         }
@@ -93,9 +90,7 @@ pub(super) async fn from_server(
     }
     let opened = match &from {
         Forwarded::Tcpip { address, port, originator: (from, from_port) } => {
-            client
-                .channel_open_forwarded_tcpip(address.as_str(), *port, from.as_str(), *from_port)
-                .await
+            client.channel_open_forwarded_tcpip(address.as_str(), *port, from.as_str(), *from_port).await
         }
         Forwarded::Streamlocal { path } => client.channel_open_forwarded_streamlocal(path.as_str()).await,
         Forwarded::Agent => client.channel_open_agent().await,

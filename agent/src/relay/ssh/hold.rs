@@ -63,9 +63,11 @@ async fn wait(
         Denial::new(Side::Portcullis, format!("this cannot be recorded ({error}), so nobody is asked"), "")
     })?;
     let waiting = Waiting { connection, number, id, open: true };
-    let approvers = if terms.approvers.is_empty() { "a reviewer".to_owned() } else { terms.approvers.join(", ") };
+    let approvers =
+        if terms.approvers.is_empty() { "a reviewer".to_owned() } else { terms.approvers.join(", ") };
     if let Some(notice) = notice {
-        let text = format!("portcullis: waiting for {approvers} to approve this (rule: {rule}, approval {id})\n");
+        let text =
+            format!("portcullis: waiting for {approvers} to approve this (rule: {rule}, approval {id})\n");
         notice.say(text).await;
     }
     let result = held.decision().await;

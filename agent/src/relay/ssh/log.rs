@@ -118,9 +118,10 @@ impl OperationLog {
     ) -> Result<Self, RecordError> {
         let mut asked = asked(connection, number, operation);
         if let Some(ssh) = &mut asked.ssh {
-            ssh.terminal = with.terminal.as_ref().map(|terminal| {
-                format!("{} {}x{}", terminal.term, terminal.size.0, terminal.size.1)
-            });
+            ssh.terminal = with
+                .terminal
+                .as_ref()
+                .map(|terminal| format!("{} {}x{}", terminal.term, terminal.size.0, terminal.size.1));
             ssh.variables = with.variables.iter().map(|(name, _)| name.clone()).collect();
         }
         let intent = Intent { asked, rule: permit.rule().to_owned(), approval: permit.approval().cloned() };

@@ -38,8 +38,8 @@ mod session_channel;
 
 pub mod proxy_key;
 
-pub use client::fingerprint;
 use client::ClientSide;
+pub use client::fingerprint;
 use connection::Connection;
 
 /// How long a connection's last channels may take to record their end once its client is gone.

@@ -52,7 +52,12 @@ enum Over {
 type Log<'l> = Mutex<&'l mut OperationLog>;
 
 /// Moves everything until the channel is closed.
-pub(super) async fn run(connection: &Arc<Connection>, join: Join, masks: &Arc<BodyMasks>, log: &mut OperationLog) {
+pub(super) async fn run(
+    connection: &Arc<Connection>,
+    join: Join,
+    masks: &Arc<BodyMasks>,
+    log: &mut OperationLog,
+) {
     let Join { mut client, mut from_server, to_server } = join;
     let mut parked = std::mem::take(&mut client.parked);
     let log = Mutex::new(log);
@@ -81,8 +86,8 @@ pub(super) async fn run(connection: &Arc<Connection>, join: Join, masks: &Arc<Bo
         to_client,
         to_server: &to_server,
         log: &log,
-        stdout: Output::new(StreamName::Stdout, masks),
-        stderr: Output::new(StreamName::Stderr, masks),
+        stdout: Output::new(masks),
+        stderr: Output::new(masks),
         granted: Granted::default(),
     };
     let over = tokio::select! {
@@ -195,6 +200,10 @@ impl Down<'_> {
         }
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "russh may add messages; the rest is what only clients send"
+    )]
     async fn event(&self, message: ChannelMsg) -> Result<(), Over> {
         let sent = match message {
             ChannelMsg::Eof => self.to_client.eof().await,
@@ -214,7 +223,6 @@ impl Down<'_> {
                 let told = client.xon_xoff_request(self.to_client.id(), client_can_do);
                 return told.await.map_err(|()| Over::Client);
             }
-            // What only clients send, or what tells of nothing.
             _ => Ok(()),
         };
         sent.map_err(|_| Over::Client)
@@ -243,7 +251,9 @@ impl Down<'_> {
         with(self.log, |log| log.chunk(stream, &data));
         let sent = match stream {
             StreamName::Stderr => self.to_client.extended_data_bytes(STDERR, data).await,
-            StreamName::Stdout | StreamName::Stdin | StreamName::Resize => self.to_client.data_bytes(data).await,
+            StreamName::Stdout | StreamName::Stdin | StreamName::Resize => {
+                self.to_client.data_bytes(data).await
+            }
         };
         sent.map_err(|_| Over::Client)
     }
@@ -265,7 +275,7 @@ struct Output {
 }
 
 impl Output {
-    fn new(_stream: StreamName, masks: &Arc<BodyMasks>) -> Self {
+    fn new(masks: &Arc<BodyMasks>) -> Self {
         let masker = (!masks.is_empty()).then(|| BodyMasker::stream(Arc::clone(masks)));
         Self { masker }
     }

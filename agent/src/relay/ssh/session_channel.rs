@@ -159,9 +159,11 @@ fn possible(connection: &Connection, asked: &Asked) -> Result<(), Denial> {
 /// Opens the server's half of the channel and asks there what was asked here.
 async fn open(connection: &Connection, asked: &Asked) -> Result<Channel<client::Msg>, Refusal> {
     let upstream = connection.upstream().await.map_err(Refusal::no_server)?;
-    let failed = |error: &russh::Error| match error {
-        russh::Error::ChannelOpenFailure(_) => Refusal::failed("the server opens no session"),
-        _ => Refusal::failed("the SSH connection to the server failed"),
+    let failed = |error: &russh::Error| {
+        let refused = matches!(error, russh::Error::ChannelOpenFailure(_));
+        let what =
+            if refused { "the server opens no session" } else { "the SSH connection to the server failed" };
+        Refusal::failed(what)
     };
     let mut channel = upstream.handle.channel_open_session().await.map_err(|error| failed(&error))?;
     let ask = async {
@@ -170,7 +172,9 @@ async fn open(connection: &Connection, asked: &Asked) -> Result<Channel<client::
         }
         if let Some(x11) = &asked.x11 {
             let cookie = x11.cookie.as_str();
-            channel.request_x11(false, x11.single_connection, x11.protocol.as_str(), cookie, x11.screen).await?;
+            channel
+                .request_x11(false, x11.single_connection, x11.protocol.as_str(), cookie, x11.screen)
+                .await?;
         }
         if let Some(terminal) = &asked.terminal {
             let ((columns, rows), (width, height)) = (terminal.size, terminal.pixels);

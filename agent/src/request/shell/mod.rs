@@ -5,6 +5,7 @@ use super::{Effect, Statement};
 
 mod bounds;
 mod catalogue;
+mod database;
 mod run;
 mod scripts;
 mod transfer;

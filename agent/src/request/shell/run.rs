@@ -1,9 +1,9 @@
 //! One invocation: the program behind its wrappers, and what it is known to do.
 
+use super::Command;
 use super::catalogue;
 use super::scripts;
 use super::walk::Walk;
-use super::Command;
 use crate::request::Effect;
 
 /// Bytes of static text that are followed from one command into the next.
@@ -35,7 +35,10 @@ pub(super) enum Stdin {
 impl Stdin {
     /// What a pipeline's next command reads: the text, when the commands before do nothing but say it.
     pub(super) fn of_output(commands: &[Command]) -> Self {
-        if commands.iter().any(|command| command.program.as_deref().is_some_and(|name| FETCHERS.contains(&name))) {
+        if commands
+            .iter()
+            .any(|command| command.program.as_deref().is_some_and(|name| FETCHERS.contains(&name)))
+        {
             return Self::Fetched;
         }
         let [command] = commands else { return Self::Unknown };
@@ -77,7 +80,8 @@ pub(super) fn name_of(program: &str) -> &str {
 /// Why a variable changes which program runs, or what it runs; `None` for one that does not.
 pub(super) fn changes_what_runs(name: &str, value: Option<&str>) -> Option<&'static str> {
     const REASON: &str = "a variable changes what is run";
-    let quiet = value.is_some_and(|value| value.is_empty() || ["cat", "less", "more", "true"].contains(&value));
+    let quiet =
+        value.is_some_and(|value| value.is_empty() || ["cat", "less", "more", "true"].contains(&value));
     match name {
         "PATH" => {
             let standard = value.is_some_and(|value| {
@@ -85,15 +89,49 @@ pub(super) fn changes_what_runs(name: &str, value: Option<&str>) -> Option<&'sta
             });
             (!standard).then_some(REASON)
         }
-        "BASH_ENV" | "ENV" | "SHELLOPTS" | "BASHOPTS" | "PS4" | "PROMPT_COMMAND" | "IFS" | "CDPATH" | "PERL5OPT"
-        | "PERL5LIB" | "PYTHONSTARTUP" | "PYTHONPATH" | "PYTHONHOME" | "RUBYOPT" | "RUBYLIB" | "NODE_OPTIONS"
-        | "JAVA_TOOL_OPTIONS" | "GCONV_PATH" | "TERMINFO" | "LESSOPEN" | "LESSCLOSE" | "RSYNC_RSH" | "SSH_ASKPASS"
-        | "GIT_SSH" | "GIT_SSH_COMMAND" | "GIT_EXTERNAL_DIFF" | "GIT_PROXY_COMMAND" | "GIT_EXEC_PATH"
-        | "GIT_CONFIG_PARAMETERS" | "GIT_CONFIG_GLOBAL" | "GIT_CONFIG_COUNT" | "KUBECONFIG_EXEC" | "TAR_OPTIONS" => {
-            Some(REASON)
-        }
-        "PAGER" | "GIT_PAGER" | "MANPAGER" | "SYSTEMD_PAGER" | "PSQL_PAGER" | "EDITOR" | "VISUAL" | "GIT_EDITOR"
-        | "GIT_SEQUENCE_EDITOR" | "BROWSER" => (!quiet).then_some(REASON),
+        "BASH_ENV"
+        | "ENV"
+        | "SHELLOPTS"
+        | "BASHOPTS"
+        | "PS4"
+        | "PROMPT_COMMAND"
+        | "IFS"
+        | "CDPATH"
+        | "PERL5OPT"
+        | "PERL5LIB"
+        | "PYTHONSTARTUP"
+        | "PYTHONPATH"
+        | "PYTHONHOME"
+        | "RUBYOPT"
+        | "RUBYLIB"
+        | "NODE_OPTIONS"
+        | "JAVA_TOOL_OPTIONS"
+        | "GCONV_PATH"
+        | "TERMINFO"
+        | "LESSOPEN"
+        | "LESSCLOSE"
+        | "RSYNC_RSH"
+        | "SSH_ASKPASS"
+        | "GIT_SSH"
+        | "GIT_SSH_COMMAND"
+        | "GIT_EXTERNAL_DIFF"
+        | "GIT_PROXY_COMMAND"
+        | "GIT_EXEC_PATH"
+        | "GIT_CONFIG_PARAMETERS"
+        | "GIT_CONFIG_GLOBAL"
+        | "GIT_CONFIG_COUNT"
+        | "KUBECONFIG_EXEC"
+        | "TAR_OPTIONS" => Some(REASON),
+        "PAGER"
+        | "GIT_PAGER"
+        | "MANPAGER"
+        | "SYSTEMD_PAGER"
+        | "PSQL_PAGER"
+        | "EDITOR"
+        | "VISUAL"
+        | "GIT_EDITOR"
+        | "GIT_SEQUENCE_EDITOR"
+        | "BROWSER" => (!quiet).then_some(REASON),
         _ if name.starts_with("LD_") || name.starts_with("BASH_FUNC_") => Some(REASON),
         _ => None,
     }
@@ -104,7 +142,12 @@ pub(super) fn run(walk: &mut Walk, invocation: Invocation) {
     let Invocation { argv, stdin } = invocation;
     let Some((Some(written), arguments)) = argv.split_first() else {
         if !argv.is_empty() {
-            walk.note("unknown program", Effect::Unknown, Some("its program is known to the running shell alone"), &argv);
+            walk.note(
+                "unknown program",
+                Effect::Unknown,
+                Some("its program is known to the running shell alone"),
+                &argv,
+            );
         }
         return;
     };
@@ -116,7 +159,9 @@ pub(super) fn run(walk: &mut Walk, invocation: Invocation) {
     if folder.is_none() && walk.is_function(&program) {
         return walk.note(&program, Effect::Read, Some("a function of the line itself"), &argv);
     }
-    if wrapper(walk, &program, arguments, &argv, &stdin) || scripts::known(walk, &program, arguments, &argv, &stdin) {
+    if wrapper(walk, &program, arguments, &argv, &stdin)
+        || scripts::known(walk, &program, arguments, &argv, &stdin)
+    {
         return;
     }
     match catalogue::look_up(&program, arguments) {
@@ -162,7 +207,9 @@ fn wrapper(
         "sudoedit" => walk.note("sudoedit", Effect::Admin, Some("edits a file as another user"), argv),
         "env" => env(walk, arguments, argv, stdin),
         "command" => match arguments.first() {
-            Some(Some(option)) if option == "-v" || option == "-V" => walk.note("command", Effect::Read, None, argv),
+            Some(Some(option)) if option == "-v" || option == "-V" => {
+                walk.note("command", Effect::Read, None, argv)
+            }
             _ => inside(walk, "command", after_options(arguments, &[], 0), stdin),
         },
         "su" | "runuser" => su(walk, program, arguments, argv),
@@ -170,7 +217,12 @@ fn wrapper(
             let text: Option<Vec<&str>> = arguments.iter().map(Option::as_deref).collect();
             match text {
                 Some(words) => walk.line(&words.join(" "), stdin),
-                None => walk.note("eval", Effect::Unknown, Some("evaluates what is known to the running shell alone"), argv),
+                None => walk.note(
+                    "eval",
+                    Effect::Unknown,
+                    Some("evaluates what is known to the running shell alone"),
+                    argv,
+                ),
             }
         }
         "xargs" => xargs(walk, arguments, argv),
@@ -184,7 +236,9 @@ fn wrapper(
             }
         }
         "ssh" => ssh(walk, arguments, argv),
-        "docker" | "podman" | "nerdctl" | "docker-compose" => return container(walk, program, arguments, stdin),
+        "docker" | "podman" | "nerdctl" | "docker-compose" => {
+            return container(walk, program, arguments, stdin);
+        }
         "kubectl" | "oc" | "k" => return pod(walk, program, arguments, stdin),
         _ if SHELLS.contains(&program) => shell(walk, program, arguments, argv, stdin),
         _ => return false,
@@ -204,7 +258,11 @@ fn inside(walk: &mut Walk, through: &str, argv: &[Option<String>], stdin: &Stdin
 }
 
 /// The words after options (and the values some of them take) and after so many operands.
-fn after_options<'a>(arguments: &'a [Option<String>], values: &[&str], operands: usize) -> &'a [Option<String>] {
+fn after_options<'a>(
+    arguments: &'a [Option<String>],
+    values: &[&str],
+    operands: usize,
+) -> &'a [Option<String>] {
     let mut at = 0;
     while let Some(Some(word)) = arguments.get(at) {
         if word == "--" {
@@ -219,10 +277,21 @@ fn after_options<'a>(arguments: &'a [Option<String>], values: &[&str], operands:
     arguments.get(at + operands..).unwrap_or_default()
 }
 
-fn sudo(walk: &mut Walk, program: &str, arguments: &[Option<String>], argv: &[Option<String>], stdin: &Stdin) {
-    let values = ["-u", "-g", "-h", "-p", "-C", "-r", "-t", "-U", "-T", "-D", "-R", "--user", "--group", "--chdir"];
+fn sudo(
+    walk: &mut Walk,
+    program: &str,
+    arguments: &[Option<String>],
+    argv: &[Option<String>],
+    stdin: &Stdin,
+) {
+    let values =
+        ["-u", "-g", "-h", "-p", "-C", "-r", "-t", "-U", "-T", "-D", "-R", "--user", "--group", "--chdir"];
     let has = |wanted: &[&str]| {
-        arguments.iter().flatten().take_while(|word| word.starts_with('-')).any(|word| wanted.contains(&word.as_str()))
+        arguments
+            .iter()
+            .flatten()
+            .take_while(|word| word.starts_with('-'))
+            .any(|word| wanted.contains(&word.as_str()))
     };
     let mut rest = after_options(arguments, &values, 0);
     let begun = walk.commands.len();
@@ -239,7 +308,8 @@ fn sudo(walk: &mut Walk, program: &str, arguments: &[Option<String>], argv: &[Op
     }
     if rest.is_empty() {
         let looks = has(&["-l", "-v", "-k", "-K", "-V", "--list", "--version"]);
-        let (effect, reason) = if looks { (Effect::Read, None) } else { (Effect::Unknown, Some("a shell of another user")) };
+        let (effect, reason) =
+            if looks { (Effect::Read, None) } else { (Effect::Unknown, Some("a shell of another user")) };
         return walk.note(program, effect, reason, argv);
     }
     inside(walk, program, rest, stdin);
@@ -254,7 +324,12 @@ fn env(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>], s
     let mut changed = None;
     while let Some((first, more)) = rest.split_first() {
         let Some(word) = first else {
-            return walk.note("env", Effect::Unknown, Some("an argument is known to the running shell alone"), argv);
+            return walk.note(
+                "env",
+                Effect::Unknown,
+                Some("an argument is known to the running shell alone"),
+                argv,
+            );
         };
         if word == "-S" || word == "--split-string" || word.starts_with("-S") {
             return walk.note("env", Effect::Unknown, Some("splits a text into a command"), argv);
@@ -281,11 +356,17 @@ fn env(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>], s
 
 fn su(walk: &mut Walk, program: &str, arguments: &[Option<String>], argv: &[Option<String>]) {
     let at = arguments.iter().position(|word| {
-        word.as_deref().is_some_and(|word| word == "-c" || word == "--command" || (word.starts_with('-') && !word.starts_with("--") && word.ends_with('c')))
+        word.as_deref().is_some_and(|word| {
+            word == "-c"
+                || word == "--command"
+                || (word.starts_with('-') && !word.starts_with("--") && word.ends_with('c'))
+        })
     });
     match at.and_then(|at| arguments.get(at + 1)) {
         Some(Some(text)) => walk.nested(text, program, &Stdin::Inherited),
-        Some(None) => walk.note(program, Effect::Unknown, Some("its command is known to the running shell alone"), argv),
+        Some(None) => {
+            walk.note(program, Effect::Unknown, Some("its command is known to the running shell alone"), argv)
+        }
         None if program == "runuser" && arguments.iter().flatten().any(|word| word == "-u") => {
             inside(walk, program, after_options(arguments, &["-u", "--user"], 0), &Stdin::Inherited);
         }
@@ -294,7 +375,20 @@ fn su(walk: &mut Walk, program: &str, arguments: &[Option<String>], argv: &[Opti
 }
 
 fn xargs(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
-    let values = ["-I", "-n", "-P", "-L", "-d", "-E", "-s", "-a", "--max-args", "--max-procs", "--delimiter", "--arg-file"];
+    let values = [
+        "-I",
+        "-n",
+        "-P",
+        "-L",
+        "-d",
+        "-E",
+        "-s",
+        "-a",
+        "--max-args",
+        "--max-procs",
+        "--delimiter",
+        "--arg-file",
+    ];
     let rest = after_options(arguments, &values, 0);
     if rest.is_empty() {
         return walk.note("xargs", Effect::Read, None, argv);
@@ -311,16 +405,21 @@ fn watch(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>],
     let words: Option<Vec<&str>> = rest.iter().map(Option::as_deref).collect();
     match words {
         Some(words) if !words.is_empty() => walk.nested(&words.join(" "), "watch", stdin),
-        Some(_) | None => walk.note("watch", Effect::Unknown, Some("its command is known to the running shell alone"), argv),
+        Some(_) | None => {
+            walk.note("watch", Effect::Unknown, Some("its command is known to the running shell alone"), argv)
+        }
     }
 }
 
 fn ssh(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
     let values = [
-        "-b", "-c", "-D", "-E", "-e", "-F", "-I", "-i", "-J", "-L", "-l", "-m", "-O", "-o", "-p", "-Q", "-R", "-S", "-W", "-w",
+        "-b", "-c", "-D", "-E", "-e", "-F", "-I", "-i", "-J", "-L", "-l", "-m", "-O", "-o", "-p", "-Q", "-R",
+        "-S", "-W", "-w",
     ];
     let leads_on = |word: &str| {
-        ["-D", "-L", "-R", "-W", "-w", "-J", "-F", "-A", "-X", "-Y"].iter().any(|option| word.starts_with(option))
+        ["-D", "-L", "-R", "-W", "-w", "-J", "-F", "-A", "-X", "-Y"]
+            .iter()
+            .any(|option| word.starts_with(option))
             || word.to_ascii_lowercase().contains("command=")
     };
     let rest = after_options(arguments, &values, 0);
@@ -334,7 +433,9 @@ fn ssh(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
             walk.nested(&command.join(" "), &format!("ssh {host}"), &Stdin::Inherited);
         }
         Some(_) => walk.note("ssh", Effect::Unknown, Some("a shell on another host"), argv),
-        None => walk.note("ssh", Effect::Unknown, Some("its words are known to the running shell alone"), argv),
+        None => {
+            walk.note("ssh", Effect::Unknown, Some("its words are known to the running shell alone"), argv)
+        }
     }
 }
 
@@ -342,7 +443,9 @@ fn ssh(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
 fn container(walk: &mut Walk, program: &str, arguments: &[Option<String>], stdin: &Stdin) -> bool {
     let at = arguments.iter().position(|word| word.as_deref() == Some("exec"));
     let before = arguments.get(..at.unwrap_or(0)).unwrap_or_default();
-    let plain = before.iter().all(|word| word.as_deref().is_some_and(|word| word == "compose" || word == "container"));
+    let plain = before
+        .iter()
+        .all(|word| word.as_deref().is_some_and(|word| word == "compose" || word == "container"));
     let (Some(at), true) = (at, plain) else { return false };
     let values = ["-e", "-u", "-w", "--env", "--user", "--workdir", "--env-file", "--detach-keys", "--index"];
     let rest = after_options(arguments.get(at + 1..).unwrap_or_default(), &values, 1);
@@ -367,7 +470,13 @@ fn pod(walk: &mut Walk, program: &str, arguments: &[Option<String>], stdin: &Std
 }
 
 /// `sh -c TEXT`, or a shell that reads its commands.
-fn shell(walk: &mut Walk, program: &str, arguments: &[Option<String>], argv: &[Option<String>], stdin: &Stdin) {
+fn shell(
+    walk: &mut Walk,
+    program: &str,
+    arguments: &[Option<String>],
+    argv: &[Option<String>],
+    stdin: &Stdin,
+) {
     let mut at = 0;
     while let Some(Some(word)) = arguments.get(at) {
         if !word.starts_with(['-', '+']) || word == "-" {
@@ -379,7 +488,12 @@ fn shell(walk: &mut Walk, program: &str, arguments: &[Option<String>], argv: &[O
             return match arguments.get(at) {
                 Some(Some(text)) => walk.nested(text, &format!("{program} -c"), stdin),
                 Some(None) | None => {
-                    walk.note(program, Effect::Unknown, Some("its command is known to the running shell alone"), argv);
+                    walk.note(
+                        program,
+                        Effect::Unknown,
+                        Some("its command is known to the running shell alone"),
+                        argv,
+                    );
                 }
             };
         }

@@ -1,10 +1,10 @@
 //! Programs whose words are a language of their own, or whose options mean too much for a table.
 
+use super::database::{database, psql, sqlite};
 use super::run::{self, Invocation, Stdin};
 use super::walk::Walk;
-use crate::request::sql;
-use crate::request::ssh::{Access, PathUse};
 use crate::request::Effect;
+use crate::request::ssh::{Access, PathUse};
 
 /// Notes what one of these programs does. `false` when this is none.
 pub(super) fn known(
@@ -31,148 +31,17 @@ pub(super) fn known(
     true
 }
 
-fn opaque(walk: &mut Walk, kind: &str, reason: &str, argv: &[Option<String>]) {
+/// What cannot be told.
+pub(super) fn opaque(walk: &mut Walk, kind: &str, reason: &str, argv: &[Option<String>]) {
     walk.note(kind, Effect::Unknown, Some(reason), argv);
 }
 
-const DYNAMIC: &str = "an argument is known to the running shell alone";
+/// Why, where a word is missing.
+pub(super) const DYNAMIC: &str = "an argument is known to the running shell alone";
 
 /// The words, when all of them are known.
-fn all(arguments: &[Option<String>]) -> Option<Vec<&str>> {
+pub(super) fn all(arguments: &[Option<String>]) -> Option<Vec<&str>> {
     arguments.iter().map(Option::as_deref).collect()
-}
-
-// --- databases ----------------------------------------------------------------------------------------------------
-
-/// Values of options that hand over statements: `-c X`, `-cX`, `--command X`, `--command=X`.
-fn values_of<'a>(words: &[&'a str], options: &[&str]) -> Vec<&'a str> {
-    let mut values = Vec::new();
-    let mut rest = words.iter();
-    while let Some(word) = rest.next() {
-        for option in options {
-            if word == option {
-                values.extend(rest.next());
-                break;
-            }
-            let attached = if option.starts_with("--") {
-                word.strip_prefix(option).and_then(|rest| rest.strip_prefix('='))
-            } else {
-                word.strip_prefix(option).filter(|_| !word.starts_with("--"))
-            };
-            if let Some(value) = attached {
-                values.push(value);
-                break;
-            }
-        }
-    }
-    values
-}
-
-fn has(words: &[&str], options: &[&str]) -> bool {
-    words.iter().any(|word| options.iter().any(|option| word == option || (option.starts_with("--") && word.starts_with(&format!("{option}=")))))
-}
-
-fn psql(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>], stdin: &Stdin) {
-    let Some(words) = all(arguments) else { return opaque(walk, "psql", DYNAMIC, argv) };
-    if has(&words, &["-f", "--file"]) || words.iter().any(|word| word.starts_with("-f")) {
-        return opaque(walk, "psql", "runs a file nobody looked into", argv);
-    }
-    if has(&words, &["-l", "--list", "--version", "-V"]) {
-        return walk.note("psql", Effect::Read, None, argv);
-    }
-    let texts = values_of(&words, &["-c", "--command"]);
-    let texts: Vec<String> = match (texts.is_empty(), stdin) {
-        (false, _) => texts.into_iter().map(str::to_owned).collect(),
-        (true, Stdin::Text(text)) => vec![text.clone()],
-        (true, Stdin::Inherited | Stdin::Fetched | Stdin::Unknown) => {
-            return opaque(walk, "psql", "runs what it reads", argv);
-        }
-    };
-    statements(walk, "psql", &texts, argv);
-    if has(&words, &["-o", "--output", "-L", "--log-file"]) {
-        walk.raise(walk.commands.len().saturating_sub(1), Effect::Write, "writes a file");
-    }
-}
-
-fn database(
-    walk: &mut Walk,
-    program: &str,
-    arguments: &[Option<String>],
-    argv: &[Option<String>],
-    stdin: &Stdin,
-    options: &[&str],
-) {
-    let Some(words) = all(arguments) else { return opaque(walk, program, DYNAMIC, argv) };
-    let texts = values_of(&words, options);
-    match (texts.is_empty(), stdin) {
-        (false, _) => {
-            let texts: Vec<String> = texts.into_iter().map(str::to_owned).collect();
-            statements(walk, program, &texts, argv);
-        }
-        (true, Stdin::Text(text)) => statements(walk, program, std::slice::from_ref(&text.clone()), argv),
-        (true, Stdin::Inherited | Stdin::Fetched | Stdin::Unknown) => {
-            opaque(walk, program, "runs what it reads", argv);
-        }
-    }
-}
-
-fn sqlite(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>], stdin: &Stdin) {
-    let Some(words) = all(arguments) else { return opaque(walk, "sqlite3", DYNAMIC, argv) };
-    let operands: Vec<&str> = words.iter().copied().filter(|word| !word.starts_with('-')).collect();
-    match (operands.as_slice(), stdin) {
-        ([_, texts @ ..], _) if !texts.is_empty() => {
-            let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
-            statements(walk, "sqlite3", &texts, argv);
-        }
-        ([_], Stdin::Text(text)) => statements(walk, "sqlite3", std::slice::from_ref(&text.clone()), argv),
-        _ => opaque(walk, "sqlite3", "runs what it reads", argv),
-    }
-}
-
-/// Commands of psql that only look (psql's documentation, Meta-Commands).
-const LOOKING: [&str; 12] =
-    ["\\d", "\\l", "\\z", "\\conninfo", "\\timing", "\\x", "\\pset", "\\encoding", "\\q", "\\echo", "\\h", "\\s"];
-
-/// Statements, judged as SQL.
-fn statements(walk: &mut Walk, program: &str, texts: &[String], argv: &[Option<String>]) {
-    let mut found = Vec::new();
-    let (mut effect, mut reason) = (Effect::Read, None);
-    for text in texts {
-        let (meta, sql): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.trim_start().starts_with('\\'));
-        for line in meta {
-            let word = line.split_whitespace().next().unwrap_or_default();
-            let looks = LOOKING.iter().any(|known| word == *known || (*known == "\\d" && word.starts_with("\\d")) || (*known == "\\l" && word == "\\l+"));
-            if !looks || line.contains('|') || line.matches('\\').count() > 1 {
-                effect = Effect::Unknown;
-                reason = Some("a command of the client".to_owned());
-            }
-        }
-        let sql = sql.join("\n");
-        // `SELECT … \g |sh`, `\gexec`: a backslash outside a literal begins a command of the client.
-        if program == "psql" && sql.contains('\\') {
-            effect = Effect::Unknown;
-            reason = Some("a command of the client".to_owned());
-        }
-        // Variables of psql are put in before the server sees anything.
-        if program == "psql" && sql.contains(":'") | sql.contains(":\"") {
-            effect = Effect::Unknown;
-            reason = Some("a variable of the client".to_owned());
-        }
-        if sql.trim().is_empty() {
-            continue;
-        }
-        let analysis = sql::analyze(&sql);
-        if analysis.effect > effect {
-            effect = analysis.effect;
-            reason = analysis.statements.iter().max_by_key(|found| found.effect).and_then(|found| found.reason.clone());
-        }
-        found.extend(analysis.statements);
-    }
-    let kind = found.iter().max_by_key(|found| found.effect).map_or_else(|| program.to_owned(), |found| found.kind.clone());
-    walk.note(&kind, effect, reason.as_deref(), argv);
-    if let Some(command) = walk.commands.last_mut() {
-        command.statements = found;
-    }
 }
 
 // --- files --------------------------------------------------------------------------------------------------------
@@ -194,16 +63,18 @@ fn find(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) 
             "-fprint" | "-fprint0" | "-fprintf" | "-fls" => effect = effect.max(Effect::Write),
             "-exec" | "-execdir" | "-ok" | "-okdir" => {
                 let rest = arguments.get(at..).unwrap_or_default();
-                let end = rest.iter().position(|word| matches!(word.as_deref(), Some(";" | "+"))).unwrap_or(rest.len());
+                let end = rest
+                    .iter()
+                    .position(|word| matches!(word.as_deref(), Some(";" | "+")))
+                    .unwrap_or(rest.len());
                 let command = rest.get(..end).unwrap_or_default();
                 let with_names = command.iter().map(|word| word.clone().filter(|word| !word.contains("{}")));
                 nested.push(with_names.collect::<Vec<_>>());
                 at += end + 1;
             }
-            _ if !word.starts_with(['-', '(', ')', '!', '\\']) && nested.is_empty() && paths.len() < 16 => {
-                if arguments.get(at.saturating_sub(2)).is_none_or(|before| at < 2 || before.as_deref().is_some_and(|before| !before.starts_with('-'))) {
-                    paths.push(PathUse { path: word.to_owned(), access: Access::Read });
-                }
+            // Operands before the first test are where it looks.
+            _ if paths.len() + 1 == at && !word.starts_with(['-', '(', '!']) => {
+                paths.push(PathUse { path: word.to_owned(), access: Access::Read });
             }
             _ => {}
         }
@@ -240,10 +111,19 @@ fn tar(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
         return walk.note("tar", Effect::Unknown, Some(DYNAMIC), argv);
     };
     let runs = |word: &&str| {
-        ["--to-command", "--checkpoint-action", "--use-compress-program", "--rsh-command", "--info-script", "--new-volume-script"]
-            .iter()
-            .any(|option| word.starts_with(option))
-            || (word.starts_with("--") && word.len() > 4 && "--to-command --checkpoint-action --use-compress-program".contains(*word))
+        [
+            "--to-command",
+            "--checkpoint-action",
+            "--use-compress-program",
+            "--rsh-command",
+            "--info-script",
+            "--new-volume-script",
+        ]
+        .iter()
+        .any(|option| word.starts_with(option))
+            || (word.starts_with("--")
+                && word.len() > 4
+                && "--to-command --checkpoint-action --use-compress-program".contains(*word))
     };
     if words.iter().any(runs) || words.iter().any(|word| word.starts_with("-I") || word.starts_with("-F")) {
         return opaque(walk, "tar", "an option of tar runs a command", argv);
@@ -255,8 +135,11 @@ fn tar(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
         .filter(|(index, word)| *index == 0 || (word.starts_with('-') && !word.starts_with("--")))
         .map(|(_, word)| word.trim_start_matches('-'))
         .collect();
-    let named = |short: char, long: &str| letters.contains(short) && (first.len() < 12) || words.contains(&long);
-    let to_stdout = words.windows(2).any(|pair| pair.first().is_some_and(|word| word.ends_with('f')) && pair.get(1) == Some(&"-"))
+    let named =
+        |short: char, long: &str| letters.contains(short) && (first.len() < 12) || words.contains(&long);
+    let to_stdout = words
+        .windows(2)
+        .any(|pair| pair.first().is_some_and(|word| word.ends_with('f')) && pair.get(1) == Some(&"-"))
         || named('O', "--to-stdout");
     let effect = if named('t', "--list") || (named('c', "--create") || named('x', "--extract")) && to_stdout {
         Effect::Read
@@ -284,7 +167,9 @@ fn sed(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
                 rest.next();
             }
             _ if word.starts_with("--in-place") => in_place = true,
-            _ if word.starts_with("--expression=") => scripts.push(word.split_once('=').map(|(_, script)| script.to_owned())),
+            _ if word.starts_with("--expression=") => {
+                scripts.push(word.split_once('=').map(|(_, script)| script.to_owned()))
+            }
             _ if word.starts_with("--") => {}
             _ if word.starts_with('-') && word.len() > 1 => {
                 in_place |= word.contains('i');
@@ -336,9 +221,12 @@ fn sed_is_harmless(script: &str) -> bool {
                     }
                 }
             }
-            'p' | 'P' | 'd' | 'D' | 'q' | 'Q' | '=' | 'n' | 'N' | 'g' | 'G' | 'h' | 'H' | 'x' | 'l' | 'z' => {}
+            'p' | 'P' | 'd' | 'D' | 'q' | 'Q' | '=' | 'n' | 'N' | 'g' | 'G' | 'h' | 'H' | 'x' | 'l' | 'z' => {
+            }
             // Text to the end of the line.
-            'a' | 'i' | 'c' | '#' | ':' | 'b' | 't' | 'T' => while rest.next_if(|next| *next != '\n').is_some() {},
+            'a' | 'i' | 'c' | '#' | ':' | 'b' | 't' | 'T' => {
+                while rest.next_if(|next| *next != '\n').is_some() {}
+            }
             _ => return false,
         }
     }
@@ -374,8 +262,11 @@ fn awk(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
         }
     }
     let harmless = script.is_some_and(awk_is_harmless);
-    let (effect, reason) =
-        if harmless { (Effect::Read, None) } else { (Effect::Unknown, Some("its script may run commands or write files")) };
+    let (effect, reason) = if harmless {
+        (Effect::Read, None)
+    } else {
+        (Effect::Unknown, Some("its script may run commands or write files"))
+    };
     walk.note("awk", effect, reason, argv);
 }
 
@@ -384,7 +275,10 @@ fn awk_is_harmless(script: &str) -> bool {
     // What stands in strings and regular expressions would not matter; it is feared all the same, but for comparisons.
     let plain = script.replace("||", "").replace(">=", "").replace("$NF>", "");
     let comparison = plain.contains('>') && !plain.contains("print");
-    !plain.contains("system") && !plain.contains('|') && !plain.contains("getline") && !plain.contains('@')
+    !plain.contains("system")
+        && !plain.contains('|')
+        && !plain.contains("getline")
+        && !plain.contains('@')
         && (!plain.contains('>') || comparison)
 }
 
@@ -405,12 +299,13 @@ fn curl(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) 
                     effect = effect.max(Effect::Write);
                 }
             }
-            "-d" | "--data" | "--data-raw" | "--data-binary" | "--data-urlencode" | "--data-ascii" | "--json" | "-F" | "--form"
-            | "--form-string" | "-T" | "--upload-file" | "-Q" | "--quote" => {
+            "-d" | "--data" | "--data-raw" | "--data-binary" | "--data-urlencode" | "--data-ascii"
+            | "--json" | "-F" | "--form" | "--form-string" | "-T" | "--upload-file" | "-Q" | "--quote" => {
                 drop(value());
                 effect = effect.max(Effect::Write);
             }
-            "-o" | "--output" | "-c" | "--cookie-jar" | "-D" | "--dump-header" | "--trace" | "--trace-ascii" | "--stderr" => {
+            "-o" | "--output" | "-c" | "--cookie-jar" | "-D" | "--dump-header" | "--trace"
+            | "--trace-ascii" | "--stderr" => {
                 let path = value().unwrap_or_default();
                 if !["/dev/null", "-", "/dev/stdout", "/dev/stderr"].contains(&path.as_str()) {
                     effect = effect.max(Effect::Write);
@@ -423,14 +318,22 @@ fn curl(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) 
             "-K" | "--config" => {
                 (effect, reason) = (Effect::Unknown, Some("its options stand in a file nobody looked into"));
             }
-            "-H" | "--header" | "-u" | "--user" | "-A" | "--user-agent" | "-w" | "--write-out" | "-m" | "--max-time"
-            | "--connect-timeout" | "-e" | "--referer" | "-b" | "--cookie" | "-x" | "--proxy" | "--cacert" | "--cert" | "--key"
-            | "--retry" | "--retry-delay" | "--resolve" | "--unix-socket" | "-r" | "--range" | "--max-redirs" | "--url" => {
+            "-H" | "--header" | "-u" | "--user" | "-A" | "--user-agent" | "-w" | "--write-out" | "-m"
+            | "--max-time" | "--connect-timeout" | "-e" | "--referer" | "-b" | "--cookie" | "-x"
+            | "--proxy" | "--cacert" | "--cert" | "--key" | "--retry" | "--retry-delay" | "--resolve"
+            | "--unix-socket" | "-r" | "--range" | "--max-redirs" | "--url" => {
                 drop(value());
             }
             // A cluster of letters: some of them write, or send.
-            _ if name.starts_with('-') && !name.starts_with("--") && name.contains(['o', 'O', 'd', 'T', 'F', 'K', 'X']) => {
-                effect = effect.max(if name.ends_with('o') && value().as_deref() == Some("/dev/null") { Effect::Read } else { Effect::Write });
+            _ if name.starts_with('-')
+                && !name.starts_with("--")
+                && name.contains(['o', 'O', 'd', 'T', 'F', 'K', 'X']) =>
+            {
+                effect = effect.max(if name.ends_with('o') && value().as_deref() == Some("/dev/null") {
+                    Effect::Read
+                } else {
+                    Effect::Write
+                });
             }
             _ => {}
         }
@@ -459,10 +362,18 @@ fn option_value(word: &str) -> (&str, Option<&str>) {
 
 fn wget(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
     let Some(words) = all(arguments) else { return walk.note("wget", Effect::Write, Some(DYNAMIC), argv) };
-    let sends = words.iter().any(|word| word.starts_with("--post") || word.starts_with("--body") || word.starts_with("--method"));
-    let runs = words.iter().any(|word| word.starts_with("--use-askpass") || word.starts_with("-e") || word.starts_with("--execute"));
-    let to_stdout = words.windows(2).any(|pair| pair.first().is_some_and(|word| word.starts_with('-') && word.ends_with('O')) && pair.get(1).is_some_and(|to| ["-", "/dev/null", "/dev/stdout"].contains(to)))
-        || words.iter().any(|word| word.starts_with('-') && (word.ends_with("O-") || word.ends_with("O/dev/null")))
+    let sends = words
+        .iter()
+        .any(|word| word.starts_with("--post") || word.starts_with("--body") || word.starts_with("--method"));
+    let runs = words.iter().any(|word| {
+        word.starts_with("--use-askpass") || word.starts_with("-e") || word.starts_with("--execute")
+    });
+    let to_stdout = words.windows(2).any(|pair| {
+        pair.first().is_some_and(|word| word.starts_with('-') && word.ends_with('O'))
+            && pair.get(1).is_some_and(|to| ["-", "/dev/null", "/dev/stdout"].contains(to))
+    }) || words
+        .iter()
+        .any(|word| word.starts_with('-') && (word.ends_with("O-") || word.ends_with("O/dev/null")))
         || words.contains(&"--spider")
         || words.contains(&"--output-document=-");
     let effect = match (runs, sends, to_stdout) {

@@ -247,7 +247,8 @@ impl Walk {
             }
             return;
         }
-        let changed = assignments.iter().find_map(|(name, value)| run::changes_what_runs(name, value.as_deref()));
+        let changed =
+            assignments.iter().find_map(|(name, value)| run::changes_what_runs(name, value.as_deref()));
         let begun = self.commands.len();
         let invocation = Invocation { argv, stdin: input.unwrap_or_else(|| stdin.clone()) };
         run::run(self, invocation);
@@ -367,8 +368,9 @@ impl Walk {
             // `>&word`: a number or a minus is a descriptor, anything else a file.
             (IoFileRedirectTarget::Duplicate(word), _) => {
                 let text = self.expand(&word.value);
-                let descriptor =
-                    text.as_deref().is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'));
+                let descriptor = text
+                    .as_deref()
+                    .is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'));
                 if !descriptor {
                     paths.push(PathUse { path: text.unwrap_or_default(), access: Access::Write });
                 }

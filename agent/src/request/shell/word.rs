@@ -95,13 +95,7 @@ impl Expanded {
         }
     }
 
-    fn piece(
-        &mut self,
-        piece: &WordPiece,
-        variables: &Variables,
-        options: &ParserOptions,
-        quoted: bool,
-    ) {
+    fn piece(&mut self, piece: &WordPiece, variables: &Variables, options: &ParserOptions, quoted: bool) {
         match piece {
             WordPiece::Text(text) | WordPiece::SingleQuotedText(text) => self.push(text),
             WordPiece::AnsiCQuotedText(text) => match ansi_c(text) {

@@ -50,7 +50,9 @@ pub fn subsystem(name: &str) -> SshOperation {
 #[must_use]
 pub fn request(kind: OperationKind, target: &str) -> SshOperation {
     let effect = match kind {
-        OperationKind::Pty | OperationKind::Env | OperationKind::Stat | OperationKind::Download => Effect::Read,
+        OperationKind::Pty | OperationKind::Env | OperationKind::Stat | OperationKind::Download => {
+            Effect::Read
+        }
         OperationKind::Upload
         | OperationKind::Remove
         | OperationKind::Rename

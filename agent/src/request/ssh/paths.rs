@@ -40,7 +40,9 @@ const UNIT_FOLDERS: [&str; 2] = ["/.config/systemd/", "/.config/autostart/"];
 #[must_use]
 pub fn sensitive(path: &str) -> Option<&'static str> {
     let path = normal(path);
-    if LOGIN_FILES.iter().any(|end| path == *end || path.ends_with(&format!("/{end}"))) || path.contains("/.ssh/") {
+    if LOGIN_FILES.iter().any(|end| path == *end || path.ends_with(&format!("/{end}")))
+        || path.contains("/.ssh/")
+    {
         return Some("writes a file that decides about logins");
     }
     if UNIT_FOLDERS.iter().any(|part| path.contains(part)) {
@@ -96,7 +98,9 @@ mod tests {
         ] {
             assert!(sensitive(path).is_some(), "{path}");
         }
-        for path in ["/srv/app/x", "/tmp/etc/passwd", "notes.txt", "/usr/local/bin/x", "~/x", "/dev/null", "/var/www"] {
+        for path in
+            ["/srv/app/x", "/tmp/etc/passwd", "notes.txt", "/usr/local/bin/x", "~/x", "/dev/null", "/var/www"]
+        {
             assert!(sensitive(path).is_none(), "{path}");
         }
         assert_eq!(normal("/a/./b/../../c//d"), "/c/d");

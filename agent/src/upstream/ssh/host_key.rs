@@ -161,11 +161,11 @@ impl HostTrust {
     pub fn algorithms(&self) -> Vec<Algorithm> {
         let mut wanted = Vec::new();
         for key in &self.keys {
-            let algorithms = match key.algorithm() {
-                Algorithm::Rsa { .. } => {
-                    vec![rsa(HashAlg::Sha512), rsa(HashAlg::Sha256)]
-                }
-                other => vec![other],
+            let algorithm = key.algorithm();
+            let algorithms = if algorithm.clone().is_rsa() {
+                vec![rsa(HashAlg::Sha512), rsa(HashAlg::Sha256)]
+            } else {
+                vec![algorithm]
             };
             for algorithm in algorithms {
                 if !wanted.contains(&algorithm) {
@@ -214,7 +214,9 @@ impl HostTrust {
                 }
                 Err(HostKeyProblem::Unknown { presented })
             }
-            PublicKeyOrCertificate::Certificate(certificate) => self.verify_certificate(certificate, host, now),
+            PublicKeyOrCertificate::Certificate(certificate) => {
+                self.verify_certificate(certificate, host, now)
+            }
         }
     }
 
@@ -225,7 +227,8 @@ impl HostTrust {
         host: &[HostName],
         now: u64,
     ) -> Result<Verified, HostKeyProblem> {
-        let refused = |problem| HostKeyProblem::Certificate { key_id: certificate.key_id().to_owned(), problem };
+        let refused =
+            |problem| HostKeyProblem::Certificate { key_id: certificate.key_id().to_owned(), problem };
         let is_revoked = |key: &KeyData| self.revoked.iter().any(|revoked| revoked.key_data() == key);
         if is_revoked(certificate.public_key()) || is_revoked(certificate.signature_key()) {
             return Err(refused("its key, or its CA's, is revoked"));
@@ -234,7 +237,9 @@ impl HostTrust {
             return Err(refused("it is a user's certificate, not a host's"));
         }
         if !certificate.critical_options().is_empty() {
-            return Err(refused("it has a critical option, and hosts' certificates have none that are known"));
+            return Err(refused(
+                "it has a critical option, and hosts' certificates have none that are known",
+            ));
         }
         let fingerprints: Vec<_> =
             self.authorities.iter().map(|authority| authority.fingerprint(HashAlg::Sha256)).collect();
@@ -315,8 +320,7 @@ mod tests {
         vec![HostName { host: "db.internal".to_owned(), port }]
     }
 
-    const ED25519: &str =
-        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+    const ED25519: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
     const OTHER: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA6rWI3G1sz07DnfFlrouTcysQlj2P+jpNSOEWD9OJ3X";
 
     fn presented(key: &str) -> PublicKeyOrCertificate {
@@ -335,7 +339,9 @@ mod tests {
         let trust = HostTrust::read(&[ED25519.to_owned()], &[], None, &host(22)).unwrap();
         assert_eq!(trust.verify(&presented(ED25519), &host(22), 0), Ok(Verified::Known));
         let problem = trust.verify(&presented(OTHER), &host(22), 0).unwrap_err();
-        assert!(matches!(&problem, HostKeyProblem::Unknown { presented } if presented.starts_with("SHA256:")));
+        assert!(
+            matches!(&problem, HostKeyProblem::Unknown { presented } if presented.starts_with("SHA256:"))
+        );
         assert_eq!(trust.algorithms(), [Algorithm::Ed25519]);
         assert!(trust.certificate_algorithms().is_empty());
     }

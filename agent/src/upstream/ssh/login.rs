@@ -116,7 +116,8 @@ impl Credential {
 
 fn private_key(name: &str, secret: &Secret) -> Result<PrivateKey, SshError> {
     let problem = |problem: &str| SshError::Key { name: name.to_owned(), problem: problem.to_owned() };
-    let text = std::str::from_utf8(secret.expose()).map_err(|_| problem("is no private key: it is no text"))?;
+    let text =
+        std::str::from_utf8(secret.expose()).map_err(|_| problem("is no private key: it is no text"))?;
     // The file's last newline is taken off where credentials are read, and some parsers want it.
     let mut text = Zeroizing::new(text.to_owned());
     text.push('\n');
@@ -268,7 +269,8 @@ mod tests {
             now: 10_000,
         };
         let authority = pem();
-        let Ok(Credential::Certificate(key, certificate)) = Credential::mint("ca", &authority, &minted) else {
+        let Ok(Credential::Certificate(key, certificate)) = Credential::mint("ca", &authority, &minted)
+        else {
             panic!("no certificate")
         };
         assert_eq!(certificate.public_key(), key.public_key().key_data());

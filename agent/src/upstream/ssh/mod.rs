@@ -220,8 +220,7 @@ pub async fn connect(
     channels: Arc<dyn ServerChannels>,
 ) -> Result<Upstream, SshError> {
     let host = host_names(admission);
-    let trust =
-        HostTrust::read(&profile.host_keys, &profile.host_ca, profile.known_hosts.as_deref(), &host)?;
+    let trust = HostTrust::read(&profile.host_keys, &profile.host_ca, profile.known_hosts.as_deref(), &host)?;
     let stream = dialler.dial_opaque(admission).await?;
     let found = Arc::new(Mutex::new(Found::default()));
     let config = Arc::new(config(&trust));
@@ -335,7 +334,11 @@ impl client::Handler for ServerSide {
         _session: &mut client::Session,
     ) -> Result<(), russh::Error> {
         let originator = (originator_address.to_owned(), originator_port);
-        self.channels.opened(Forwarded::Tcpip { address: address.to_owned(), port, originator }, channel, reply);
+        self.channels.opened(
+            Forwarded::Tcpip { address: address.to_owned(), port, originator },
+            channel,
+            reply,
+        );
         Ok(())
     }
 

@@ -36,7 +36,8 @@ impl Policy {
     /// interactive shell is what its connection says.
     pub fn decide_ssh(&self, asked: &SshAsked<'_>, subject_groups: &[String]) -> Verdict {
         let operation = asked.operation;
-        let commands = operation.command_line.as_ref().map(|line| line.commands.as_slice()).unwrap_or_default();
+        let commands =
+            operation.command_line.as_ref().map(|line| line.commands.as_slice()).unwrap_or_default();
         let highest = commands.iter().map(|command| command.effect).max();
         // Something of the line was not understood, so that what its commands are rests on nothing.
         let disputed = highest.is_none_or(|highest| operation.effect > highest);

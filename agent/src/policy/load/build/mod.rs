@@ -11,8 +11,8 @@ use super::value::{Act, Version};
 use crate::policy::rule::{
     Action, ClientTls, Connection, Defaults, Egress, Guard, HOLD_TIME_DEFAULT, HoldTerms, HttpWhen,
     INLINE_TIME_DEFAULT, INSPECT_BYTES_DEFAULT, InTransaction, MaskDirection, MaskRule, MaskTarget, Matches,
-    Policy, RESULT_BYTES_DEFAULT, RecordRules, RunRules, SshUpstream, SshWhen, Uninspected, UnknownOrigin, Upstream, UpstreamTls,
-    When,
+    Policy, RESULT_BYTES_DEFAULT, RecordRules, RunRules, SshUpstream, SshWhen, Uninspected, UnknownOrigin,
+    Upstream, UpstreamTls, When,
 };
 use crate::request::Effect;
 

@@ -18,14 +18,14 @@ use crate::policy::rule::{
 use crate::request::Effect;
 
 pub(super) use http::{FieldGlob, HeaderPattern, HostGlob, HttpMethod, QueryPattern};
-pub(super) use ssh::{HostKey, PathGlob, SshMethod};
 pub(super) use pattern::{CgroupGlob, KindGlob, NameGlob, UnitGlob};
 pub(super) use place::{HostName, HostPort};
+pub(super) use ssh::{HostKey, PathGlob, SshMethod};
 
 mod http;
-mod ssh;
 mod pattern;
 mod place;
+mod ssh;
 
 /// The only version of the file's shape so far.
 const VERSION: &str = "1";

@@ -104,7 +104,10 @@ impl Word for PathGlob {
     fn doubt(&self) -> Option<String> {
         let text = self.0.glob().glob();
         (!text.starts_with(['/', '~', '*'])).then(|| {
-            format!("paths are matched whole: {} matches only what is asked for by that very name", quoted(text))
+            format!(
+                "paths are matched whole: {} matches only what is asked for by that very name",
+                quoted(text)
+            )
         })
     }
 

@@ -263,7 +263,8 @@ impl Rule {
             }
         }
         let alone = !self.only_if_alone || words.count == 1;
-        let asked = self.read_if.iter().any(|option| words.has(option) || words.operands.contains(&option.as_str()));
+        let asked =
+            self.read_if.iter().any(|option| words.has(option) || words.operands.contains(&option.as_str()));
         if alone && asked && !words.dynamic {
             known.effect = Effect::Read;
         }

@@ -1,0 +1,112 @@
+//! Files: scp by its old protocol, sftp where a rule lets the subsystem pass, rsync, git.
+
+use std::process::Command;
+
+use harness::agent;
+use harness::process::{self, NOBODY};
+use harness::ssh::SshServer;
+
+use super::{ALLOW, daemon, server};
+
+fn scp(daemon: &harness::daemon::Daemon, more: &[&str], from: &str, to: &str) -> Command {
+    let mut run = agent::under(daemon, NOBODY, "shop").unwrap();
+    run.arg("scp").args(SshServer::options(daemon).unwrap());
+    run.args(["-P", &server().at().port().to_string()]).args(more).args([from, to]);
+    run
+}
+
+#[test]
+fn scp_copies_both_ways_and_its_direction_is_judged() {
+    let daemon =
+        daemon("[[guard]]\nname = \"files\"\non = \"ssh\"\nkind = [\"scp *\"]\naction = \"allow\"\n");
+    let folder = server().scratch("scp").unwrap();
+    let (local, remote, back) = (folder.join("local"), folder.join("remote"), folder.join("back"));
+    let data = vec![b'x'; 3 * 1024 * 1024 + 17];
+    std::fs::write(&local, &data).unwrap();
+    let at = |path: &std::path::Path| format!("agent@{}:{}", server().at().ip(), path.display());
+    let name = |path: &std::path::Path| path.display().to_string();
+    let seen = process::finish(&mut scp(&daemon, &["-O"], &name(&local), &at(&remote))).unwrap();
+    assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
+    assert!(std::fs::read(&remote).unwrap() == data);
+    let seen = process::finish(&mut scp(&daemon, &["-O"], &at(&remote), &name(&back))).unwrap();
+    assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
+    assert!(std::fs::read(&back).unwrap() == data);
+}
+
+#[test]
+fn sftp_passes_where_a_rule_says_so() {
+    let daemon = daemon(
+        "[[guard]]\nname = \"sftp\"\non = \"ssh\"\noperation = [\"subsystem\"]\ntarget = [\"sftp\"]\naction = \"allow\"\n",
+    );
+    let folder = server().scratch("sftp").unwrap();
+    let (local, remote, back) = (folder.join("local"), folder.join("remote"), folder.join("back"));
+    let data: Vec<u8> = (0..40 * 1024 * 1024_u32).map(|at| (at >> 7) as u8).collect();
+    std::fs::write(&local, &data).unwrap();
+    let at = |path: &std::path::Path| format!("agent@{}:{}", server().at().ip(), path.display());
+    for (from, to) in [(local.display().to_string(), at(&remote)), (at(&remote), back.display().to_string())]
+    {
+        let seen = process::finish(&mut scp(&daemon, &["-s"], &from, &to)).unwrap();
+        assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
+    }
+    assert!(std::fs::read(&back).unwrap() == data);
+}
+
+/// A plain splice of two connections stops here for ever: the client asks for everything at once.
+#[test]
+fn paramikos_prefetching_get_comes_to_its_end() {
+    const SCRIPT: &str = "import paramiko, sys, hashlib\n\
+        host, port, remote, back = sys.argv[1:]\n\
+        transport = paramiko.Transport((host, int(port)))\n\
+        transport.connect()\n\
+        transport.auth_none('agent')\n\
+        sftp = paramiko.SFTPClient.from_transport(transport)\n\
+        sftp.get(remote, back)\n\
+        print(hashlib.sha256(open(back, 'rb').read()).hexdigest())\n";
+    let daemon = daemon(ALLOW);
+    let folder = server().scratch("paramiko").unwrap();
+    let (remote, back) = (folder.join("remote"), folder.join("back"));
+    let data: Vec<u8> = (0..64 * 1024 * 1024_u32).map(|at| (at >> 9) as u8).collect();
+    std::fs::write(&remote, &data).unwrap();
+    let mut run = agent::under(&daemon, NOBODY, "shop").unwrap();
+    run.arg(process::python()).args(["-c", SCRIPT]);
+    run.arg(server().at().ip().to_string()).arg(server().at().port().to_string()).arg(&remote).arg(&back);
+    let seen = process::finish(&mut run).unwrap();
+    assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
+    assert!(std::fs::read(&back).unwrap() == data);
+}
+
+#[test]
+fn rsync_and_git_are_what_they_are() {
+    let daemon = daemon(
+        "[[guard]]\nname = \"files\"\non = \"ssh\"\nkind = [\"rsync download\", \"git fetch\"]\naction = \"allow\"\n\
+         [[guard]]\nname = \"nothing back\"\non = \"ssh\"\nkind = [\"rsync upload\", \"git push\"]\naction = \"deny\"\n",
+    );
+    let folder = server().scratch("rsync").unwrap();
+    std::fs::write(folder.join("remote"), "content").unwrap();
+    let options = SshServer::options(&daemon).unwrap().join(" ");
+    let rsh = format!("ssh {options} -p {}", server().at().port());
+    let rsync = |from: String, to: String| {
+        let mut run = agent::under(&daemon, NOBODY, "shop").unwrap();
+        run.args(["rsync", "-e", &rsh, &from, &to]);
+        process::finish(&mut run).unwrap()
+    };
+    let at = |name: &str| format!("agent@{}:{}/{name}", server().at().ip(), folder.display());
+    let seen = rsync(at("remote"), format!("{}/back", folder.display()));
+    assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
+    assert_eq!(std::fs::read_to_string(folder.join("back")).unwrap(), "content");
+    let seen = rsync(format!("{}/back", folder.display()), at("other"));
+    assert_ne!(seen.code, 0);
+    assert!(seen.stderr.contains("nothing back"), "{}", seen.stderr);
+    assert!(!folder.join("other").exists());
+
+    let repository = folder.join("x.git");
+    process::run(Command::new("git").args(["init", "-q", "--bare"]).arg(&repository)).unwrap();
+    let git = |arguments: &[&str]| {
+        let mut run = agent::under(&daemon, NOBODY, "shop").unwrap();
+        run.args(["env", &format!("GIT_SSH_COMMAND={rsh}"), "HOME=/nonexistent", "git"]).args(arguments);
+        process::finish(&mut run).unwrap()
+    };
+    let url = format!("ssh://agent@{}:{}{}", server().at().ip(), server().at().port(), repository.display());
+    let seen = git(&["ls-remote", &url]);
+    assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
+}
