@@ -233,6 +233,21 @@ fn explain_for_people_is_aligned_and_harmless() {
 }
 
 #[test]
+fn explain_judges_command_lines() {
+    let folder = folder(&[("t.toml", POLICY)]);
+    let file = path(&folder, "t.toml");
+    let arguments = ["explain", "--policy", &file, "--protocol", "ssh", "-0", "--json"];
+    let ended = portcullis(b"ls -la\0sudo rm -rf /srv; ls\0\xff", &arguments);
+    assert_eq!(ended.exit, Exit::Done, "{}", ended.err);
+    let lines: Vec<Value> = ended.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["effect"], &lines[0]["verdict"]), (&"read".into(), &"allow".into()));
+    assert_eq!((&lines[1]["effect"], &lines[1]["verdict"]), (&"ddl".into(), &"hold".into()));
+    let operation = &lines[1]["operations"][0];
+    assert_eq!((&operation["kind"], &operation["objects"][0]), (&"rm -rf".into(), &"/srv".into()));
+    assert_eq!(lines[2]["effect"], "unknown");
+}
+
+#[test]
 fn explain_refuses_what_it_cannot_judge() {
     let folder = folder(&[("t.toml", POLICY), ("broken.toml", "version = 2\nname = \"t\"\n")]);
     let (file, broken, missing) =
@@ -242,8 +257,11 @@ fn explain_refuses_what_it_cannot_judge() {
     };
     for (ended, exit, words) in [
         (explain(&file, &["http"]), Exit::Usage, "the first line names no method and URL"),
-        (explain(&file, &["ssh"]), Exit::Failed, "this version judges --protocol postgres and http"),
-        (explain(&file, &["kubernetes"]), Exit::Failed, "this version judges --protocol postgres and http"),
+        (
+            explain(&file, &["kubernetes"]),
+            Exit::Failed,
+            "this version judges --protocol postgres, http and ssh",
+        ),
         (explain(&broken, &["postgres"]), Exit::Failed, "broken.toml:1:11: error: version 2 is unknown here"),
         (explain(&missing, &["postgres"]), Exit::Failed, "no.toml: cannot be read"),
         (explain(&file, &["postgres", "--connection", "three"]), Exit::Usage, "(it has: one, two)"),

@@ -71,6 +71,11 @@ impl Connection {
         self.this.upgrade()
     }
 
+    /// Whether there was a server, and is none any more.
+    pub(super) fn lost_server(&self) -> bool {
+        self.upstream.get().is_some_and(|known| known.as_ref().is_ok_and(|server| server.handle.is_closed()))
+    }
+
     /// What is masked in output, by the policy in force.
     pub(super) fn masks(&self) -> Result<Arc<BodyMasks>, NoMasks> {
         let current = self.relay.gate.policy(&self.admission);

@@ -9,7 +9,7 @@ use russh::Sig;
 use super::asked::Asked;
 use super::connection::Connection;
 use crate::gate::{Denial, Permit};
-use crate::mask::http::Counts;
+use crate::mask::http::{BodyMasker, BodyMasks, Counts};
 use crate::record::RecordError;
 use crate::record::asked::{self as recorded, BoundedText, Parameters, Statements};
 use crate::record::event::{self, Intent, Outcome, OutcomeStatus, ServerError};
@@ -86,6 +86,15 @@ struct Taken {
     block: Vec<u8>,
 }
 
+/// What is kept of an operation's streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// The bytes, masked.
+    Kept,
+    /// How many there were: files pass unmasked, and nothing unmasked is written to disk.
+    Counted,
+}
+
 /// One permitted operation, from its intent to its outcome.
 pub(super) struct OperationLog {
     connection: Arc<Connection>,
@@ -94,6 +103,9 @@ pub(super) struct OperationLog {
     bytes_max: u64,
     kept: u64,
     terminal: bool,
+    content: Content,
+    /// What is recorded of the input is masked, what the server gets is not.
+    stdin_masker: Option<BodyMasker>,
     stdin: Taken,
     stdout: Taken,
     stderr: Taken,
@@ -136,6 +148,8 @@ impl OperationLog {
             bytes_max: connection.admission.policy().record.result_bytes_max,
             kept: 0,
             terminal: with.terminal.is_some(),
+            content: Content::Kept,
+            stdin_masker: None,
             stdin: Taken::default(),
             stdout: Taken::default(),
             stderr: Taken::default(),
@@ -147,15 +161,29 @@ impl OperationLog {
         })
     }
 
-    /// Bytes that pass.
+    /// How its streams are kept, and what is masked in its input.
+    pub(super) fn keep(&mut self, content: Content, masks: Option<&Arc<BodyMasks>>) {
+        self.content = content;
+        self.stdin_masker = masker(masks);
+    }
+
+    /// Bytes of the client that pass.
+    pub(super) fn input(&mut self, data: &Bytes) {
+        let Some(masker) = &mut self.stdin_masker else { return self.chunk(StreamName::Stdin, data) };
+        let mut shown = Vec::with_capacity(data.len());
+        masker.push(data, &mut shown);
+        self.chunk(StreamName::Stdin, &shown.into());
+    }
+
+    /// Bytes that pass, as they may be recorded.
     pub(super) fn chunk(&mut self, stream: StreamName, data: &Bytes) {
         // What is typed at a terminal may be a password, and nothing here says that its echo is off: what is shown of it comes
         // back as output.
-        let keep = !(self.terminal && stream == StreamName::Stdin);
+        let keep = self.content == Content::Kept && !(self.terminal && stream == StreamName::Stdin);
         let room = usize::try_from(self.bytes_max.saturating_sub(self.kept)).unwrap_or(usize::MAX);
         let kept = if keep { data.get(..room.min(data.len())).unwrap_or_default() } else { &[] };
         self.kept += kept.len() as u64;
-        if keep {
+        if keep || self.content == Content::Counted {
             self.outcome.left_out += (data.len() - kept.len()) as u64;
         }
         // A terminal is watched as it was: nothing is gathered.
@@ -257,6 +285,11 @@ impl OperationLog {
             return;
         }
         self.ended = true;
+        if let Some(mut masker) = self.stdin_masker.take() {
+            let mut shown = Vec::new();
+            masker.finish(&mut shown);
+            self.chunk(StreamName::Stdin, &shown.into());
+        }
         self.pause();
         self.outcome.stdin_bytes = self.stdin.bytes;
         self.outcome.stdout_bytes = self.stdout.bytes;
@@ -282,6 +315,11 @@ impl Drop for OperationLog {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Masks one stream, where there is something to mask.
+pub(super) fn masker(masks: Option<&Arc<BodyMasks>>) -> Option<BodyMasker> {
+    masks.filter(|masks| !masks.is_empty()).map(|masks| BodyMasker::stream(Arc::clone(masks)))
 }
 
 /// The signal's name (RFC 4254 §6.10).

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, server};
 
 use super::connection::Connection;
-use super::log::OperationLog;
+use super::log::{OperationLog, masker};
+use super::refusal::Refusal;
 use super::session_channel::{ClientChannel, STDERR};
 use crate::mask::http::{BodyMasker, BodyMasks};
 use crate::record::stream::StreamName;
@@ -55,7 +56,7 @@ type Log<'l> = Mutex<&'l mut OperationLog>;
 pub(super) async fn run(
     connection: &Arc<Connection>,
     join: Join,
-    masks: &Arc<BodyMasks>,
+    masks: Option<&Arc<BodyMasks>>,
     log: &mut OperationLog,
 ) {
     let Join { mut client, mut from_server, to_server } = join;
@@ -98,7 +99,15 @@ pub(super) async fn run(
     // One closed channel closes the other: a client that is gone takes its command with it, as at a server.
     match over {
         Over::Client => drop(to_server.close().await),
-        Over::Server => drop(to_client.close().await),
+        Over::Server => {
+            if connection.lost_server() {
+                with(&log, |log| log.failed("the connection to the server was lost"));
+                let refusal = Refusal::failed("the connection to the server was lost");
+                drop(to_client.extended_data_bytes(STDERR, refusal.bytes(client.terminal)).await);
+                drop(to_client.exit_status(refusal.exit_status).await);
+            }
+            drop(to_client.close().await);
+        }
     }
 }
 
@@ -112,7 +121,7 @@ async fn upward(
         None | Some(ChannelMsg::Close) => return Err(Over::Client),
         Some(ChannelMsg::Data { data }) => {
             let length = data.len();
-            with(log, |log| log.chunk(StreamName::Stdin, &data));
+            with(log, |log| log.input(&data));
             to_server.data_bytes(data).await.map_err(|_| Over::Server)?;
             return Ok(length);
         }
@@ -192,11 +201,13 @@ impl Down<'_> {
             }
             // RFC 4254 §5.2 knows no other kind, and nobody would know what to do with it.
             Some(ChannelMsg::ExtendedData { data, .. }) => Ok(data.len()),
-            Some(other) => {
-                // What is held back belongs before the end, and before whatever tells of it.
+            Some(ChannelMsg::Eof) => {
+                // What is held back belongs before the end.
                 self.finish().await?;
-                self.event(other).await.map(|()| 0)
+                self.to_client.eof().await.map(|()| 0).map_err(|_| Over::Client)
             }
+            // Output may come after it is said how the command ended.
+            Some(other) => self.event(other).await.map(|()| 0),
         }
     }
 
@@ -206,7 +217,6 @@ impl Down<'_> {
     )]
     async fn event(&self, message: ChannelMsg) -> Result<(), Over> {
         let sent = match message {
-            ChannelMsg::Eof => self.to_client.eof().await,
             ChannelMsg::ExitStatus { exit_status } => {
                 with(self.log, |log| log.exited(exit_status));
                 self.to_client.exit_status(exit_status).await
@@ -275,9 +285,8 @@ struct Output {
 }
 
 impl Output {
-    fn new(masks: &Arc<BodyMasks>) -> Self {
-        let masker = (!masks.is_empty()).then(|| BodyMasker::stream(Arc::clone(masks)));
-        Self { masker }
+    fn new(masks: Option<&Arc<BodyMasks>>) -> Self {
+        Self { masker: masker(masks) }
     }
 
     fn push(&mut self, data: Bytes) -> Bytes {

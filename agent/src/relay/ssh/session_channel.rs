@@ -9,13 +9,13 @@ use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, serv
 use super::asked::{self, Asked, COMMAND_BYTES_MAX, What};
 use super::connection::Connection;
 use super::hold;
-use super::log::OperationLog;
+use super::log::{Content, OperationLog};
 use super::pump::{self, Join};
 use super::refusal::Refusal;
 use crate::flow::Side;
 use crate::gate::{Denial, Permit};
 use crate::policy::rule::Interactive;
-use crate::request::ssh::{self, SshOperation};
+use crate::request::ssh::{self, OperationKind, SshOperation};
 use crate::upstream::ssh::MESSAGES_MAX;
 
 /// The client's half of a channel.
@@ -59,10 +59,14 @@ pub(super) async fn serve(connection: &Arc<Connection>, channel: Channel<server:
         log.failed(&refusal.text);
         return tell(&client, &refusal).await;
     };
+    // A mask would break a protocol that says lengths before it sends: files pass as they are, and are not written down.
+    let (content, masks) =
+        if moves_files(&operation) { (Content::Counted, None) } else { (Content::Kept, Some(&masks)) };
+    log.keep(content, masks);
     match open(connection, &asked).await {
         Ok(server) => {
             let (from_server, to_server) = server.split();
-            pump::run(connection, Join { client, from_server, to_server }, &masks, &mut log).await;
+            pump::run(connection, Join { client, from_server, to_server }, masks, &mut log).await;
         }
         Err(refusal) => {
             log.failed(&refusal.text);
@@ -70,6 +74,32 @@ pub(super) async fn serve(connection: &Arc<Connection>, channel: Channel<server:
         }
     }
     log.end();
+}
+
+/// Whether what goes over the channel is a protocol of files.
+fn moves_files(operation: &SshOperation) -> bool {
+    match operation.kind {
+        OperationKind::Exec => operation.command_line.as_ref().is_some_and(|line| line.transfer.is_some()),
+        OperationKind::Subsystem => operation.target.as_deref() == Some("sftp"),
+        OperationKind::Shell
+        | OperationKind::Line
+        | OperationKind::Download
+        | OperationKind::Upload
+        | OperationKind::Remove
+        | OperationKind::Rename
+        | OperationKind::Setstat
+        | OperationKind::Link
+        | OperationKind::Mkdir
+        | OperationKind::Stat
+        | OperationKind::DirectTcpip
+        | OperationKind::TcpipForward
+        | OperationKind::DirectStreamlocal
+        | OperationKind::StreamlocalForward
+        | OperationKind::Env
+        | OperationKind::Pty
+        | OperationKind::AgentForwarding
+        | OperationKind::X11 => false,
+    }
 }
 
 /// What is asked, in words for the policy.

@@ -197,6 +197,7 @@ struct Found {
     host_key: String,
     verified: Option<Verified>,
     algorithms: Vec<String>,
+    version: String,
 }
 
 /// Answers the server.
@@ -233,7 +234,7 @@ pub async fn connect(
         let key = login::login(&mut handle, user, &credential).await?;
         let found = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
         let facts = ServerFacts {
-            version: String::new(),
+            version: found.version,
             host_key: found.host_key,
             verified: found.verified.map(Verified::as_str),
             algorithms: found.algorithms,
@@ -314,9 +315,10 @@ impl client::Handler for ServerSide {
         &mut self,
         _shared_secret: Option<&[u8]>,
         names: &russh::Names,
-        _session: &mut client::Session,
+        session: &mut client::Session,
     ) -> Result<(), russh::Error> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.version = String::from_utf8_lossy(session.remote_sshid()).into_owned();
         let kex: &kex::Name = &names.kex;
         let cipher: &cipher::Name = &names.cipher;
         found.algorithms = vec![kex.as_ref().to_owned(), names.key.to_string(), cipher.as_ref().to_owned()];
