@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub mod approvals;
+pub mod asciicast;
 pub mod doctor;
 pub mod har;
 pub mod policy;
@@ -124,7 +125,9 @@ impl From<sessions::SessionsError> for Failure {
         match error {
             sessions::SessionsError::Output(error) => error.into(),
             sessions::SessionsError::Read(error) => Self::Failed(with_causes(&error)),
-            error @ sessions::SessionsError::NotHttp(_) => Self::Failed(with_causes(&error)),
+            error @ (sessions::SessionsError::NotHttp(_) | sessions::SessionsError::NothingToPlay) => {
+                Self::Failed(with_causes(&error))
+            }
         }
     }
 }

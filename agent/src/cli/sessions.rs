@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::asciicast::{Cast, Version as CastVersion};
 use super::har::Archive;
 use super::terminal::{Escaped, Style, fit, write_row};
 use super::text::duration;
@@ -92,19 +93,29 @@ pub struct ShowArgs {
 /// Arguments of `sessions export`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Example:\n  portcullis sessions export last --format har > last.har   # open it in a browser's network panel"
+    after_help = "Examples:\n  portcullis sessions export last --format har > last.har   # open it in a browser's network panel\n  \
+                  portcullis sessions export last --format asciicast > last.cast   # asciinema play last.cast"
 )]
 pub struct ExportArgs {
     /// Session id, a unique beginning or end of one, or `last`.
     pub id: String,
-    /// har: an HTTP archive, for HTTP sessions. jsonl: every recorded event, one JSON object per line.
+    /// har: an HTTP archive, for HTTP sessions. asciicast: one command or shell of an SSH session, for asciinema. jsonl: every
+    /// recorded event, one JSON object per line.
     #[arg(long, value_enum)]
     pub format: ExportFormat,
+    /// With asciicast: the operation; the first with output unless given.
+    #[arg(long, value_name = "N")]
+    pub operation: Option<u64>,
+    /// With asciicast: version of the format.
+    #[arg(long, value_enum, default_value = "3", value_name = "2|3")]
+    pub asciicast_version: CastVersion,
 }
 
 /// Formats of `sessions export`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ExportFormat {
+    /// asciinema's recording of a terminal.
+    Asciicast,
     /// HTTP archive 1.2.
     Har,
     /// What `sessions show --json` prints.
@@ -123,6 +134,9 @@ pub enum SessionsError {
     /// The format has no place for what was recorded.
     #[error("an HTTP archive holds HTTP, and this session is {0}; use --format jsonl")]
     NotHttp(&'static str),
+    /// Nothing of it was shown.
+    #[error("this session has no output of an SSH command or shell to be played; use --format jsonl")]
+    NothingToPlay,
 }
 
 /// Runs `portcullis sessions …` on the recording below `data_dir`.
@@ -236,6 +250,15 @@ fn export(args: &ExportArgs, catalogue: &Catalogue, out: &mut dyn Write) -> Resu
         ExportFormat::Jsonl => {
             for recorded in events {
                 write_json(out, &event_json(&recorded?))?;
+            }
+        }
+        ExportFormat::Asciicast => {
+            let mut cast = Cast::new(out, args.asciicast_version, args.operation);
+            for recorded in events {
+                cast.event(&recorded?)?;
+            }
+            if !cast.is_written() {
+                return Err(SessionsError::NothingToPlay);
             }
         }
         ExportFormat::Har => {

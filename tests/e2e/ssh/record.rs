@@ -71,3 +71,48 @@ fn nothing_unmasked_is_on_record() {
     let events = serde_json::to_string(&last_session(&daemon)).unwrap();
     assert!(!events.contains("planted@") && events.contains("left_out"), "{events}");
 }
+
+#[test]
+fn a_command_and_a_shell_can_be_played_by_asciinema() {
+    use std::io::Write as _;
+    use std::process::Stdio;
+
+    let daemon = super::daemon_with("ssh = { interactive = \"record\" }", ALLOW);
+    let seen = ssh(&daemon, "echo one; echo two >&2; exit 2");
+    assert_eq!(seen.code, 2);
+    let cast = |more: &[&str]| {
+        let words = [&["sessions", "export", "last", "--format", "asciicast"], more].concat();
+        let seen = daemon.cli(&words).unwrap();
+        assert_eq!(seen.code, 0, "{}", seen.stderr);
+        seen.stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect::<Vec<serde_json::Value>>()
+    };
+    drop(last_session(&daemon));
+    let lines = cast(&[]);
+    assert_eq!((&lines[0]["version"], &lines[0]["term"]["cols"]), (&3.into(), &80.into()), "{lines:?}");
+    let of = |lines: &[serde_json::Value], code: &str| {
+        lines
+            .iter()
+            .skip(1)
+            .filter(|line| line[1] == code)
+            .map(|line| line[2].as_str().unwrap().to_owned())
+            .collect::<String>()
+    };
+    let output = of(&lines, "o");
+    assert!(output.contains("one\r\n") && output.contains("two\r\n"), "{output}");
+    assert_eq!(of(&lines, "x"), "2");
+
+    let mut run = super::server().ssh(&daemon, &["-tt"], &[]).unwrap();
+    run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).env("TERM", "vt100");
+    let mut child = run.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"stty cols 100; echo in-a-$((40+2)); exit\n").unwrap();
+    child.wait_with_output().unwrap();
+    drop(last_session(&daemon));
+    let lines = cast(&["--asciicast-version", "2"]);
+    assert_eq!((&lines[0]["version"], &lines[0]["env"]["TERM"]), (&2.into(), &"vt100".into()), "{lines:?}");
+    assert!(of(&lines, "o").contains("in-a-42"), "{lines:?}");
+    // What was typed is not on record, only what was shown.
+    assert_eq!(of(&lines, "i"), "");
+}

@@ -12,7 +12,10 @@ fn values_of<'a>(words: &[&'a str], options: &[&str]) -> Vec<&'a str> {
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
         for option in options {
-            if word == option {
+            // `-Atc TEXT`: flags before it in one word.
+            let flags = word.strip_prefix('-').and_then(|letters| letters.strip_suffix('c'));
+            let flagged = flags.is_some_and(|flags| flags.chars().all(|flag| "AtqXxnw1".contains(flag)));
+            if word == option || (*option == "-c" && flagged) {
                 values.extend(rest.next());
                 break;
             }
@@ -144,6 +147,10 @@ fn statements(walk: &mut Walk, program: &str, texts: &[String], argv: &[Option<S
             effect = Effect::Unknown;
             reason = Some("a variable of the client".to_owned());
         }
+        if program != "psql" && !is_common_sql(&sql) {
+            effect = Effect::Unknown;
+            reason = Some("another database may read this otherwise".to_owned());
+        }
         if sql.trim().is_empty() {
             continue;
         }
@@ -156,6 +163,12 @@ fn statements(walk: &mut Walk, program: &str, texts: &[String], argv: &[Option<S
                 .max_by_key(|found| found.effect)
                 .and_then(|found| found.reason.clone());
         }
+        let called = analysis.statements.iter().flat_map(|found| &found.functions);
+        let strange = called.filter(|called| !COMMON_FUNCTIONS.contains(&called.name.as_str())).count() > 0;
+        if program != "psql" && strange {
+            effect = Effect::Unknown;
+            reason = Some("calls a function of another database".to_owned());
+        }
         found.extend(analysis.statements);
     }
     let kind = found
@@ -166,4 +179,15 @@ fn statements(walk: &mut Walk, program: &str, texts: &[String], argv: &[Option<S
     if let Some(command) = walk.commands.last_mut() {
         command.statements = found;
     }
+}
+
+/// Functions that mean the same in every database.
+const COMMON_FUNCTIONS: [&str; 16] = [
+    "abs", "avg", "coalesce", "count", "length", "lower", "max", "min", "now", "nullif", "round", "substr",
+    "sum", "trim", "upper", "version",
+];
+
+/// Whether PostgreSQL's reading of a text is everybody's: without what MySQL and SQLite quote or comment in their own ways.
+fn is_common_sql(sql: &str) -> bool {
+    !sql.contains("/*") && !sql.contains("--") && !sql.contains(['\\', '#', '"', '`', '$', '['])
 }

@@ -11,6 +11,7 @@ mod scripts;
 mod transfer;
 mod walk;
 mod word;
+mod wrappers;
 
 /// A command line, understood as far as its text allows.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -170,7 +170,9 @@ fn sed(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
             _ if word.starts_with("--expression=") => {
                 scripts.push(word.split_once('=').map(|(_, script)| script.to_owned()))
             }
-            _ if word.starts_with("--") => {}
+            "--quiet" | "--silent" | "--regexp-extended" | "--null-data" | "--separate" | "--posix"
+            | "--unbuffered" | "--debug" | "--sandbox" | "--version" | "--help" => {}
+            _ if word.starts_with("--") => return opaque(walk, "sed", "its script is not understood", argv),
             _ if word.starts_with('-') && word.len() > 1 => {
                 in_place |= word.contains('i');
                 if word.ends_with('e') {
@@ -284,6 +286,23 @@ fn awk_is_harmless(script: &str) -> bool {
 
 // --- the network --------------------------------------------------------------------------------------------------
 
+/// Options of curl that send or write.
+const WRITING: [&str; 10] = [
+    "--request",
+    "--data",
+    "--json",
+    "--form",
+    "--upload-file",
+    "--quote",
+    "--output",
+    "--cookie-jar",
+    "--dump-header",
+    "--config",
+];
+
+/// What curl may fetch from.
+const SCHEMES: [&str; 5] = ["http://", "https://", "ftp://", "ftps://", "file://"];
+
 fn curl(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
     let (mut effect, mut reason) = (Effect::Read, None);
     let mut paths = Vec::new();
@@ -324,6 +343,9 @@ fn curl(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) 
             | "--unix-socket" | "-r" | "--range" | "--max-redirs" | "--url" => {
                 drop(value());
             }
+            _ if name.starts_with('-') && !name.starts_with("--") && name.contains('K') => {
+                (effect, reason) = (Effect::Unknown, Some("its options stand in a file nobody looked into"));
+            }
             // A cluster of letters: some of them write, or send.
             _ if name.starts_with('-')
                 && !name.starts_with("--")
@@ -334,6 +356,13 @@ fn curl(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) 
                 } else {
                     Effect::Write
                 });
+            }
+            // The beginning of a long name is enough for curl.
+            _ if name.len() > 3 && WRITING.iter().any(|long| long.starts_with(name)) => {
+                effect = effect.max(Effect::Write);
+            }
+            _ if name.contains("://") && !SCHEMES.iter().any(|known| name.starts_with(known)) => {
+                (effect, reason) = (Effect::Unknown, Some("speaks another protocol than HTTP"));
             }
             _ => {}
         }
