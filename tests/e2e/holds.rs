@@ -426,6 +426,7 @@ with c.pipeline() as p:
         e.fetchall()
     except psycopg.Error as error:
         print(type(error).__name__, error.sqlstate, error.diag.message_hint)
+        p.sync()  # Where it came that early, what follows would belong to the failed transaction.
     f = c.execute('SELECT 5')
     print('AFTER', f.fetchone())
 print('ROWS', c.execute('SELECT id FROM holds_pipeline WHERE id >= 100 ORDER BY id').fetchall())
