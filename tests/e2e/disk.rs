@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::fake;
 use crate::interactive::Interactive;
 use crate::spine::server;
+use crate::ssh;
 use crate::wait;
 
 const WAIT_MAX: Duration = Duration::from_secs(15);
@@ -75,13 +76,19 @@ impl Drop for Disk {
 
 /// A daemon that keeps its state on a disk.
 fn start_on(disk: &Disk, policies: &[(&str, &str)]) -> Daemon {
-    let mut daemon = Daemon::prepare(policies).unwrap();
+    let mut daemon = prepare_on(disk, policies);
+    daemon.launch().unwrap();
+    daemon
+}
+
+/// The same, not yet started.
+fn prepare_on(disk: &Disk, policies: &[(&str, &str)]) -> Daemon {
+    let daemon = Daemon::prepare(policies).unwrap();
     let usual = daemon.folder().join("state");
     let config = fs::read_to_string(daemon.config()).unwrap();
     let changed = config.replace(&*usual.to_string_lossy(), &disk.path().join("state").to_string_lossy());
     assert_ne!(config, changed);
     fs::write(daemon.config(), changed).unwrap();
-    daemon.launch().unwrap();
     daemon
 }
 
@@ -254,4 +261,27 @@ fn a_failing_disk_stops_everything_before_a_byte_is_forwarded() {
         "{detached:?}"
     );
     assert!(!daemon.bpf().exists(), "{detached:?}");
+}
+
+#[test]
+fn a_shell_that_cannot_be_recorded_any_more_is_cut() {
+    let disk = Disk::of_memory(96);
+    let server = ssh::server();
+    let anything = "[[guard]]\nname = \"anything\"\non = \"ssh\"\neffect = [\"unknown\", \"write\", \"read\"]\naction = \"allow\"\n";
+    let policy = server.policy("", "", anything).unwrap();
+    let mut daemon = prepare_on(&disk, &[("shop", &policy)]);
+    daemon.credential("account-key", &server.key("account").unwrap()).unwrap();
+    daemon.launch().unwrap();
+    let folder = server.scratch("full-disk").unwrap();
+    let seen = folder.join("seen");
+    let ticking = format!("touch {}; while sleep 0.02; do echo tick; done", seen.display());
+    let mut ticks = server.ssh(&daemon, &["-tt"], &[&ticking]).unwrap();
+    let ticks = thread::spawn(move || process::finish(&mut ticks).unwrap());
+    wait::until(WAIT_MAX, || if seen.exists() { Ok(()) } else { Err("nothing runs") });
+    disk.fill();
+    let ticks = ticks.join().unwrap();
+    assert_eq!(ticks.code, 255, "{}", ticks.stderr);
+    let told = format!("{}{}", ticks.stdout, ticks.stderr);
+    assert!(told.contains("cannot be recorded any more"), "{told}");
+    assert!(daemon.log().contains("a stream cannot be recorded"), "{}", daemon.log());
 }

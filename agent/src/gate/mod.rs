@@ -413,6 +413,18 @@ impl Hold {
         self.locks
     }
 
+    /// A refusal instead, where nobody can wait for an answer; `why` says what does not wait.
+    #[must_use]
+    pub fn cannot_wait(self, why: &str) -> Denial {
+        Denial {
+            reason: format!("rule \"{}\" holds this, and it cannot wait: {why}", self.rule),
+            rule: self.rule,
+            hint: Some("ask for a rule that allows it".to_owned()),
+            side: Side::Policy,
+            approval: None,
+        }
+    }
+
     /// Puts the question to the approvers.
     ///
     /// # Errors

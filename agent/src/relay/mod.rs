@@ -28,6 +28,7 @@ mod open;
 mod opening;
 pub mod postgres;
 pub mod ssh;
+mod waiting;
 
 /// What every relay uses and none owns.
 pub struct Relay {

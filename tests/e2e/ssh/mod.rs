@@ -15,7 +15,7 @@ mod hosts;
 mod record;
 
 /// One server for all tests of this binary, on an address that another one running now does not have.
-fn server() -> &'static SshServer {
+pub(crate) fn server() -> &'static SshServer {
     static SERVER: OnceLock<SshServer> = OnceLock::new();
     SERVER.get_or_init(|| {
         let [_, b, c, d] = std::process::id().to_be_bytes();

@@ -9,11 +9,11 @@ use super::answer::Problem;
 use super::body::Read;
 use super::coding::decode_whole;
 use super::exchange::{Exchange, RequestBody, unrecorded};
-use super::session::Session;
 use crate::approval::{Content, Request};
-use crate::flow::{ApprovalId, Side};
-use crate::gate::{BodyRead, Decision, DeferredKey, Denial, Held, Hold, Permit, withdrawal};
+use crate::flow::Side;
+use crate::gate::{BodyRead, Decision, DeferredKey, Denial, Held, Hold, Permit};
 use crate::record::event::{self, Decided};
+use crate::relay::waiting::Waiting;
 
 /// Asks and waits. A client that comes back to a hold it was sent away from gets that one's decision.
 pub(super) async fn decide(exchange: &mut Exchange, hold: Hold) -> Result<Permit, Problem> {
@@ -29,8 +29,10 @@ pub(super) async fn decide(exchange: &mut Exchange, hold: Hold) -> Result<Permit
         Some(held) => held,
         None => ask(exchange, hold, content)?,
     };
-    let waiting =
-        Waiting { session: &exchange.session, operation: exchange.operation, id: held.id(), open: true };
+    let session = Arc::clone(&exchange.session);
+    let waiting = Waiting::new(exchange.operation, held.id(), |decided| {
+        session.with_record(|record| record.decided(decided).map(|_| ()))
+    });
     let patience = if whole { terms.inline } else { terms.timeout };
     let decision = held.decision_within(patience).await;
     match decision {
@@ -141,30 +143,4 @@ fn concluded(exchange: &Exchange, result: Result<Permit, Denial>) -> Result<Perm
         }
         exchange.refuse(problem, denial.approval.clone())
     })
-}
-
-/// A client in line. When it goes away the question is withdrawn, which the record says.
-struct Waiting<'s> {
-    session: &'s Session,
-    operation: u64,
-    id: ApprovalId,
-    open: bool,
-}
-
-impl Waiting<'_> {
-    fn settled(mut self) {
-        self.open = false;
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if !self.open {
-            return;
-        }
-        let decided = Decided { operation: self.operation, approval: withdrawal(self.id) };
-        if let Err(error) = self.session.with_record(|record| record.decided(&decided).map(|_| ())) {
-            tracing::error!(%error, "a withdrawn hold could not be recorded");
-        }
-    }
 }

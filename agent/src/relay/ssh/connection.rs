@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use russh::client::{self, ChannelOpenHandle};
 use russh::server;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, watch};
 
 use super::forward;
 use crate::flow::SessionId;
@@ -22,6 +22,9 @@ use crate::upstream::ssh::{self, Credential, Forwarded, Minted, ServerChannels, 
 /// Channels that are open at once on one connection. OpenSSH's clients stop at ten sessions unless told otherwise.
 pub(super) const CHANNELS_MAX: usize = 64;
 
+/// Addresses and sockets that the server listens on for one connection.
+const LISTENING_MAX: usize = 64;
+
 /// One client connection under its admission.
 pub(super) struct Connection {
     pub(super) relay: Arc<Relay>,
@@ -35,6 +38,8 @@ pub(super) struct Connection {
     operations: AtomicU64,
     open: Open,
     authenticated: Notify,
+    /// Whether the client is gone.
+    left: watch::Sender<bool>,
     /// What the server listens on for the client, with its permission.
     listening: Mutex<Vec<Listening>>,
     this: Weak<Self>,
@@ -61,6 +66,7 @@ impl Connection {
             operations: AtomicU64::new(0),
             open: Open::default(),
             authenticated: Notify::new(),
+            left: watch::Sender::new(false),
             listening: Mutex::default(),
             this: Weak::clone(this),
         })
@@ -81,6 +87,22 @@ impl Connection {
         let current = self.relay.gate.policy(&self.admission);
         let policy = current.as_deref().unwrap_or_else(|| self.admission.policy());
         self.relay.http_masks.of_stream(policy, &self.admission)
+    }
+
+    /// The client is gone: nobody waits for a decision any more.
+    pub(super) fn leave(&self) {
+        self.left.send_replace(true);
+    }
+
+    /// Completes when the client is gone.
+    pub(super) async fn when_left(&self) {
+        // An error means that this connection itself is gone, which it is not while somebody asks.
+        drop(self.left.subscribe().wait_for(|left| *left).await);
+    }
+
+    /// Whether there is room to listen on one thing more.
+    pub(super) fn may_listen(&self) -> bool {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner).len() < LISTENING_MAX
     }
 
     /// The server listens on this for the client from now on.

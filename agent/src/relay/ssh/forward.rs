@@ -9,6 +9,7 @@ use russh::{Channel, ChannelOpenFailure, client};
 
 use super::connection::{Connection, Listening};
 use super::hold;
+use super::log::OperationLog;
 use super::pump;
 use crate::request::ssh::{self, OperationKind, SshOperation};
 use crate::upstream::ssh::Forwarded;
@@ -105,22 +106,38 @@ pub(super) async fn from_server(
 /// `tcpip-forward`: says which port the server listens on.
 pub(super) async fn listen_tcpip(connection: &Arc<Connection>, address: &str, port: u32) -> Option<u32> {
     let operation = ssh::request(OperationKind::TcpipForward, &format!("{address}:{port}"));
-    let mut log = hold::begin_aside(connection, &operation).await?;
-    let upstream = connection.upstream().await.ok()?;
-    match upstream.handle.tcpip_forward(address, port).await {
-        Ok(bound) => {
-            let bound = if port == 0 { bound } else { port };
-            connection.listen(Listening::Tcpip(address.to_owned(), bound));
-            log.done();
-            log.end();
-            Some(bound)
-        }
-        Err(error) => {
-            log.failed(&error.to_string());
-            log.end();
-            None
-        }
+    let mut log = begin_listening(connection, &operation).await?;
+    let asked = match connection.upstream().await {
+        Ok(upstream) => upstream.handle.tcpip_forward(address, port).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.told().to_owned()),
+    };
+    // Port 0 asks for any, and only then does the server say which (RFC 4254 §7.1).
+    let bound = asked.map(|bound| if port == 0 { bound } else { port });
+    if let Ok(bound) = bound {
+        connection.listen(Listening::Tcpip(address.to_owned(), bound));
     }
+    conclude(&mut log, bound)
+}
+
+/// Judges a wish to listen. A global request is answered before the connection's next message is read, so a rule that holds it
+/// denies it.
+async fn begin_listening(connection: &Arc<Connection>, operation: &SshOperation) -> Option<OperationLog> {
+    let mut log = hold::begin_at_once(connection, operation).await?;
+    if connection.may_listen() {
+        return Some(log);
+    }
+    log.failed("the server listens on too much for this connection already");
+    log.end();
+    None
+}
+
+fn conclude<T>(log: &mut OperationLog, result: Result<T, String>) -> Option<T> {
+    match &result {
+        Ok(_) => log.done(),
+        Err(error) => log.failed(error),
+    }
+    log.end();
+    result.ok()
 }
 
 /// `cancel-tcpip-forward`. Ending one needs nobody's permission.
@@ -135,21 +152,15 @@ pub(super) async fn cancel_tcpip(connection: &Arc<Connection>, address: &str, po
 /// `streamlocal-forward@openssh.com`.
 pub(super) async fn listen_streamlocal(connection: &Arc<Connection>, path: &str) -> bool {
     let operation = ssh::request(OperationKind::StreamlocalForward, path);
-    let Some(mut log) = hold::begin_aside(connection, &operation).await else { return false };
-    let Ok(upstream) = connection.upstream().await else { return false };
-    match upstream.handle.streamlocal_forward(path).await {
-        Ok(()) => {
-            connection.listen(Listening::Streamlocal(path.to_owned()));
-            log.done();
-            log.end();
-            true
-        }
-        Err(error) => {
-            log.failed(&error.to_string());
-            log.end();
-            false
-        }
+    let Some(mut log) = begin_listening(connection, &operation).await else { return false };
+    let asked = match connection.upstream().await {
+        Ok(upstream) => upstream.handle.streamlocal_forward(path).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.told().to_owned()),
+    };
+    if asked.is_ok() {
+        connection.listen(Listening::Streamlocal(path.to_owned()));
     }
+    conclude(&mut log, asked).is_some()
 }
 
 /// `cancel-streamlocal-forward@openssh.com`.

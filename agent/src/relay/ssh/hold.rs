@@ -7,9 +7,10 @@ use super::connection::Connection;
 use super::log::{OperationLog, asked as asked_event};
 use super::session_channel::Notice;
 use crate::approval::{Content, Request};
-use crate::flow::{ApprovalId, Side};
-use crate::gate::{Denial, Hold, Judgement, Permit, withdrawal};
+use crate::flow::Side;
+use crate::gate::{Denial, Hold, Judgement, Permit};
 use crate::record::event::{self, Decided};
+use crate::relay::waiting::Waiting;
 use crate::request::ObjectName;
 use crate::request::ssh::SshOperation;
 
@@ -27,15 +28,17 @@ pub(super) async fn decide(
         Judgement::Permit(permit) => return Ok(permit),
         Judgement::Deny(denial) => Err(denial),
         // Only rows are estimated, and no rule of SSH can ask for that.
-        Judgement::Estimate => {
-            Err(Denial::new(Side::Portcullis, "a rule asks for an estimate, and SSH has none", ""))
-        }
+        Judgement::Estimate => Err(no_estimate()),
         Judgement::Hold(hold) => wait(connection, number, operation, asked, hold, notice).await,
     };
     if let Err(denial) = &result {
         refused(connection, number, operation, denial);
     }
     result
+}
+
+fn no_estimate() -> Denial {
+    Denial::new(Side::Portcullis, "a rule asks for an estimate, and SSH has none", "")
 }
 
 async fn wait(
@@ -62,7 +65,9 @@ async fn wait(
     connection.with_record(|record| record.held(&event).map(|_| ())).map_err(|error| {
         Denial::new(Side::Portcullis, format!("this cannot be recorded ({error}), so nobody is asked"), "")
     })?;
-    let waiting = Waiting { connection, number, id, open: true };
+    let waiting = Waiting::new(number, id, |decided| {
+        connection.with_record(|record| record.decided(decided).map(|_| ()))
+    });
     let approvers =
         if terms.approvers.is_empty() { "a reviewer".to_owned() } else { terms.approvers.join(", ") };
     if let Some(notice) = notice {
@@ -70,7 +75,12 @@ async fn wait(
             format!("portcullis: waiting for {approvers} to approve this (rule: {rule}, approval {id})\n");
         notice.say(text).await;
     }
-    let result = held.decision().await;
+    let result = tokio::select! {
+        result = held.decision() => result,
+        () = connection.when_left() => {
+            return Err(Denial::new(Side::Client, "the client went away before anybody decided", ""));
+        }
+    };
     waiting.settled();
     let approval = match &result {
         Ok(permit) => permit.approval().cloned(),
@@ -119,7 +129,8 @@ fn request(connection: &Connection, operation: &SshOperation, asked: &Asked, hol
 
 /// Records that an operation was refused.
 pub(super) fn refused(connection: &Connection, number: u64, operation: &SshOperation, denial: &Denial) {
-    tracing::info!(session = %connection.id(), operation = number, rule = denial.rule, reason = denial.reason,
+    // The reason may have words of the client in it, which are masked in the record and not here.
+    tracing::info!(session = %connection.id(), operation = number, kind = %operation.kind, rule = denial.rule,
         "refused an operation");
     let event = super::log::refused(connection, number, operation, denial);
     if let Err(error) = connection.with_record(|record| record.refused(&event).map(|_| ())) {
@@ -130,7 +141,7 @@ pub(super) fn refused(connection: &Connection, number: u64, operation: &SshOpera
 /// Whether something beside the operation proper may be: a terminal, a forward of the agent's keys. Recorded as what it is.
 pub(super) async fn aside(connection: &Connection, operation: &SshOperation) -> bool {
     let Some(connection) = connection.this() else { return false };
-    match begin_aside(&connection, operation).await {
+    match begin_at_once(&connection, operation).await {
         Some(mut log) => {
             log.done();
             log.end();
@@ -140,8 +151,29 @@ pub(super) async fn aside(connection: &Connection, operation: &SshOperation) -> 
     }
 }
 
-/// Judges an operation that has no channel on which its client could be told to wait, and records its intent. A hold waits all
-/// the same: the client's own request stays unanswered meanwhile.
+/// Judges an operation that cannot wait, because the client's next message is not read before it is answered, and records its
+/// intent. A rule that holds it denies it.
+pub(super) async fn begin_at_once(
+    connection: &Arc<Connection>,
+    operation: &SshOperation,
+) -> Option<OperationLog> {
+    let number = connection.next_operation();
+    let judgement =
+        connection.relay.gate.judge_ssh(&connection.admission, connection.remote_user(), operation);
+    let denial = match judgement {
+        Judgement::Permit(permit) => {
+            return OperationLog::begin(connection, number, operation, &Asked::nothing(), permit).await.ok();
+        }
+        Judgement::Deny(denial) => denial,
+        Judgement::Estimate => no_estimate(),
+        Judgement::Hold(hold) => hold.cannot_wait("SSH answers requests in order"),
+    };
+    refused(connection, number, operation, &denial);
+    None
+}
+
+/// Judges an operation that has no channel yet on which its client could be told to wait, and records its intent. A hold waits
+/// all the same: the client's own request stays unanswered meanwhile.
 pub(super) async fn begin_aside(
     connection: &Arc<Connection>,
     operation: &SshOperation,
@@ -150,30 +182,4 @@ pub(super) async fn begin_aside(
     let asked = Asked::nothing();
     let permit = decide(connection, number, operation, &asked, None).await.ok()?;
     OperationLog::begin(connection, number, operation, &asked, permit).await.ok()
-}
-
-/// A client in line. When it goes away the question is withdrawn, which the record says.
-struct Waiting<'c> {
-    connection: &'c Connection,
-    number: u64,
-    id: ApprovalId,
-    open: bool,
-}
-
-impl Waiting<'_> {
-    fn settled(mut self) {
-        self.open = false;
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if !self.open {
-            return;
-        }
-        let decided = Decided { operation: self.number, approval: withdrawal(self.id) };
-        if let Err(error) = self.connection.with_record(|record| record.decided(&decided).map(|_| ())) {
-            tracing::error!(%error, "a withdrawn hold could not be recorded");
-        }
-    }
 }

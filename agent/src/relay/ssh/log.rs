@@ -28,10 +28,11 @@ pub(super) fn asked(connection: &Connection, number: u64, operation: &SshOperati
             Statements::one(operation.kind.to_string(), operation.effect, operation.reason.clone())
         }
     };
-    let masked = connection.masks().ok().and_then(|masks| masks.text(&operation.text, &mut Counts::new()));
+    let masks = connection.masks();
+    let shown = |text: &str| writable(masks.as_deref().ok(), text);
     recorded::Asked {
         operation: number,
-        text: BoundedText::new(masked.as_deref().unwrap_or(&operation.text)),
+        text: BoundedText::new(&shown(&operation.text)),
         parameters: Parameters::default(),
         statements,
         database: None,
@@ -40,10 +41,18 @@ pub(super) fn asked(connection: &Connection, number: u64, operation: &SshOperati
         ssh: Some(Box::new(SshAsked {
             user: connection.remote_user().to_owned(),
             operation: operation.kind.to_string(),
-            paths: operation.objects(),
+            paths: operation.objects().iter().map(|path| shown(path)).collect(),
             terminal: None,
             variables: Vec::new(),
         })),
+    }
+}
+
+/// A text of the client as it may be written down: nothing of it when there should be masks and are none.
+fn writable(masks: Option<&BodyMasks>, text: &str) -> String {
+    match masks {
+        Some(masks) => masks.text(text, &mut Counts::new()).unwrap_or_else(|| text.to_owned()),
+        None => "(withheld: its masks cannot be applied)".to_owned(),
     }
 }
 
@@ -57,7 +66,7 @@ pub(super) fn refused(
     event::Refused {
         asked: asked(connection, number, operation),
         rule: denial.rule.clone(),
-        reason: denial.reason.clone(),
+        reason: writable(connection.masks().as_deref().ok(), &denial.reason),
         side: denial.side,
         approval: denial.approval.as_deref().cloned(),
         status: None,
@@ -168,15 +177,21 @@ impl OperationLog {
     }
 
     /// Bytes of the client that pass.
-    pub(super) fn input(&mut self, data: &Bytes) {
+    ///
+    /// # Errors
+    /// They cannot be recorded, so they must not pass.
+    pub(super) fn input(&mut self, data: &Bytes) -> Result<(), RecordError> {
         let Some(masker) = &mut self.stdin_masker else { return self.chunk(StreamName::Stdin, data) };
         let mut shown = Vec::with_capacity(data.len());
         masker.push(data, &mut shown);
-        self.chunk(StreamName::Stdin, &shown.into());
+        self.chunk(StreamName::Stdin, &shown.into())
     }
 
     /// Bytes that pass, as they may be recorded.
-    pub(super) fn chunk(&mut self, stream: StreamName, data: &Bytes) {
+    ///
+    /// # Errors
+    /// They cannot be recorded, so they must not pass.
+    pub(super) fn chunk(&mut self, stream: StreamName, data: &Bytes) -> Result<(), RecordError> {
         // What is typed at a terminal may be a password, and nothing here says that its echo is off: what is shown of it comes
         // back as output.
         let keep = self.content == Content::Kept && !(self.terminal && stream == StreamName::Stdin);
@@ -188,19 +203,20 @@ impl OperationLog {
         }
         // A terminal is watched as it was: nothing is gathered.
         let gathered = if self.terminal { 0 } else { BLOCK_BYTES };
-        let Some(taken) = self.taken(stream) else { return };
+        let Some(taken) = self.taken(stream) else { return Ok(()) };
         taken.bytes += data.len() as u64;
         taken.block.extend_from_slice(kept);
-        if taken.block.len() > gathered {
-            self.flush(stream);
-        }
+        if taken.block.len() > gathered { self.flush(stream) } else { Ok(()) }
     }
 
     /// Nothing has come for a while: what is gathered is written, so that it can be watched.
-    pub(super) fn pause(&mut self) {
-        for stream in [StreamName::Stdin, StreamName::Stdout, StreamName::Stderr] {
-            self.flush(stream);
-        }
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn pause(&mut self) -> Result<(), RecordError> {
+        [StreamName::Stdin, StreamName::Stdout, StreamName::Stderr]
+            .into_iter()
+            .try_for_each(|stream| self.flush(stream))
     }
 
     fn taken(&mut self, stream: StreamName) -> Option<&mut Taken> {
@@ -212,28 +228,29 @@ impl OperationLog {
         }
     }
 
-    fn flush(&mut self, stream: StreamName) {
+    fn flush(&mut self, stream: StreamName) -> Result<(), RecordError> {
         let operation = self.number;
-        let Some(taken) = self.taken(stream) else { return };
+        let Some(taken) = self.taken(stream) else { return Ok(()) };
         if taken.block.is_empty() {
-            return;
+            return Ok(());
         }
         let bytes = std::mem::take(&mut taken.block);
         let offset = taken.bytes - bytes.len() as u64;
-        self.write(&StreamBlock { operation, stream, offset, bytes });
+        self.write(&StreamBlock { operation, stream, offset, bytes })
     }
 
-    fn write(&mut self, block: &StreamBlock) {
-        if let Err(error) = self.connection.with_record(|record| record.stream(block).map(|_| ())) {
-            tracing::error!(%error, "a stream could not be recorded");
-        }
+    fn write(&mut self, block: &StreamBlock) -> Result<(), RecordError> {
+        self.connection.with_record(|record| record.stream(block).map(|_| ()))
     }
 
     /// The terminal has another size.
-    pub(super) fn resized(&mut self, columns: u32, rows: u32) {
-        self.pause();
+    ///
+    /// # Errors
+    /// It cannot be recorded.
+    pub(super) fn resized(&mut self, columns: u32, rows: u32) -> Result<(), RecordError> {
+        self.pause()?;
         let bytes = format!("{columns}x{rows}").into_bytes();
-        self.write(&StreamBlock { operation: self.number, stream: StreamName::Resize, offset: 0, bytes });
+        self.write(&StreamBlock { operation: self.number, stream: StreamName::Resize, offset: 0, bytes })
     }
 
     /// The command has ended by itself.
@@ -279,18 +296,25 @@ impl OperationLog {
         self.status = OutcomeStatus::Done;
     }
 
+    /// What is still gathered.
+    fn rest(&mut self) -> Result<(), RecordError> {
+        if let Some(mut masker) = self.stdin_masker.take() {
+            let mut shown = Vec::new();
+            masker.finish(&mut shown);
+            self.chunk(StreamName::Stdin, &shown.into())?;
+        }
+        self.pause()
+    }
+
     /// Writes the end.
     pub(super) fn end(&mut self) {
         if self.ended {
             return;
         }
         self.ended = true;
-        if let Some(mut masker) = self.stdin_masker.take() {
-            let mut shown = Vec::new();
-            masker.finish(&mut shown);
-            self.chunk(StreamName::Stdin, &shown.into());
+        if let Err(error) = self.rest() {
+            tracing::error!(session = %self.connection.id(), %error, "the last of a stream could not be recorded");
         }
-        self.pause();
         self.outcome.stdin_bytes = self.stdin.bytes;
         self.outcome.stdout_bytes = self.stdout.bytes;
         self.outcome.stderr_bytes = self.stderr.bytes;

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use russh::keys::PrivateKey;
+use russh::keys::{Certificate, PrivateKey};
 use russh::{Disconnect, Preferred, SshId, server};
 use tokio::net::TcpStream;
 
@@ -75,6 +75,7 @@ pub(super) async fn serve(
         ended = converse(stream, &connection) => ended,
         () = shutdown.begun() => stop(&connection).await,
     };
+    connection.leave();
     close(&connection, Some(&counts), ended).await;
 }
 
@@ -197,7 +198,7 @@ pub(crate) async fn refuse(tcp: TcpStream, flow: &Flow, why: Unserved<'_>, relay
     drop(tokio::time::timeout(STARTUP_TIME_MAX, served).await);
 }
 
-/// Greets a client only to tell it no.
+/// Greets a client only to tell it no. Every way to log in is taken: a client is told once it is in.
 struct Refuser {
     text: String,
 }
@@ -206,6 +207,43 @@ impl server::Handler for Refuser {
     type Error = russh::Error;
 
     async fn auth_none(&mut self, _user: &str) -> Result<server::Auth, russh::Error> {
+        Ok(server::Auth::Accept)
+    }
+
+    async fn auth_password(&mut self, _user: &str, _password: &str) -> Result<server::Auth, russh::Error> {
+        Ok(server::Auth::Accept)
+    }
+
+    async fn auth_publickey_offered(
+        &mut self,
+        _user: &str,
+        _offer: server::PublicKeyOffer<'_>,
+    ) -> Result<server::Auth, russh::Error> {
+        Ok(server::Auth::Accept)
+    }
+
+    async fn auth_publickey(
+        &mut self,
+        _user: &str,
+        _key: server::VerifiedPublicKey<'_>,
+    ) -> Result<server::Auth, russh::Error> {
+        Ok(server::Auth::Accept)
+    }
+
+    async fn auth_openssh_certificate(
+        &mut self,
+        _user: &str,
+        _certificate: &Certificate,
+    ) -> Result<server::Auth, russh::Error> {
+        Ok(server::Auth::Accept)
+    }
+
+    async fn auth_keyboard_interactive<'a>(
+        &'a mut self,
+        _user: &str,
+        _submethods: &str,
+        _response: Option<server::Response<'a>>,
+    ) -> Result<server::Auth, russh::Error> {
         Ok(server::Auth::Accept)
     }
 

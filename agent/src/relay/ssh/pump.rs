@@ -11,6 +11,7 @@ use super::log::{OperationLog, masker};
 use super::refusal::Refusal;
 use super::session_channel::{ClientChannel, STDERR};
 use crate::mask::http::{BodyMasker, BodyMasks};
+use crate::record::RecordError;
 use crate::record::stream::StreamName;
 use crate::upstream::ssh::WINDOW_BYTES;
 
@@ -47,6 +48,8 @@ enum Over {
     Client,
     /// The server did, or is.
     Server,
+    /// What passes cannot be recorded, so nothing more does.
+    Unrecorded,
 }
 
 /// Shared by both directions.
@@ -101,14 +104,24 @@ pub(super) async fn run(
         Over::Client => drop(to_server.close().await),
         Over::Server => {
             if connection.lost_server() {
-                with(&log, |log| log.failed("the connection to the server was lost"));
-                let refusal = Refusal::failed("the connection to the server was lost");
-                drop(to_client.extended_data_bytes(STDERR, refusal.bytes(client.terminal)).await);
-                drop(to_client.exit_status(refusal.exit_status).await);
+                cut(&client, &log, "the connection to the server was lost").await;
             }
-            drop(to_client.close().await);
+            drop(client.to.close().await);
+        }
+        Over::Unrecorded => {
+            drop(to_server.close().await);
+            cut(&client, &log, "this cannot be recorded any more, so it ends here").await;
+            drop(client.to.close().await);
         }
     }
+}
+
+/// Tells the client that what runs does not come to its own end.
+async fn cut(client: &ClientChannel, log: &Log<'_>, why: &str) {
+    with(log, |log| log.failed(why));
+    let refusal = Refusal::failed(why);
+    drop(client.to.extended_data_bytes(STDERR, refusal.bytes(client.terminal)).await);
+    drop(client.to.exit_status(refusal.exit_status).await);
 }
 
 /// One message of the client. Says how many bytes of its window it took.
@@ -121,7 +134,7 @@ async fn upward(
         None | Some(ChannelMsg::Close) => return Err(Over::Client),
         Some(ChannelMsg::Data { data }) => {
             let length = data.len();
-            with(log, |log| log.input(&data));
+            recorded(log, |log| log.input(&data))?;
             to_server.data_bytes(data).await.map_err(|_| Over::Server)?;
             return Ok(length);
         }
@@ -130,7 +143,7 @@ async fn upward(
         Some(ChannelMsg::Eof) => to_server.eof().await,
         Some(ChannelMsg::Signal { signal }) => to_server.signal(signal).await,
         Some(ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height }) => {
-            with(log, |log| log.resized(col_width, row_height));
+            recorded(log, |log| log.resized(col_width, row_height))?;
             to_server.window_change(col_width, row_height, pix_width, pix_height).await
         }
         // One channel runs one thing (RFC 4254 §6.5): what else is asked of it afterwards is not passed on.
@@ -243,8 +256,7 @@ impl Down<'_> {
         let (stdout, stderr) = (self.stdout.relent(), self.stderr.relent());
         self.show(StreamName::Stdout, stdout).await?;
         self.show(StreamName::Stderr, stderr).await?;
-        with(self.log, OperationLog::pause);
-        Ok(())
+        recorded(self.log, OperationLog::pause)
     }
 
     /// Nothing more comes.
@@ -258,7 +270,7 @@ impl Down<'_> {
         if data.is_empty() {
             return Ok(());
         }
-        with(self.log, |log| log.chunk(stream, &data));
+        recorded(self.log, |log| log.chunk(stream, &data))?;
         let sent = match stream {
             StreamName::Stderr => self.to_client.extended_data_bytes(STDERR, data).await,
             StreamName::Stdout | StreamName::Stdin | StreamName::Resize => {
@@ -319,6 +331,18 @@ impl Output {
 
 fn with(log: &Log<'_>, write: impl FnOnce(&mut OperationLog)) {
     write(&mut log.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+/// What cannot be recorded does not pass.
+fn recorded(
+    log: &Log<'_>,
+    write: impl FnOnce(&mut OperationLog) -> Result<(), RecordError>,
+) -> Result<(), Over> {
+    let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+    write(&mut log).map_err(|error| {
+        tracing::error!(%error, "a stream cannot be recorded, and is cut");
+        Over::Unrecorded
+    })
 }
 
 /// Joins two plain channels, as forwards are.

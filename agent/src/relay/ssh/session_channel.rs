@@ -15,7 +15,7 @@ use super::refusal::Refusal;
 use crate::flow::Side;
 use crate::gate::{Denial, Permit};
 use crate::policy::rule::Interactive;
-use crate::request::ssh::{self, OperationKind, SshOperation};
+use crate::request::ssh::{self, SshOperation};
 use crate::upstream::ssh::MESSAGES_MAX;
 
 /// The client's half of a channel.
@@ -60,8 +60,11 @@ pub(super) async fn serve(connection: &Arc<Connection>, channel: Channel<server:
         return tell(&client, &refusal).await;
     };
     // A mask would break a protocol that says lengths before it sends: files pass as they are, and are not written down.
-    let (content, masks) =
-        if moves_files(&operation) { (Content::Counted, None) } else { (Content::Kept, Some(&masks)) };
+    let (content, masks) = if moves_files(&asked, &operation) {
+        (Content::Counted, None)
+    } else {
+        (Content::Kept, Some(&masks))
+    };
     log.keep(content, masks);
     match open(connection, &asked).await {
         Ok(server) => {
@@ -77,28 +80,11 @@ pub(super) async fn serve(connection: &Arc<Connection>, channel: Channel<server:
 }
 
 /// Whether what goes over the channel is a protocol of files.
-fn moves_files(operation: &SshOperation) -> bool {
-    match operation.kind {
-        OperationKind::Exec => operation.command_line.as_ref().is_some_and(|line| line.transfer.is_some()),
-        OperationKind::Subsystem => operation.target.as_deref() == Some("sftp"),
-        OperationKind::Shell
-        | OperationKind::Line
-        | OperationKind::Download
-        | OperationKind::Upload
-        | OperationKind::Remove
-        | OperationKind::Rename
-        | OperationKind::Setstat
-        | OperationKind::Link
-        | OperationKind::Mkdir
-        | OperationKind::Stat
-        | OperationKind::DirectTcpip
-        | OperationKind::TcpipForward
-        | OperationKind::DirectStreamlocal
-        | OperationKind::StreamlocalForward
-        | OperationKind::Env
-        | OperationKind::Pty
-        | OperationKind::AgentForwarding
-        | OperationKind::X11 => false,
+fn moves_files(asked: &Asked, operation: &SshOperation) -> bool {
+    match &asked.what {
+        What::Exec(_) => operation.command_line.as_ref().is_some_and(|line| line.transfer.is_some()),
+        What::Subsystem(name) => name == "sftp",
+        What::Shell => false,
     }
 }
 

@@ -381,9 +381,6 @@ const MAXIMUM_PACKET_LEN: usize = MAXIMUM_PACKET_LEN_BASELINE + MAXIMUM_PACKET_L
 // the transport read path.
 pub(crate) const MAXIMUM_DECOMPRESSED_PACKET_LEN: usize = MAXIMUM_PACKET_LEN;
 
-#[cfg(any())]
-pub mod benchmark;
-
 #[cfg(all(test, feature = "des"))]
 mod tests {
     use super::*;
