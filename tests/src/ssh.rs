@@ -97,6 +97,12 @@ impl SshServer {
         Ok(folder)
     }
 
+    /// Where one of its keys is, by name.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// A key of it by name: `account`, `user_ca`, `host_ed25519`.
     ///
     /// # Errors

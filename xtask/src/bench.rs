@@ -31,6 +31,8 @@ enum What {
     Http,
     /// Queries and results of PostgreSQL: added time, throughput, memory
     Postgres,
+    /// Copies of a large file, new connections and keystrokes over SSH
+    Ssh,
 }
 
 /// Installs what is missing, builds for release, and measures.
@@ -53,6 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     bench.arg(match arguments.what {
         What::Http => "http",
         What::Postgres => "postgres",
+        What::Ssh => "ssh",
     });
     bench.env("PORTCULLIS_PYTHON", needs::PYTHON);
     if let What::Http = arguments.what {

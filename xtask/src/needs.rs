@@ -165,6 +165,11 @@ const BENCH: &[Need] = &[
         why: "nginx and aiohttp: the servers behind the proxies",
     },
     Need {
+        present: || Path::new("/usr/sbin/sshd").is_file() && python_has("paramiko"),
+        packages: &["openssh-server", "openssh-client", "python3-paramiko"],
+        why: "OpenSSH and paramiko: a server, and clients that copy a large file",
+    },
+    Need {
         present: || python_has("ensurepip"),
         packages: &["python3-venv"],
         why: "venv: a place of its own for mitmproxy",

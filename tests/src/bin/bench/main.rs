@@ -1,5 +1,5 @@
-//! The bench: what Portcullis adds to PostgreSQL queries and HTTP requests, beside other proxies. Everything runs on
-//! one core, because wake-ups across idle cores cost more than any of them and vary from run to run.
+//! The bench: what Portcullis adds to PostgreSQL queries, HTTP requests and SSH, beside other proxies. Everything runs on
+//! one core (SSH on two: both ends of it are encrypted), because wake-ups across idle cores cost more than any of them and vary from run to run.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
@@ -13,16 +13,20 @@ mod memory;
 mod postgres;
 mod relay;
 mod report;
+mod ssh;
 mod targets;
 
 /// The core that everything runs on.
 const CORE: &str = "0";
 
+/// The cores of SSH: client and server work at the same time, and the bulk of it is encryption.
+const SSH_CORES: &str = "0,1";
+
 /// Set once we run on that core.
 const PINNED: &str = "PORTCULLIS_BENCH_PINNED";
 
 const USAGE: &str =
-    "usage: bench postgres|http [--quick] [--json] [--only TARGET[,TARGET]...] [--baseline PORTCULLIS]";
+    "usage: bench postgres|http|ssh [--quick] [--json] [--only TARGET[,TARGET]...] [--baseline PORTCULLIS]";
 
 fn main() -> ExitCode {
     match run() {
@@ -40,13 +44,18 @@ fn run() -> Result<()> {
     match words.as_slice() {
         ["postgres", options @ ..] => {
             let options = Options::parse(options)?;
-            pin()?;
+            pin(CORE)?;
             postgres::run(&options)
         }
         ["http", options @ ..] => {
             let options = Options::parse(options)?;
-            pin()?;
+            pin(CORE)?;
             http::run(&options)
+        }
+        ["ssh", options @ ..] => {
+            let options = Options::parse(options)?;
+            pin(SSH_CORES)?;
+            ssh::run(&options)
         }
         // The rest is what the bench starts of itself.
         ["relay", listen, target] => relay::serve(listen, target),
@@ -88,13 +97,13 @@ impl Options {
     }
 }
 
-/// Starts over on one core, ahead of whatever else the machine does; children inherit both.
-fn pin() -> Result<()> {
+/// Starts over on these cores alone, ahead of whatever else the machine does; children inherit both.
+fn pin(cores: &str) -> Result<()> {
     if std::env::var_os(PINNED).is_some() {
         return Ok(());
     }
     let error = Command::new("nice")
-        .args(["-n", "-20", "taskset", "--cpu-list", CORE])
+        .args(["-n", "-20", "taskset", "--cpu-list", cores])
         .arg(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .env(PINNED, "1")
