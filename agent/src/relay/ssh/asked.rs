@@ -107,7 +107,8 @@ pub(super) async fn collect(
             Err(ChannelMsg::SetEnv { want_reply, variable_name, variable_value }) => {
                 bytes += variable_name.len() + variable_value.len();
                 let room = asked.variables.len() < VARIABLES_MAX && bytes <= VARIABLES_BYTES_MAX;
-                let granted = room && connection.admission.connection().ssh.env_allowed(&variable_name);
+                let allowed = connection.admission.connection().ssh.env_allowed(&variable_name);
+                let granted = room && allowed && ssh::variable_is_plain(&variable_value);
                 if granted {
                     asked.variables.push((variable_name, variable_value));
                 }

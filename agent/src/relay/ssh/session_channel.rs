@@ -91,6 +91,7 @@ fn moves_files(asked: &Asked, operation: &SshOperation) -> bool {
 /// What is asked, in words for the policy.
 fn operation(asked: &Asked) -> SshOperation {
     match &asked.what {
+        What::Exec(command) if asked.terminal.is_some() => ssh::exec_on_terminal(command),
         What::Exec(command) => ssh::exec(command),
         What::Shell => ssh::shell(),
         What::Subsystem(name) => ssh::subsystem(name),

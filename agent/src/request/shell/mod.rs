@@ -6,9 +6,12 @@ use super::{Effect, Statement};
 mod bounds;
 mod catalogue;
 mod database;
+mod folder;
+mod redirect;
 mod run;
 mod scripts;
 mod transfer;
+mod variables;
 mod walk;
 mod word;
 mod wrappers;
@@ -23,6 +26,8 @@ pub struct CommandLine {
     pub effect: Effect,
     /// Why the effect is what it is.
     pub reason: Option<String>,
+    /// Why some of the text was not understood; what is said of the rest then proves nothing.
+    pub opaque: Option<&'static str>,
     /// What the whole line stands for, when it is the server's side of a transfer protocol and nothing else.
     pub transfer: Option<Transfer>,
 }
@@ -30,11 +35,12 @@ pub struct CommandLine {
 impl CommandLine {
     /// A line that cannot be understood.
     #[must_use]
-    pub fn opaque(reason: &str) -> Self {
+    pub fn opaque(reason: &'static str) -> Self {
         Self {
             commands: Vec::new(),
             effect: Effect::Unknown,
             reason: Some(reason.to_owned()),
+            opaque: Some(reason),
             transfer: None,
         }
     }
@@ -111,8 +117,9 @@ pub enum Transfer {
 pub fn analyse(line: &str) -> CommandLine {
     let mut walk = walk::Walk::new();
     walk.line(line, &run::Stdin::Inherited);
+    let plain = walk.plain;
     let mut line = walk.finish();
-    line.transfer = transfer::of(&line);
+    line.transfer = if plain { transfer::of(&line) } else { None };
     if let (Some(transfer), [command]) = (&line.transfer, line.commands.as_mut_slice()) {
         transfer.describe(command);
         line.effect = command.effect;

@@ -11,7 +11,7 @@ use crate::request::Effect;
 const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// Folders whose programs are what their names say.
-const PROGRAM_FOLDERS: [&str; 7] =
+pub(super) const PROGRAM_FOLDERS: [&str; 7] =
     ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/usr/lib/openssh"];
 
 /// Programs that bring something from elsewhere.
@@ -72,68 +72,6 @@ pub(super) fn name_of(program: &str) -> &str {
     match program.rsplit_once('/') {
         Some((folder, name)) if PROGRAM_FOLDERS.contains(&folder) => name,
         Some(_) | None => program,
-    }
-}
-
-/// Why a variable changes which program runs, or what it runs; `None` for one that does not.
-pub(super) fn changes_what_runs(name: &str, value: Option<&str>) -> Option<&'static str> {
-    const REASON: &str = "a variable changes what is run";
-    let quiet =
-        value.is_some_and(|value| value.is_empty() || ["cat", "less", "more", "true"].contains(&value));
-    match name {
-        "PATH" => {
-            let standard = value.is_some_and(|value| {
-                value.split(':').all(|part| PROGRAM_FOLDERS.contains(&part) || part == "/snap/bin")
-            });
-            (!standard).then_some(REASON)
-        }
-        "BASH_ENV"
-        | "PSQLRC"
-        | "PSQL_EDITOR"
-        | "ENV"
-        | "SHELLOPTS"
-        | "BASHOPTS"
-        | "PS4"
-        | "PROMPT_COMMAND"
-        | "IFS"
-        | "CDPATH"
-        | "PERL5OPT"
-        | "PERL5LIB"
-        | "PYTHONSTARTUP"
-        | "PYTHONPATH"
-        | "PYTHONHOME"
-        | "RUBYOPT"
-        | "RUBYLIB"
-        | "NODE_OPTIONS"
-        | "JAVA_TOOL_OPTIONS"
-        | "GCONV_PATH"
-        | "TERMINFO"
-        | "LESSOPEN"
-        | "LESSCLOSE"
-        | "RSYNC_RSH"
-        | "SSH_ASKPASS"
-        | "GIT_SSH"
-        | "GIT_SSH_COMMAND"
-        | "GIT_EXTERNAL_DIFF"
-        | "GIT_PROXY_COMMAND"
-        | "GIT_EXEC_PATH"
-        | "GIT_CONFIG_PARAMETERS"
-        | "GIT_CONFIG_GLOBAL"
-        | "GIT_CONFIG_COUNT"
-        | "KUBECONFIG_EXEC"
-        | "TAR_OPTIONS" => Some(REASON),
-        "PAGER"
-        | "GIT_PAGER"
-        | "MANPAGER"
-        | "SYSTEMD_PAGER"
-        | "PSQL_PAGER"
-        | "EDITOR"
-        | "VISUAL"
-        | "GIT_EDITOR"
-        | "GIT_SEQUENCE_EDITOR"
-        | "BROWSER" => (!quiet).then_some(REASON),
-        _ if name.starts_with("LD_") || name.starts_with("BASH_FUNC_") => Some(REASON),
-        _ => None,
     }
 }
 

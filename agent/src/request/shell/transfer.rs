@@ -3,10 +3,10 @@
 use super::{Command, CommandLine, Transfer};
 use crate::request::Effect;
 
-/// What the whole line is, if it is one plain command of these and nothing else.
+/// What the whole line is, if it is one command of these and nothing else: the caller knows that the line is plain.
 pub(super) fn of(line: &CommandLine) -> Option<Transfer> {
     let [command] = line.commands.as_slice() else { return None };
-    let alone = command.through.is_empty() && command.paths.iter().all(|path| !path.path.is_empty());
+    let alone = line.opaque.is_none() && command.through.is_empty();
     let words: Option<Vec<&str>> = command.arguments.iter().map(Option::as_deref).collect();
     let (Some(words), true) = (words, alone) else { return None };
     match command.program.as_deref()? {
@@ -25,11 +25,10 @@ pub(super) fn of(line: &CommandLine) -> Option<Transfer> {
     }
 }
 
-/// The only operand.
+/// The only word; clients send no options.
 fn one(words: &[&str]) -> Option<String> {
-    let operands: Vec<&&str> = words.iter().filter(|word| !word.starts_with('-')).collect();
-    match operands.as_slice() {
-        [only] => Some((**only).to_owned()),
+    match words {
+        [only] if !only.starts_with('-') => Some((*only).to_owned()),
         _ => None,
     }
 }
@@ -67,14 +66,90 @@ fn scp(words: &[&str]) -> Option<Transfer> {
     }
 }
 
+/// Long options that rsync's clients send to a server (`server_options` of rsync 3.2's options.c) and that name no file to write
+/// beside what is transferred, run nothing and remove nothing at the source; `=` ends those with a value.
+const RSYNC_OPTIONS: [&str; 51] = [
+    "--server",
+    "--sender",
+    "--delete",
+    "--delete-before",
+    "--delete-during",
+    "--delete-delay",
+    "--delete-after",
+    "--delete-excluded",
+    "--delete-missing-args",
+    "--force",
+    "--ignore-errors",
+    "--max-delete=",
+    "--partial",
+    "--delay-updates",
+    "--inplace",
+    "--append",
+    "--existing",
+    "--ignore-existing",
+    "--ignore-missing-args",
+    "--size-only",
+    "--ignore-times",
+    "--modify-window=",
+    "--bwlimit=",
+    "--block-size=",
+    "--checksum-choice=",
+    "--checksum-seed=",
+    "--compress-choice=",
+    "--compress-level=",
+    "--new-compress",
+    "--old-compress",
+    "--timeout=",
+    "--stop-at=",
+    "--max-size=",
+    "--min-size=",
+    "--max-alloc=",
+    "--numeric-ids",
+    "--usermap=",
+    "--groupmap=",
+    "--chmod=",
+    "--fsync",
+    "--safe-links",
+    "--munge-links",
+    "--no-implied-dirs",
+    "--no-relative",
+    "--no-r",
+    "--omit-dir-times",
+    "--omit-link-times",
+    "--open-noatime",
+    "--preallocate",
+    "--iconv=",
+    "--log-format=",
+];
+
 /// `rsync --server [--sender] OPTIONS . PATH…`.
 fn rsync(words: &[&str]) -> Option<Transfer> {
-    if words.first() != Some(&"--server") {
+    let (&"--server", rest) = words.split_first()? else { return None };
+    let dot = rest.iter().position(|word| *word == ".")?;
+    let (options, paths) = rest.split_at_checked(dot)?;
+    if !options.iter().all(|word| is_rsync_option(word)) {
         return None;
     }
-    let dot = words.iter().position(|word| *word == ".")?;
-    let paths: Vec<String> = words.get(dot + 1..)?.iter().map(|path| (*path).to_owned()).collect();
-    (!paths.is_empty()).then(|| Transfer::Rsync { sender: words.contains(&"--sender"), paths })
+    let paths: Vec<String> = paths.iter().skip(1).map(|path| (*path).to_owned()).collect();
+    let sender = options.contains(&"--sender");
+    (!paths.is_empty() && !paths.iter().any(|path| path.starts_with('-')))
+        .then_some(Transfer::Rsync { sender, paths })
+}
+
+/// A bundle of letters, with what the client can do after a dot (`-vlogDtpre.iLsfxCIvu`), or a long option that is known.
+fn is_rsync_option(word: &str) -> bool {
+    if word.starts_with("--") {
+        return RSYNC_OPTIONS
+            .iter()
+            .any(|known| if known.ends_with('=') { word.starts_with(known) } else { word == *known });
+    }
+    let Some(letters) = word.strip_prefix('-') else { return false };
+    let (switches, able) = letters.split_once("e.").unwrap_or((letters, ""));
+    // `T` and `B`, `M`, `f`, `e` with a command have values, which name files or programs.
+    let plain = |letter: char| "vqnLklogDtOJKAXUNpECHSRuxzcIrdWyijb".contains(letter);
+    !letters.is_empty()
+        && switches.chars().all(plain)
+        && able.chars().all(|c| c.is_ascii_alphanumeric() || c == '.')
 }
 
 impl Transfer {

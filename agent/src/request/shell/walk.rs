@@ -4,27 +4,25 @@ use std::collections::HashSet;
 
 use brush_parser::ast::{
     AndOrList, Assignment, AssignmentName, AssignmentValue, Command as Node, CommandPrefixOrSuffixItem,
-    CompoundCommand, CompoundList, IoFileRedirectKind, IoFileRedirectTarget, IoRedirect, Pipeline,
-    ProcessSubstitutionKind, SimpleCommand, Word,
+    CompoundCommand, CompoundList, IoRedirect, Pipeline, ProcessSubstitutionKind, SeparatorOperator,
+    SimpleCommand,
 };
 use brush_parser::{Parser, ParserOptions, SourceInfo};
 
 use super::bounds::excess;
+use super::folder::Folders;
+use super::redirect::reach;
 use super::run::{self, Invocation, Stdin};
-use super::word::{Expanded, Variables, expand, expand_heredoc};
+use super::variables::{self, changes_what_runs};
+use super::word::{Expanded, Variables, arithmetic_is_plain, expand};
 use super::{Command, CommandLine};
 use crate::request::Effect;
-use crate::request::ssh::paths::sensitive;
-use crate::request::ssh::{Access, PathUse};
 
 /// Deepest nesting of lines inside lines: `sh -c "sh -c …"`.
 const LINES_DEEP_MAX: usize = 8;
 
 /// Simple commands of one line.
 pub(super) const COMMANDS_MAX: usize = 512;
-
-/// Files that swallow what is written to them.
-const SINKS: [&str; 4] = ["/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty"];
 
 /// What a walk has found.
 pub(super) struct Walk {
@@ -33,9 +31,13 @@ pub(super) struct Walk {
     pub(super) opaque: Option<&'static str>,
     /// What the commands run under.
     pub(super) through: Vec<String>,
-    variables: Variables,
+    /// Nothing but plain commands so far: no assignments, redirections, substitutions, compound commands.
+    pub(super) plain: bool,
+    pub(super) variables: Variables,
+    pub(super) options: ParserOptions,
+    /// Where relative paths begin.
+    pub(super) folders: Folders,
     functions: HashSet<String>,
-    options: ParserOptions,
     depth: usize,
 }
 
@@ -45,9 +47,11 @@ impl Walk {
             commands: Vec::new(),
             opaque: None,
             through: Vec::new(),
+            plain: true,
             variables: Variables::new(),
-            functions: HashSet::new(),
             options: ParserOptions::default(),
+            folders: Folders::default(),
+            functions: HashSet::new(),
             depth: 0,
         }
     }
@@ -79,16 +83,31 @@ impl Walk {
 
     /// A line of another shell, whose variables are not this one's.
     pub(super) fn nested(&mut self, text: &str, through: &str, stdin: &Stdin) {
-        let variables = std::mem::take(&mut self.variables);
+        let (variables, folders) = (std::mem::take(&mut self.variables), self.folders.clone());
+        if through.starts_with("ssh ") {
+            self.folders = Folders::default();
+        }
         self.through.push(through.to_owned());
         self.line(text, stdin);
         self.through.pop();
-        self.variables = variables;
+        (self.variables, self.folders) = (variables, folders);
+    }
+
+    /// Runs something in a shell of its own, whose variables and folder end with it.
+    fn apart(&mut self, what: impl FnOnce(&mut Self)) {
+        let before = (self.variables.clone(), self.folders.clone());
+        what(self);
+        (self.variables, self.folders) = before;
     }
 
     fn list(&mut self, list: &CompoundList, stdin: &Stdin, certain: bool) {
         for item in &list.0 {
-            self.and_or(&item.0, stdin, certain);
+            if matches!(item.1, SeparatorOperator::Async) {
+                self.plain = false;
+                self.apart(|walk| walk.and_or(&item.0, stdin, certain));
+            } else {
+                self.and_or(&item.0, stdin, certain);
+            }
         }
     }
 
@@ -105,7 +124,14 @@ impl Walk {
         let several = pipeline.seq.len() > 1;
         for node in &pipeline.seq {
             let before = self.commands.len();
-            self.node(node, &input, certain && !several);
+            if several {
+                self.plain = false;
+                self.apart(|walk| walk.node(node, &input, certain));
+                // The last one may run in the shell itself (lastpipe); what it sets is not known.
+                self.forget(node);
+            } else {
+                self.node(node, &input, certain);
+            }
             // What the next one reads is what this one says, where that is known.
             input = Stdin::of_output(self.commands.get(before..).unwrap_or_default());
         }
@@ -118,6 +144,7 @@ impl Walk {
         match node {
             Node::Simple(simple) => self.simple(simple, stdin, certain),
             Node::Compound(compound, redirects) => {
+                self.plain = false;
                 let (paths, input) = self.redirects(redirects.iter().flat_map(|list| &list.0));
                 let begun = self.commands.len();
                 self.compound(compound, input.as_ref().unwrap_or(stdin), certain);
@@ -136,11 +163,16 @@ impl Walk {
                 self.redirected(begun, paths);
             }
             Node::ExtendedTest(_) => {
-                // `[[ … ]]` runs nothing but the substitutions in its words, which are not taken apart here.
+                // `[[ … ]]` runs nothing but the substitutions in its words, which are not taken apart here, and what a
+                // number that it compares evaluates to.
                 let text = format!("{node}");
-                if text.contains("$(") || text.contains('`') {
-                    self.doubt("a test runs a command");
+                let compares = ["-eq", "-ne", "-lt", "-le", "-gt", "-ge"];
+                let numbers = text.split_whitespace().any(|word| compares.contains(&word));
+                let subscript = text.contains("-v ") && text.replace("[[", "").contains('[');
+                if text.contains("$(") || text.contains('`') || subscript || (numbers && text.contains('$')) {
+                    self.doubt("a test may run a command");
                 }
+                self.plain = false;
             }
         }
     }
@@ -156,11 +188,12 @@ impl Walk {
             }
             CompoundCommand::BraceGroup(group) => self.list(&group.list, stdin, certain),
             CompoundCommand::Subshell(subshell) => {
-                let variables = self.variables.clone();
-                self.list(&subshell.list, stdin, certain);
-                self.variables = variables;
+                self.apart(|walk| walk.list(&subshell.list, stdin, certain));
             }
             CompoundCommand::ForClause(clause) => {
+                if let Some(reason) = changes_what_runs(&clause.variable_name, None) {
+                    self.doubt(reason);
+                }
                 self.variables.insert(clause.variable_name.clone(), None);
                 for word in clause.values.iter().flatten() {
                     let expanded = self.expand(&word.value);
@@ -197,25 +230,24 @@ impl Walk {
     }
 
     fn arithmetic(&mut self, expression: &str) {
-        if expression.contains("$(") || expression.contains('`') || expression.contains('[') {
+        if !arithmetic_is_plain(expression, &self.variables) {
             self.doubt("an arithmetic expression may run a command");
         }
     }
 
     /// Expands a word, and looks into the substitutions it has.
-    fn expand(&mut self, written: &str) -> Option<String> {
+    pub(super) fn expand(&mut self, written: &str) -> Option<String> {
         let expanded = expand(written, &self.variables, &self.options);
         self.substituted(expanded)
     }
 
-    fn substituted(&mut self, expanded: Expanded) -> Option<String> {
+    pub(super) fn substituted(&mut self, expanded: Expanded) -> Option<String> {
         if expanded.opaque {
             self.doubt("a word of it is not understood");
         }
         for text in &expanded.substitutions {
-            let variables = self.variables.clone();
-            self.line(text, &Stdin::Inherited);
-            self.variables = variables;
+            self.plain = false;
+            self.apart(|walk| walk.line(text, &Stdin::Inherited));
         }
         expanded.text
     }
@@ -234,28 +266,53 @@ impl Walk {
         for item in simple.suffix.iter().flat_map(|suffix| &suffix.0) {
             self.item(item, &mut argv, &mut redirects, None);
         }
+        self.plain &= redirects.is_empty() && assignments.is_empty();
         let (paths, input) = self.redirects(redirects.iter());
+        let begun = self.commands.len();
         if argv.is_empty() {
             for (name, value) in assignments {
+                if let Some(reason) = changes_what_runs(&name, value.as_deref()) {
+                    self.doubt(reason);
+                }
                 let known = if certain { value } else { None };
                 self.variables.insert(name, known);
             }
             if !paths.is_empty() {
-                let begun = self.commands.len();
                 self.note("redirection", Effect::Read, None, &[]);
                 self.redirected(begun, paths);
+                self.locate(begun);
             }
             return;
         }
-        let changed =
-            assignments.iter().find_map(|(name, value)| run::changes_what_runs(name, value.as_deref()));
-        let begun = self.commands.len();
+        let changed = assignments.iter().find_map(|(name, value)| changes_what_runs(name, value.as_deref()));
+        variables::declared(self, &argv);
+        let moved = Folders::moved(&argv);
         let invocation = Invocation { argv, stdin: input.unwrap_or_else(|| stdin.clone()) };
         run::run(self, invocation);
         if let Some(reason) = changed {
             self.raise(begun, Effect::Unknown, reason);
         }
         self.redirected(begun, paths);
+        self.locate(begun);
+        if let Some(to) = moved {
+            self.folders.go(to, certain);
+        }
+    }
+
+    /// The paths of the commands since `begun` from where they begin.
+    fn locate(&mut self, begun: usize) {
+        for command in self.commands.iter_mut().skip(begun) {
+            self.folders.locate(&mut command.paths);
+        }
+    }
+
+    /// What a part of a pipeline may have set is not known any more.
+    fn forget(&mut self, node: &Node) {
+        if let Node::Simple(simple) = node
+            && simple.word_or_name.as_ref().is_some_and(|word| variables::declares(&word.value))
+        {
+            self.variables.clear();
+        }
     }
 
     fn item(
@@ -275,12 +332,18 @@ impl Walk {
                 }
                 // `export X=rm`, or an argument that looks like it: a variable all the same is not known any more.
                 None => {
-                    let (name, _) = self.assignment(assignment);
-                    if let Some(reason) = run::changes_what_runs(&name, None) {
+                    let (name, value) = self.assignment(assignment);
+                    if let Some(reason) = changes_what_runs(&name, value.as_deref()) {
                         self.doubt(reason);
                     }
+                    let program = argv.first().and_then(Option::as_deref);
+                    if program.is_some_and(variables::declares) {
+                        // Such a word is not split, whatever its value is.
+                        argv.push(Some(format!("{name}={}", value.unwrap_or_default())));
+                    } else {
+                        argv.push(expand(&word.value, &self.variables, &self.options).text);
+                    }
                     self.variables.insert(name, None);
-                    argv.push(expand(&word.value, &self.variables, &self.options).text);
                 }
             },
             CommandPrefixOrSuffixItem::ProcessSubstitution(kind, subshell) => {
@@ -290,10 +353,9 @@ impl Walk {
         }
     }
 
-    fn process_substitution(&mut self, _kind: &ProcessSubstitutionKind, list: &CompoundList) {
-        let variables = self.variables.clone();
-        self.list(list, &Stdin::Unknown, false);
-        self.variables = variables;
+    pub(super) fn process_substitution(&mut self, _kind: &ProcessSubstitutionKind, list: &CompoundList) {
+        self.plain = false;
+        self.apart(|walk| walk.list(list, &Stdin::Unknown, false));
     }
 
     fn assignment(&mut self, assignment: &Assignment) -> (String, Option<String>) {
@@ -305,6 +367,7 @@ impl Walk {
             }
         };
         let value = match &assignment.value {
+            AssignmentValue::Scalar(word) if name == "PATH" => self.expand(&variables::path(&word.value)),
             AssignmentValue::Scalar(word) => self.expand(&word.value),
             AssignmentValue::Array(items) => {
                 for (_, word) in items {
@@ -315,89 +378,6 @@ impl Walk {
         };
         let plain = matches!(assignment.name, AssignmentName::VariableName(_)) && !assignment.append;
         (name, value.filter(|_| plain))
-    }
-
-    /// What redirections read and write, and what stands on the input if one of them says.
-    fn redirects<'r>(
-        &mut self,
-        redirects: impl Iterator<Item = &'r IoRedirect>,
-    ) -> (Vec<PathUse>, Option<Stdin>) {
-        let mut paths = Vec::new();
-        let mut input = None;
-        for redirect in redirects {
-            match redirect {
-                IoRedirect::File(_, kind, target) => self.file(kind, target, &mut paths, &mut input),
-                IoRedirect::OutputAndError(word, _) => self.writes(word, &mut paths),
-                IoRedirect::HereDocument(_, document) => {
-                    let text = &document.doc.value;
-                    let text = if document.requires_expansion {
-                        let expanded = expand_heredoc(text, &self.variables, &self.options);
-                        self.substituted(expanded)
-                    } else {
-                        Some(text.clone())
-                    };
-                    input = Some(text.map_or(Stdin::Unknown, Stdin::Text));
-                }
-                IoRedirect::HereString(_, word) => {
-                    input = Some(self.expand(&word.value).map_or(Stdin::Unknown, Stdin::Text));
-                }
-            }
-        }
-        (paths, input)
-    }
-
-    fn file(
-        &mut self,
-        kind: &IoFileRedirectKind,
-        target: &IoFileRedirectTarget,
-        paths: &mut Vec<PathUse>,
-        input: &mut Option<Stdin>,
-    ) {
-        match (target, kind) {
-            (IoFileRedirectTarget::Filename(word), IoFileRedirectKind::Read) => {
-                let path = self.expand(&word.value);
-                *input = Some(Stdin::Unknown);
-                paths.extend(path.map(|path| PathUse { path, access: Access::Read }));
-            }
-            (IoFileRedirectTarget::Filename(word), _) => self.writes(word, paths),
-            (IoFileRedirectTarget::ProcessSubstitution(kind, subshell), _) => {
-                self.process_substitution(kind, &subshell.list);
-                *input = Some(Stdin::Unknown);
-            }
-            (IoFileRedirectTarget::Fd(_), _) => {}
-            // `>&word`: a number or a minus is a descriptor, anything else a file.
-            (IoFileRedirectTarget::Duplicate(word), _) => {
-                let text = self.expand(&word.value);
-                let descriptor = text
-                    .as_deref()
-                    .is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'));
-                if !descriptor {
-                    paths.push(PathUse { path: text.unwrap_or_default(), access: Access::Write });
-                }
-            }
-        }
-    }
-
-    fn writes(&mut self, word: &Word, paths: &mut Vec<PathUse>) {
-        // Where only the running shell knows the file, it is written all the same.
-        let path = self.expand(&word.value).unwrap_or_default();
-        if !SINKS.contains(&path.as_str()) {
-            paths.push(PathUse { path, access: Access::Write });
-        }
-    }
-
-    /// The commands since `begun` have these redirections around them.
-    fn redirected(&mut self, begun: usize, paths: Vec<PathUse>) {
-        if paths.is_empty() {
-            return;
-        }
-        if begun >= self.commands.len() {
-            self.note("redirection", Effect::Read, None, &[]);
-        }
-        for command in self.commands.iter_mut().skip(begun) {
-            reach(command, &paths);
-            command.paths.extend(paths.iter().cloned());
-        }
     }
 
     /// The commands since `begun` reach at least this far.
@@ -443,20 +423,6 @@ impl Walk {
             (None, Some(highest)) => (highest.effect, highest.reason.clone()),
             (None, None) => (Effect::Read, None),
         };
-        CommandLine { commands: self.commands, effect, reason, transfer: None }
-    }
-}
-
-/// Writing a file is a write, and some files rule the host.
-fn reach(command: &mut Command, paths: &[PathUse]) {
-    for path in paths.iter().filter(|path| path.access != Access::Read) {
-        let (effect, reason) = match sensitive(&path.path) {
-            Some(reason) => (Effect::Admin, Some(reason)),
-            None => (Effect::Write, None),
-        };
-        if command.effect < effect {
-            command.effect = effect;
-            command.reason = reason.map(str::to_owned).or_else(|| Some("writes a file".to_owned()));
-        }
+        CommandLine { commands: self.commands, effect, reason, opaque: self.opaque, transfer: None }
     }
 }

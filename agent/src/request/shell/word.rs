@@ -129,24 +129,43 @@ impl Expanded {
             }
             WordPiece::ParameterExpansion(parameter) => self.parameter(parameter, variables, quoted),
             WordPiece::ArithmeticExpression(expression) => {
-                self.nested(&expression.value);
+                self.opaque |= !arithmetic_is_plain(&expression.value, variables);
                 self.text = None;
             }
         }
     }
 
     fn parameter(&mut self, parameter: &ParameterExpr, variables: &Variables, quoted: bool) {
-        if let ParameterExpr::Parameter { parameter: Parameter::Named(name), indirect: false } = parameter
-            && let Some(Some(value)) = variables.get(name)
-        {
-            let one_word = quoted || !value.contains([' ', '\t', '\n', '*', '?', '[']);
-            if one_word && (quoted || !value.is_empty()) {
-                return self.push(&value.clone());
+        if let ParameterExpr::Parameter { parameter: Parameter::Named(name), indirect: false } = parameter {
+            match variables.get(name) {
+                Some(Some(value)) => {
+                    let one_word = quoted || !value.contains([' ', '\t', '\n', '*', '?', '[']);
+                    if one_word && (quoted || !value.is_empty()) {
+                        return self.push(&value.clone());
+                    }
+                }
+                // Where the account's home is, `~` says as well.
+                None if name == "HOME" => return self.push("~"),
+                Some(None) | None => {}
             }
         }
         self.text = None;
+        let debug = format!("{parameter:?}");
+        let plain = match parameter {
+            // What it holds is expanded once more, or it is set, or it is the name of another one.
+            ParameterExpr::Transform { .. } | ParameterExpr::AssignDefaultValues { .. } => false,
+            ParameterExpr::Substring { offset, length, .. } => {
+                arithmetic_is_plain(&offset.value, variables)
+                    && length.as_ref().is_none_or(|length| arithmetic_is_plain(&length.value, variables))
+            }
+            ParameterExpr::Parameter { parameter: Parameter::NamedWithIndex { index, .. }, .. } => {
+                arithmetic_is_plain(index, variables)
+            }
+            _ => !debug.contains("NamedWithIndex"),
+        };
+        self.opaque |= !plain || debug.contains("indirect: true");
         // `${x:-$(rm -rf /)}`: what stands in for a value may run something.
-        self.nested(&format!("{parameter:?}"));
+        self.nested(&debug);
     }
 
     /// A text that is not taken apart: a substitution in it could be anything.
@@ -155,6 +174,29 @@ impl Expanded {
             self.opaque = true;
         }
     }
+}
+
+/// Whether an arithmetic expression has nothing in it that is evaluated further: the value of a variable is an expression
+/// again, and an index in it may run a command (bash: Shell Arithmetic).
+pub(super) fn arithmetic_is_plain(expression: &str, variables: &Variables) -> bool {
+    const NUMBERS: [&str; 8] =
+        ["RANDOM", "SRANDOM", "SECONDS", "EPOCHSECONDS", "LINENO", "UID", "EUID", "PPID"];
+    if expression.contains(['`', '[', '\'', '"', '\\'])
+        || expression.contains("$(")
+        || expression.contains("$'")
+    {
+        return false;
+    }
+    expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty()).all(
+        |word| {
+            let number = word.starts_with(|c: char| c.is_ascii_digit());
+            let known = || variables.get(word).and_then(Option::as_deref);
+            number
+                || NUMBERS.contains(&word)
+                || known()
+                    .is_some_and(|value| !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()))
+        },
+    )
 }
 
 /// Inside backquotes a backslash before `$`, a backquote or a backslash is taken off (POSIX, 2.6.3).

@@ -1,6 +1,7 @@
 //! Programs that run other programs: sudo, env, xargs, ssh, shells and their like.
 
-use super::run::{Invocation, Stdin, changes_what_runs, run};
+use super::run::{Invocation, Stdin, run};
+use super::variables::changes_what_runs;
 use super::walk::Walk;
 use crate::request::Effect;
 
@@ -226,11 +227,42 @@ fn xargs(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>])
     if rest.is_empty() {
         return walk.note("xargs", Effect::Read, None, argv);
     }
-    // What it adds, nobody here knows.
-    let mut with_more: Vec<Option<String>> =
-        rest.iter().map(|word| word.clone().filter(|word| !word.contains("{}") && word != "%")).collect();
+    let options = arguments.get(..arguments.len() - rest.len()).unwrap_or_default();
+    let Some(replaced) = replaced(options) else {
+        return walk.note(
+            "xargs",
+            Effect::Unknown,
+            Some("its words are known to the running shell alone"),
+            argv,
+        );
+    };
+    // What it puts in and adds, nobody here knows.
+    let stays = |word: &String| !replaced.iter().any(|text| word.contains(text.as_str()));
+    let mut with_more: Vec<Option<String>> = rest.iter().map(|word| word.clone().filter(stays)).collect();
     with_more.push(None);
     inside(walk, "xargs", &with_more, &Stdin::Unknown);
+}
+
+/// Texts that xargs puts its input in the place of (`-I`, `-i`, `--replace`); `None` when nobody knows them.
+fn replaced(options: &[Option<String>]) -> Option<Vec<String>> {
+    let mut texts = vec!["{}".to_owned()];
+    let mut words = options.iter();
+    while let Some(word) = words.next() {
+        let word = word.as_deref()?;
+        if let Some(text) = word.strip_prefix("--replace=") {
+            texts.push(text.to_owned());
+        } else if !word.starts_with("--")
+            && let Some((_, text)) = word.split_once(['I', 'i'])
+        {
+            match text {
+                "" if word.contains('I') => texts.push(words.next()?.clone()?),
+                text => texts.push(text.to_owned()),
+            }
+        }
+    }
+    // `-i` alone, or an empty text, stands for the usual one.
+    texts.retain(|text| !text.is_empty());
+    Some(texts)
 }
 
 fn watch(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>], stdin: &Stdin) {

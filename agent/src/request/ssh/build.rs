@@ -4,14 +4,47 @@ use super::{Access, OperationKind, PathUse, SshOperation};
 use crate::request::shell::{self, Command, CommandLine, Transfer};
 use crate::request::{Effect, ObjectName};
 
+/// Programs that offer a shell, or take commands, to whoever types at their terminal: pagers, and what shows its output in one.
+const ON_A_TERMINAL: [&str; 16] = [
+    "less",
+    "zless",
+    "more",
+    "man",
+    "info",
+    "top",
+    "htop",
+    "iotop",
+    "git",
+    "journalctl",
+    "systemctl",
+    "loginctl",
+    "timedatectl",
+    "psql",
+    "mysql",
+    "mariadb",
+];
+
 /// A command line that the account's shell will run.
 #[must_use]
 pub fn exec(command: &[u8]) -> SshOperation {
+    exec_line(command, false)
+}
+
+/// The same on a pseudo-terminal, where some programs can be made to do more.
+#[must_use]
+pub fn exec_on_terminal(command: &[u8]) -> SshOperation {
+    exec_line(command, true)
+}
+
+fn exec_line(command: &[u8], terminal: bool) -> SshOperation {
     let text = String::from_utf8_lossy(command).into_owned();
-    let line = match std::str::from_utf8(command) {
+    let mut line = match std::str::from_utf8(command) {
         Ok(line) => shell::analyse(line),
         Err(_) => CommandLine::opaque("is not valid UTF-8"),
     };
+    if terminal {
+        on_a_terminal(&mut line);
+    }
     SshOperation {
         kind: OperationKind::Exec,
         effect: line.effect,
@@ -20,6 +53,21 @@ pub fn exec(command: &[u8]) -> SshOperation {
         command_line: Some(line),
         paths: Vec::new(),
         target: None,
+    }
+}
+
+/// Of programs that take commands from a terminal, nobody knows what is typed there.
+fn on_a_terminal(line: &mut CommandLine) {
+    const REASON: &str = "it takes commands from its terminal";
+    for command in &mut line.commands {
+        let offers = command.program.as_deref().is_some_and(|program| ON_A_TERMINAL.contains(&program));
+        let says_no = |word: &str| matches!(word, "--no-pager" | "-b" | "--batch");
+        if offers && !command.arguments.iter().flatten().any(|word| says_no(word)) {
+            command.effect = Effect::Unknown;
+            command.reason = Some(REASON.to_owned());
+            line.effect = Effect::Unknown;
+            line.reason.get_or_insert_with(|| REASON.to_owned());
+        }
     }
 }
 
@@ -128,6 +176,37 @@ impl Transfer {
             }
             Self::GitReceivePack { repository } => all(std::slice::from_ref(repository), Access::Write),
             Self::SftpServer => Vec::new(),
+        }
+    }
+}
+
+/// Whether a variable may be handed to a shell: a value that is evaluated, as arithmetic does, must not run anything.
+#[must_use]
+pub fn variable_is_plain(value: &str) -> bool {
+    !value.contains("$(") && !value.contains('`') && !value.contains("<(")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pager_on_a_terminal_can_do_anything() {
+        for line in ["less /var/log/syslog", "git log", "ls; systemctl status x", "sudo journalctl -u x"] {
+            assert_eq!(exec(line.as_bytes()).effect, Effect::Read, "{line}");
+            assert_eq!(exec_on_terminal(line.as_bytes()).effect, Effect::Unknown, "{line}");
+        }
+        for line in ["git --no-pager log", "ls -la", "top -b -n 1"] {
+            assert_eq!(exec_on_terminal(line.as_bytes()).effect, Effect::Read, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_could_run_something_is_told() {
+        assert!(variable_is_plain("C.UTF-8"));
+        assert!(variable_is_plain("$HOME"));
+        for value in ["a[$(id)]", "`id`", "x<(id)"] {
+            assert!(!variable_is_plain(value), "{value}");
         }
     }
 }

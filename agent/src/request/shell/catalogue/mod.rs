@@ -46,7 +46,10 @@ struct Rule {
     read_if: Vec<String>,
     read_without_operands: bool,
     only_if_alone: bool,
+    read_if_only: bool,
     last_word: BTreeMap<String, Effect>,
+    operand_with: BTreeMap<String, Effect>,
+    plus: Option<Effect>,
 }
 
 /// How far, where nothing is written: what is not known is feared.
@@ -68,6 +71,8 @@ enum Operands {
     Write,
     Remove,
     LastWrite,
+    /// All but the first, which is a mode or an owner.
+    RestWrite,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -126,6 +131,16 @@ pub(super) fn look_up(program: &str, arguments: &[Option<String>]) -> Option<Kno
     }
     for raise in &rule.raise {
         raise.apply(&words, &mut known);
+    }
+    if let Some(plus) = rule.plus
+        && words.options.iter().any(|option| option.starts_with('+'))
+    {
+        known.effect = known.effect.max(plus);
+    }
+    let writes = rule.paths.is_some_and(|what| what != Operands::Read);
+    if words.dynamic && writes && known.effect < Effect::Admin {
+        known.effect = Effect::Admin;
+        known.reason = Some("a file that it changes is known to the running shell alone");
     }
     let could_be_more = words.dynamic && known.effect < Effect::Unknown;
     if could_be_more && let Some(worst) = rule.raise.iter().map(|raise| raise.effect).max() {
@@ -212,16 +227,17 @@ fn is_option(given: &str, option: &str) -> bool {
             !given.starts_with("--") && given.strip_prefix('-').is_some_and(|given| given.contains(letter))
         }
         // `-out`: openssl and its like.
-        (Some(_) | None, _) => given.starts_with(option),
+        (Some(_) | None, _) => given.strip_prefix(option).is_some_and(|rest| rest.starts_with('=')),
     }
 }
 
 impl Rule {
+    /// The longest name that fits, with the options between its words and without.
     fn find_sub(&self, words: &Words<'_>) -> (String, Option<&Sub>) {
-        for list in [&words.after_globals, &words.operands] {
-            for length in (1..=SUB_WORDS_MAX.min(list.len())).rev() {
+        for length in (1..=SUB_WORDS_MAX).rev() {
+            for list in [&words.after_globals, &words.operands] {
                 let name = list.iter().take(length).copied().collect::<Vec<_>>().join(" ");
-                if let Some(sub) = self.sub.get(&name) {
+                if let Some(sub) = self.sub.get(&name).filter(|_| list.len() >= length) {
                     return (name, Some(sub));
                 }
             }
@@ -256,38 +272,70 @@ impl Rule {
     }
 
     fn apply(&self, words: &Words<'_>, known: &mut Known) {
+        if !words.dynamic && self.asks_to_look(words) {
+            known.effect = Effect::Read;
+        }
+        if self.read_without_operands && words.count == 0 {
+            known.effect = Effect::Read;
+        }
+        if let [_, last] = words.operands.as_slice()
+            && let Some(effect) = self.last_word.get(*last)
+        {
+            known.effect = *effect;
+        }
+        for (text, effect) in &self.operand_with {
+            if words.operands.iter().any(|word| word.contains(text)) {
+                known.effect = known.effect.max(*effect);
+            }
+        }
         if self.operands_max.is_some_and(|max| words.operands.len() > max) {
             known.effect = self.effect_operands.unwrap_or(Effect::Write);
             if let Some(kind) = &self.kind_operands {
                 known.kind.clone_from(kind);
             }
         }
-        let alone = !self.only_if_alone || words.count == 1;
-        let asked =
-            self.read_if.iter().any(|option| words.has(option) || words.operands.contains(&option.as_str()));
-        if alone && asked && !words.dynamic {
-            known.effect = Effect::Read;
+    }
+
+    /// Whether an option says that nothing is changed.
+    fn asks_to_look(&self, words: &Words<'_>) -> bool {
+        let known = |word: &str| self.read_if.iter().any(|option| option == word);
+        if self.only_if_alone {
+            // The whole line is that word: in a cluster of letters others could hide.
+            return words.count == 1 && words.options.iter().chain(&words.operands).all(|word| known(word));
         }
-        if self.read_without_operands && words.count == 0 {
-            known.effect = Effect::Read;
+        if self.read_if_only {
+            return !words.options.is_empty() && words.options.iter().all(|word| known(word));
         }
-        if let Some(effect) = words.operands.last().and_then(|word| self.last_word.get(*word)) {
-            known.effect = *effect;
-        }
+        self.read_if.iter().any(|option| words.has(option) || words.operands.contains(&option.as_str()))
     }
 
     fn paths(&self, words: &Words<'_>) -> Vec<PathUse> {
         let Some(what) = self.paths else { return Vec::new() };
         let last = words.operands.len().saturating_sub(1);
+        // `cp -t FOLDER FILE`: what is written does not come last.
+        let target = words.has("-t") || words.has("--target-directory");
+        let referenced = words.has("--reference");
         let access = |index| match what {
             Operands::Read => Access::Read,
             Operands::Write => Access::Write,
             Operands::Remove => Access::Remove,
-            Operands::LastWrite if index == last => Access::Write,
+            Operands::LastWrite if index == last || target => Access::Write,
             Operands::LastWrite => Access::Read,
+            Operands::RestWrite => Access::Write,
         };
-        let operands = words.operands.iter().enumerate();
-        operands.map(|(index, path)| PathUse { path: (*path).to_owned(), access: access(index) }).collect()
+        let skipped = usize::from(what == Operands::RestWrite && !referenced);
+        let operands = words.operands.iter().enumerate().skip(skipped);
+        let operands =
+            operands.map(|(index, path)| PathUse { path: (*path).to_owned(), access: access(index) });
+        let attached =
+            words.options.iter().filter(|_| target && what != Operands::Read).filter_map(|option| {
+                let path = match option.split_once('=') {
+                    Some((_, path)) => path,
+                    None => option.split_once('t').filter(|_| !option.starts_with("--"))?.1,
+                };
+                (!path.is_empty()).then(|| PathUse { path: path.to_owned(), access: Access::Write })
+            });
+        operands.chain(attached).collect()
     }
 }
 
@@ -360,7 +408,7 @@ mod tests {
     #[test]
     fn what_nobody_knows_is_feared() {
         let known = look_up("rm", &[None]).unwrap();
-        assert_eq!(known.effect, Effect::Ddl);
+        assert_eq!(known.effect, Effect::Admin);
         assert_eq!(look_up("git", &[None]).unwrap().effect, Effect::Unknown);
         assert_eq!(look_up("cat", &[None]).unwrap().effect, Effect::Read);
     }
