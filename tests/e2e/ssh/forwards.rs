@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use harness::process;
 
-use super::{ALLOW, daemon, server};
+use super::{daemon, server};
 
 #[test]
 fn a_forward_is_refused_unless_a_rule_names_where_it_leads() {
@@ -26,7 +26,9 @@ fn a_forward_is_refused_unless_a_rule_names_where_it_leads() {
     assert!(out.stdout.starts_with(b"SSH-2.0-OpenSSH"), "{}", allowed.log());
 
     // Nobody listens there: that is said, and other channels of the connection go on.
-    let open = daemon(ALLOW);
+    let open = daemon(
+        "[[guard]]\nname = \"anywhere\"\non = \"ssh\"\noperation = [\"direct-tcpip\"]\naction = \"allow\"\n",
+    );
     let mut run = server().ssh(&open, &["-W", "127.0.0.1:1"], &[]).unwrap();
     run.stdin(Stdio::null());
     let seen = process::finish(&mut run).unwrap();

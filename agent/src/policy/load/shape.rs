@@ -2,9 +2,9 @@
 
 use super::table::{List, key, table};
 use super::value::{
-    AbsolutePath, Act, Approver, ByteSize, CgroupGlob, CredentialName, FieldGlob, HeaderPattern, Hint,
-    HoldTime, HostGlob, HostKey, HostName, HostPort, HttpMethod, KindGlob, Name, NameGlob, PathGlob,
-    QueryPattern, RuleName, Slug, SshMethod, UnitGlob, Version,
+    AbsolutePath, Act, Approver, ByteSize, CgroupGlob, CommandGlob, CredentialName, FieldGlob, Folder,
+    HeaderPattern, Hint, HoldTime, HostGlob, HostKey, HostName, HostPort, HttpMethod, KindGlob, Name,
+    NameGlob, PathGlob, QueryPattern, RuleName, Slug, SshMethod, UnitGlob, Version,
 };
 use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
@@ -94,7 +94,8 @@ table! {
 table! {
     /// What clients of an SSH connection may have beside commands and files.
     struct SshTable in "ssh" {
-        /// Interactive shells: deny (unless written), or record, where guards decide and all of it is recorded.
+        /// Interactive shells: deny (unless written); record, where guards decide on the shell and all of it is recorded;
+        /// line-guard, where what is typed is judged line by line as well, which is no boundary.
         optional interactive: Interactive,
         /// true: the agent's authentication agent may be used from the server. false unless written.
         optional agent_forwarding: bool,
@@ -102,6 +103,11 @@ table! {
         optional x11: bool,
         /// Globs over names of environment variables that are passed on; LANG, LC_*, TERM, COLORTERM and GIT_PROTOCOL unless written.
         optional env: List<NameGlob>,
+        /// Where the account's relative paths and ~ begin, such as "/home/deploy". Without it, a relative path matches no
+        /// absolute file of an allow guard.
+        optional home: Folder,
+        /// Name of a file in the credentials folder: clients must give what is in it as their password.
+        optional token: CredentialName,
     }
 }
 
@@ -197,8 +203,9 @@ table! {
         /// With ssh: globs over base names of programs. A line with several commands: an allow guard needs each of them to
         /// match, another needs one.
         optional program: List<NameGlob>,
-        /// With ssh: globs over program and arguments joined by single blanks, such as "git push*".
-        optional command: List<NameGlob>,
+        /// With ssh: globs over program and arguments joined by single blanks, such as "git push*". In an allow guard every
+        /// option has to be written out, and so has sudo ("sudo systemctl reload nginx").
+        optional command: List<CommandGlob>,
         /// With ssh: globs over paths of the server, such as "/etc/**".
         optional file: List<PathGlob>,
         /// With ssh: what is done with such a path: read, write, remove.
@@ -239,6 +246,8 @@ table! {
         optional form: List<NameGlob>,
         /// With http: response (the default) or request, so that secrets do not leave.
         optional direction: MaskDirection,
+        /// With ssh and detect: true masks files that are downloaded as well. Their lengths stay, so secrets become asterisks.
+        optional downloads: bool,
         /// How a value is rewritten: redact, partial, hash, null.
         required with: Method,
         /// Names of connections it is for. Without it, all.
@@ -285,5 +294,10 @@ table! {
         optional durable: List<Effect>,
         /// Masked result kept per statement, and of an HTTP body in each direction, such as "16MiB".
         optional result_bytes: ByteSize,
+        /// With ssh: true keeps the content of transferred files, within result_bytes each. false unless written; size and
+        /// SHA-256 are always kept.
+        optional files: bool,
+        /// With ssh: true keeps what is typed at a terminal, which may be a password. false unless written.
+        optional typed: bool,
     }
 }

@@ -17,7 +17,9 @@ pub use http::{
     ClientTls, HttpWhen, INLINE_TIME_DEFAULT, INSPECT_BYTES_DEFAULT, INSPECT_BYTES_LIMIT, Injection,
     MaskDirection, Uninspected,
 };
-pub use ssh::{ENV_DEFAULT, Interactive, SshAuth, SshRules, SshUpstream, SshWhen, VALIDITY_DEFAULT};
+pub use ssh::{
+    CommandPattern, ENV_DEFAULT, Interactive, SshAuth, SshRules, SshUpstream, SshWhen, VALIDITY_DEFAULT,
+};
 
 /// Identifies the exact text a decision was made under: SHA-256 of the file's bytes, first 16 hex digits.
 pub type PolicyVersion = String;
@@ -290,6 +292,8 @@ pub struct MaskRule {
     pub what: MaskTarget,
     /// `direction =`, for HTTP.
     pub direction: MaskDirection,
+    /// `downloads =`: also files that come over SFTP and scp.
+    pub downloads: bool,
     /// `with =`.
     pub with: Method,
     /// `connections = [...]`; empty is all.
@@ -358,6 +362,10 @@ pub struct RecordRules {
     pub durable: Vec<Effect>,
     /// Masked result bytes kept per statement; beyond it the record says how much was left out.
     pub result_bytes_max: u64,
+    /// `files =`: whether the content of transferred files is kept, within as many bytes each.
+    pub files: bool,
+    /// `typed =`: whether what is typed at a terminal is kept.
+    pub typed: bool,
 }
 
 /// What policy says of one operation. The caller must act on every variant.

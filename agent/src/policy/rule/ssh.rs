@@ -65,12 +65,23 @@ pub struct SshRules {
     pub x11: bool,
     /// `env =`: globs over names of variables that are passed on.
     pub env: Vec<GlobMatcher>,
+    /// `home =`: where the account's relative paths and `~` begin; absolute, without `.` and `..`.
+    pub home: Option<String>,
+    /// `token =`: name of a credential that clients must give as their password.
+    pub token: Option<String>,
 }
 
 impl Default for SshRules {
     fn default() -> Self {
         let env = ENV_DEFAULT.iter().filter_map(|name| Some(Glob::new(name).ok()?.compile_matcher()));
-        Self { interactive: Interactive::Deny, agent_forwarding: false, x11: false, env: env.collect() }
+        Self {
+            interactive: Interactive::Deny,
+            agent_forwarding: false,
+            x11: false,
+            env: env.collect(),
+            home: None,
+            token: None,
+        }
     }
 }
 
@@ -89,6 +100,52 @@ pub enum Interactive {
     Deny,
     /// Guards decide on the shell; without one it is allowed. All of it is recorded.
     Record,
+    /// The same, and what is typed is judged line by line. No boundary: an editor, a nested program or a trick of the line's own
+    /// editor can run what was never shown.
+    LineGuard,
+}
+
+/// `command =`: a glob over a program and its arguments, joined by single blanks.
+#[derive(Clone, Debug)]
+pub struct CommandPattern {
+    whole: GlobMatcher,
+    /// Its words that begin with a minus.
+    options: Vec<GlobMatcher>,
+}
+
+impl CommandPattern {
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// It is no glob.
+    pub fn new(text: &str) -> Result<Self, globset::Error> {
+        let options = text.split(' ').filter(|word| word.starts_with('-'));
+        let options = options.map(|word| Ok(Glob::new(word)?.compile_matcher())).collect::<Result<_, _>>()?;
+        Ok(Self { whole: Glob::new(text)?.compile_matcher(), options })
+    }
+
+    /// Whether it matches a program and its arguments.
+    #[must_use]
+    pub fn is_match(&self, line: &str) -> bool {
+        self.whole.is_match(line)
+    }
+
+    /// Whether it has this option written out.
+    #[must_use]
+    pub fn has_option(&self, option: &str) -> bool {
+        self.options.iter().any(|glob| glob.is_match(option))
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.whole.glob().glob()
+    }
+
+    /// Its words.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        self.text().split(' ')
+    }
 }
 
 /// Conditions that only SSH operations have. An empty list does not constrain.
@@ -99,7 +156,7 @@ pub struct SshWhen {
     /// `program = ["rm"]`: globs over base names of programs.
     pub programs: Vec<GlobMatcher>,
     /// `command = ["git push*"]`: globs over program and arguments, joined by single blanks.
-    pub commands: Vec<GlobMatcher>,
+    pub commands: Vec<CommandPattern>,
     /// `file = ["/etc/**"]`: globs over paths of the server.
     pub files: Vec<GlobMatcher>,
     /// `access = ["write"]`: what is done with them.

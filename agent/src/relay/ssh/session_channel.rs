@@ -14,7 +14,6 @@ use super::pump::{self, Join};
 use super::refusal::Refusal;
 use crate::flow::Side;
 use crate::gate::{Denial, Permit};
-use crate::policy::rule::Interactive;
 use crate::request::ssh::{self, SshOperation};
 use crate::upstream::ssh::MESSAGES_MAX;
 
@@ -114,7 +113,7 @@ async fn permitted(
     operation: &SshOperation,
     client: &mut ClientChannel,
 ) -> Result<Permit, Refused> {
-    if let Err(denial) = possible(connection, asked) {
+    if let Err(denial) = possible(asked) {
         hold::refused(connection, number, operation, &denial);
         return Err(Refused::Told(Refusal::denied(&denial)));
     }
@@ -155,20 +154,13 @@ impl Notice<'_> {
 pub(super) const STDERR: u32 = 1;
 
 /// What no rule can allow.
-fn possible(connection: &Connection, asked: &Asked) -> Result<(), Denial> {
+fn possible(asked: &Asked) -> Result<(), Denial> {
     match &asked.what {
         What::Exec(command) if command.len() > COMMAND_BYTES_MAX => Err(Denial::new(
             Side::Client,
             format!("the command line has {} bytes, more than {COMMAND_BYTES_MAX}", command.len()),
             "send a script by scp, or on standard input",
         )),
-        What::Shell if connection.admission.connection().ssh.interactive == Interactive::Deny => {
-            Err(Denial::new(
-                Side::Policy,
-                "the policy allows no interactive shell on this connection",
-                "give the command on the command line: ssh HOST COMMAND",
-            ))
-        }
         What::Exec(_) | What::Shell | What::Subsystem(_) => Ok(()),
     }
 }

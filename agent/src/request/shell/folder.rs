@@ -57,9 +57,9 @@ impl Folders {
         })
     }
 
-    /// A command leads there; not `certain` when it may not have run.
-    pub(super) fn go(&mut self, to: To, certain: bool) {
-        let led: Vec<Option<String>> = match to {
+    /// A command leads there, and what follows runs only if it did.
+    pub(super) fn go(&mut self, to: To) {
+        self.possible = match to {
             To::Somewhere => {
                 self.anywhere = true;
                 return;
@@ -69,15 +69,17 @@ impl Folders {
                 self.possible.iter().map(|from| Some(joined(from.as_deref(), &folder))).collect()
             }
         };
-        if certain {
-            // A `cd` that fails stays where it was, but then the next command is the caller's own mistake.
-            self.anywhere &= led.iter().flatten().any(|folder| !folder.starts_with('/'));
-            self.possible = led;
-        } else {
-            self.possible.extend(led);
+        self.anywhere &= self.possible.iter().flatten().any(|folder| !folder.starts_with('/'));
+    }
+
+    /// It may also be one of these: where something before may have failed, or may not have run.
+    pub(super) fn or(&mut self, others: &Self) {
+        for other in &others.possible {
+            if !self.possible.contains(other) {
+                self.possible.push(other.clone());
+            }
         }
-        self.possible.dedup();
-        self.anywhere |= self.possible.len() > FOLDERS_MAX;
+        self.anywhere |= others.anywhere || self.possible.len() > FOLDERS_MAX;
         self.possible.truncate(FOLDERS_MAX);
     }
 
@@ -130,16 +132,19 @@ mod tests {
     fn paths_begin_where_cd_leads() {
         let mut folders = Folders::default();
         assert_eq!(located(&folders, "x"), ["x"]);
-        folders.go(To::Folder("/etc".to_owned()), true);
-        folders.go(To::Folder("ssh".to_owned()), true);
+        folders.go(To::Folder("/etc".to_owned()));
+        folders.go(To::Folder("ssh".to_owned()));
         assert_eq!(located(&folders, "x"), ["/etc/ssh/x"]);
         assert_eq!(located(&folders, "../x"), ["/etc/x"]);
         assert_eq!(located(&folders, "/x"), ["/x"]);
-        folders.go(To::Folder("/tmp".to_owned()), false);
-        assert_eq!(located(&folders, "x"), ["/etc/ssh/x", "/tmp/x"]);
-        folders.go(To::Somewhere, false);
-        assert_eq!(located(&folders, "x"), ["/etc/ssh/x", "/tmp/x", ""]);
-        folders.go(To::Home, true);
+        let before = folders.clone();
+        folders.go(To::Folder("/tmp".to_owned()));
+        assert_eq!(located(&folders, "x"), ["/tmp/x"]);
+        folders.or(&before);
+        assert_eq!(located(&folders, "x"), ["/tmp/x", "/etc/ssh/x"]);
+        folders.go(To::Somewhere);
+        assert_eq!(located(&folders, "x"), ["/tmp/x", "/etc/ssh/x", ""]);
+        folders.go(To::Home);
         assert_eq!(located(&folders, "x"), ["x"]);
     }
 

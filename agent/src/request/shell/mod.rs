@@ -16,6 +16,8 @@ mod walk;
 mod word;
 mod wrappers;
 
+pub(in crate::request) use wrappers::SHELL;
+
 /// A command line, understood as far as its text allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {

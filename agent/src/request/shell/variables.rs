@@ -75,84 +75,90 @@ fn is_typed(program: &str) -> bool {
     matches!(program, "declare" | "typeset" | "local")
 }
 
+/// Variables that name programs, files that are run or read as settings, or libraries.
+const CHANGING: [&str; 54] = [
+    "BASH_ENV",
+    "PSQLRC",
+    "PSQL_EDITOR",
+    "ENV",
+    "SHELLOPTS",
+    "BASHOPTS",
+    "PS4",
+    "PROMPT_COMMAND",
+    "IFS",
+    "CDPATH",
+    "PERL5OPT",
+    "PERL5LIB",
+    "PYTHONSTARTUP",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "RUBYOPT",
+    "RUBYLIB",
+    "NODE_OPTIONS",
+    "JAVA_TOOL_OPTIONS",
+    "GCONV_PATH",
+    "TERMINFO",
+    "LESSOPEN",
+    "LESSCLOSE",
+    "RSYNC_RSH",
+    "SSH_ASKPASS",
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
+    "GIT_EXTERNAL_DIFF",
+    "GIT_PROXY_COMMAND",
+    "GIT_EXEC_PATH",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_CONFIG_GLOBAL",
+    "GIT_CONFIG_COUNT",
+    "KUBECTL_EXTERNAL_DIFF",
+    "KUBE_EDITOR",
+    "HELM_PLUGINS",
+    "DOCKER_CONFIG",
+    "RIPGREP_CONFIG_PATH",
+    "PGSERVICEFILE",
+    "PGSYSCONFDIR",
+    "OPENSSL_CONF",
+    "OPENSSL_MODULES",
+    "OPENSSL_ENGINES",
+    "MAKEFLAGS",
+    "MAKEFILES",
+    "XDG_CONFIG_HOME",
+    "HOME",
+    "GIT_DIR",
+    "LESS",
+    "LESSKEYIN",
+    "LESSKEY",
+    "ZDOTDIR",
+    "INPUTRC",
+    "TAR_OPTIONS",
+];
+
+/// Variables that name a program that shows or edits text.
+const PROGRAMS: [&str; 11] = [
+    "PAGER",
+    "GIT_PAGER",
+    "MANPAGER",
+    "SYSTEMD_PAGER",
+    "PSQL_PAGER",
+    "EDITOR",
+    "VISUAL",
+    "GIT_EDITOR",
+    "GIT_SEQUENCE_EDITOR",
+    "BAT_PAGER",
+    "BROWSER",
+];
+
 /// Why a variable changes which program runs, or what it runs; `None` for one that does not.
 pub(super) fn changes_what_runs(name: &str, value: Option<&str>) -> Option<&'static str> {
     const REASON: &str = "a variable changes what is run";
     let quiet =
-        value.is_some_and(|value| value.is_empty() || ["cat", "less", "more", "true"].contains(&value));
-    match name {
-        "PATH" => {
-            let standard = value.is_some_and(|value| {
-                value.split(':').all(|part| PROGRAM_FOLDERS.contains(&part) || part == "/snap/bin")
-            });
-            (!standard).then_some(REASON)
-        }
-        "BASH_ENV"
-        | "PSQLRC"
-        | "PSQL_EDITOR"
-        | "ENV"
-        | "SHELLOPTS"
-        | "BASHOPTS"
-        | "PS4"
-        | "PROMPT_COMMAND"
-        | "IFS"
-        | "CDPATH"
-        | "PERL5OPT"
-        | "PERL5LIB"
-        | "PYTHONSTARTUP"
-        | "PYTHONPATH"
-        | "PYTHONHOME"
-        | "RUBYOPT"
-        | "RUBYLIB"
-        | "NODE_OPTIONS"
-        | "JAVA_TOOL_OPTIONS"
-        | "GCONV_PATH"
-        | "TERMINFO"
-        | "LESSOPEN"
-        | "LESSCLOSE"
-        | "RSYNC_RSH"
-        | "SSH_ASKPASS"
-        | "GIT_SSH"
-        | "GIT_SSH_COMMAND"
-        | "GIT_EXTERNAL_DIFF"
-        | "GIT_PROXY_COMMAND"
-        | "GIT_EXEC_PATH"
-        | "GIT_CONFIG_PARAMETERS"
-        | "GIT_CONFIG_GLOBAL"
-        | "GIT_CONFIG_COUNT"
-        | "KUBECTL_EXTERNAL_DIFF"
-        | "KUBE_EDITOR"
-        | "HELM_PLUGINS"
-        | "DOCKER_CONFIG"
-        | "RIPGREP_CONFIG_PATH"
-        | "PGSERVICEFILE"
-        | "PGSYSCONFDIR"
-        | "OPENSSL_CONF"
-        | "OPENSSL_MODULES"
-        | "OPENSSL_ENGINES"
-        | "MAKEFLAGS"
-        | "MAKEFILES"
-        | "XDG_CONFIG_HOME"
-        | "HOME"
-        | "GIT_DIR"
-        | "LESS"
-        | "LESSKEYIN"
-        | "LESSKEY"
-        | "ZDOTDIR"
-        | "INPUTRC"
-        | "TAR_OPTIONS" => Some(REASON),
-        "PAGER"
-        | "GIT_PAGER"
-        | "MANPAGER"
-        | "SYSTEMD_PAGER"
-        | "PSQL_PAGER"
-        | "EDITOR"
-        | "VISUAL"
-        | "GIT_EDITOR"
-        | "GIT_SEQUENCE_EDITOR"
-        | "BAT_PAGER"
-        | "BROWSER" => (!quiet).then_some(REASON),
-        _ if name.starts_with("LD_") || name.starts_with("BASH_FUNC_") => Some(REASON),
-        _ => None,
-    }
+        || value.is_some_and(|value| value.is_empty() || ["cat", "less", "more", "true"].contains(&value));
+    let standard =
+        |value: &str| value.split(':').all(|part| PROGRAM_FOLDERS.contains(&part) || part == "/snap/bin");
+    let changes = match name {
+        "PATH" => !value.is_some_and(standard),
+        _ if PROGRAMS.contains(&name) => !quiet(),
+        _ => CHANGING.contains(&name) || name.starts_with("LD_") || name.starts_with("BASH_FUNC_"),
+    };
+    changes.then_some(REASON)
 }

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use brush_parser::ast::{
-    AndOrList, Assignment, AssignmentName, AssignmentValue, Command as Node, CommandPrefixOrSuffixItem,
-    CompoundCommand, CompoundList, IoRedirect, Pipeline, ProcessSubstitutionKind, SeparatorOperator,
-    SimpleCommand,
+    AndOr, AndOrList, Assignment, AssignmentName, AssignmentValue, Command as Node,
+    CommandPrefixOrSuffixItem, CompoundCommand, CompoundList, IoRedirect, Pipeline, ProcessSubstitutionKind,
+    SeparatorOperator, SimpleCommand,
 };
 use brush_parser::{Parser, ParserOptions, SourceInfo};
 
@@ -112,11 +112,20 @@ impl Walk {
     }
 
     fn and_or(&mut self, list: &AndOrList, stdin: &Stdin, certain: bool) {
+        let begun = self.folders.clone();
         self.pipeline(&list.first, stdin, certain);
         for next in &list.additional {
-            let (brush_parser::ast::AndOr::And(pipeline) | brush_parser::ast::AndOr::Or(pipeline)) = next;
-            self.pipeline(pipeline, stdin, false);
+            match next {
+                // It runs where what came before has led.
+                AndOr::And(pipeline) => self.pipeline(pipeline, stdin, false),
+                AndOr::Or(pipeline) => {
+                    self.folders.or(&begun);
+                    self.pipeline(pipeline, stdin, false);
+                }
+            }
         }
+        // Any of it may have failed.
+        self.folders.or(&begun);
     }
 
     fn pipeline(&mut self, pipeline: &Pipeline, stdin: &Stdin, certain: bool) {
@@ -295,7 +304,7 @@ impl Walk {
         self.redirected(begun, paths);
         self.locate(begun);
         if let Some(to) = moved {
-            self.folders.go(to, certain);
+            self.folders.go(to);
         }
     }
 

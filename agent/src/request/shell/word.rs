@@ -135,6 +135,10 @@ impl Expanded {
         }
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "every other expansion takes a value as it is, or counts it"
+    )]
     fn parameter(&mut self, parameter: &ParameterExpr, variables: &Variables, quoted: bool) {
         if let ParameterExpr::Parameter { parameter: Parameter::Named(name), indirect: false } = parameter {
             match variables.get(name) {

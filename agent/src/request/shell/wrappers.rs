@@ -8,6 +8,9 @@ use crate::request::Effect;
 /// Shells whose syntax is looked into.
 const SHELLS: [&str; 6] = ["sh", "bash", "dash", "ash", "ksh", "zsh"];
 
+/// Kind of a command that is a shell which runs what the client sends.
+pub(in crate::request) const SHELL: &str = "shell";
+
 /// Programs that run what their own words say. `false` when this is none.
 pub(super) fn wrapper(
     walk: &mut Walk,
@@ -139,16 +142,41 @@ fn sudo(
     if has(&["-e", "--edit"]) {
         return walk.note("sudoedit", Effect::Admin, Some("edits a file as another user"), argv);
     }
+    let options = arguments.get(..arguments.len() - rest.len()).unwrap_or_default();
+    if options.iter().any(|word| word.is_none())
+        || has(&["-R", "--chroot", "-s", "--shell"]) && !rest.is_empty()
+    {
+        return walk.note(program, Effect::Unknown, Some("an option of it changes what is run"), argv);
+    }
     if rest.is_empty() {
         let looks = has(&["-l", "-v", "-k", "-K", "-V", "--list", "--version"]);
-        let (effect, reason) =
-            if looks { (Effect::Read, None) } else { (Effect::Unknown, Some("a shell of another user")) };
-        return walk.note(program, effect, reason, argv);
+        return if looks {
+            walk.note(program, Effect::Read, None, argv);
+        } else {
+            walk.note(SHELL, Effect::Unknown, Some("a shell of another user"), argv);
+        };
     }
-    inside(walk, program, rest, stdin);
+    inside(walk, &as_user(program, options), rest, stdin);
     if let Some(reason) = changed {
         walk.raise(begun, Effect::Unknown, reason);
     }
+}
+
+/// `sudo`, or `sudo -u USER`.
+fn as_user(program: &str, options: &[Option<String>]) -> String {
+    let mut words = options.iter().flatten();
+    while let Some(word) = words.next() {
+        let attached =
+            word.strip_prefix("-u").or_else(|| word.strip_prefix("--user=")).filter(|user| !user.is_empty());
+        let user = match word.as_str() {
+            "-u" | "--user" => words.next().map(String::as_str),
+            _ => attached,
+        };
+        if let Some(user) = user {
+            return format!("{program} -u {user}");
+        }
+    }
+    program.to_owned()
 }
 
 fn env(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>], stdin: &Stdin) {
@@ -204,7 +232,7 @@ fn su(walk: &mut Walk, program: &str, arguments: &[Option<String>], argv: &[Opti
         None if program == "runuser" && arguments.iter().flatten().any(|word| word == "-u") => {
             inside(walk, program, after_options(arguments, &["-u", "--user"], 0), &Stdin::Inherited);
         }
-        None => walk.note(program, Effect::Unknown, Some("a shell of another user"), argv),
+        None => walk.note(SHELL, Effect::Unknown, Some("a shell of another user"), argv),
     }
 }
 
@@ -329,7 +357,7 @@ fn ssh(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
         Some([host, command @ ..]) if !command.is_empty() => {
             walk.nested(&command.join(" "), &format!("ssh {host}"), &Stdin::Inherited);
         }
-        Some(_) => walk.note("ssh", Effect::Unknown, Some("a shell on another host"), argv),
+        Some(_) => walk.note(SHELL, Effect::Unknown, Some("a shell on another host"), argv),
         None => {
             walk.note("ssh", Effect::Unknown, Some("its words are known to the running shell alone"), argv)
         }
@@ -411,9 +439,8 @@ fn shell(
         (true, Stdin::Fetched) => {
             walk.note("curl | sh", Effect::Unknown, Some("runs what it fetched from elsewhere"), argv);
         }
-        (true, Stdin::Inherited | Stdin::Unknown) => {
-            walk.note(program, Effect::Unknown, Some("runs what it reads"), argv);
-        }
+        (true, Stdin::Inherited) => walk.note(SHELL, Effect::Unknown, Some("runs what it reads"), argv),
+        (true, Stdin::Unknown) => walk.note(program, Effect::Unknown, Some("runs what it reads"), argv),
         (false, _) => walk.note(program, Effect::Unknown, Some("runs a file nobody looked into"), argv),
     }
 }

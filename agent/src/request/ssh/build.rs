@@ -1,7 +1,7 @@
 //! Operations as clients ask for them.
 
 use super::{Access, OperationKind, PathUse, SshOperation};
-use crate::request::shell::{self, Command, CommandLine, Transfer};
+use crate::request::shell::{self, Command, CommandLine, SHELL, Transfer};
 use crate::request::{Effect, ObjectName};
 
 /// Programs that offer a shell, or take commands, to whoever types at their terminal: pagers, and what shows its output in one.
@@ -30,10 +30,15 @@ pub fn exec(command: &[u8]) -> SshOperation {
     exec_line(command, false)
 }
 
-/// The same on a pseudo-terminal, where some programs can be made to do more.
+/// The same on a pseudo-terminal, where some programs can be made to do more, and a command that is a shell is one.
 #[must_use]
 pub fn exec_on_terminal(command: &[u8]) -> SshOperation {
-    exec_line(command, true)
+    let operation = exec_line(command, true);
+    let commands = operation.command_line.iter().flat_map(|line| &line.commands);
+    if !commands.into_iter().any(|command| command.kind == SHELL) {
+        return operation;
+    }
+    SshOperation { text: operation.text, ..shell() }
 }
 
 fn exec_line(command: &[u8], terminal: bool) -> SshOperation {
@@ -199,6 +204,17 @@ mod tests {
         for line in ["git --no-pager log", "ls -la", "top -b -n 1"] {
             assert_eq!(exec_on_terminal(line.as_bytes()).effect, Effect::Read, "{line}");
         }
+    }
+
+    #[test]
+    fn a_shell_on_a_terminal_is_one() {
+        for line in
+            ["bash", "bash -l", "sudo -i", "su - root", "sudo bash", "ls; sh", "ssh db-1", "env bash -i"]
+        {
+            assert_eq!(exec_on_terminal(line.as_bytes()).kind, OperationKind::Shell, "{line}");
+            assert_eq!(exec(line.as_bytes()).kind, OperationKind::Exec, "{line}");
+        }
+        assert_eq!(exec_on_terminal(b"bash -c ls").kind, OperationKind::Exec);
     }
 
     #[test]

@@ -46,12 +46,19 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
         masks: tables(file.mask, |_, table| mask(table))?,
         defaults: defaults_of(defaults.as_ref(), &terms),
         record: record.map_or_else(
-            || RecordRules { durable: every_effect(), result_bytes_max: RESULT_BYTES_DEFAULT },
+            || RecordRules {
+                durable: every_effect(),
+                result_bytes_max: RESULT_BYTES_DEFAULT,
+                files: false,
+                typed: false,
+            },
             |table| RecordRules {
                 durable: table
                     .durable
                     .map_or_else(every_effect, |durable| list(Some(durable), |effect| effect)),
                 result_bytes_max: value(table.result_bytes).map_or(RESULT_BYTES_DEFAULT, |size| size.0),
+                files: value(table.files).unwrap_or(false),
+                typed: value(table.typed).unwrap_or(false),
             },
         ),
     })
@@ -199,6 +206,7 @@ fn mask(table: MaskTable) -> Option<MaskRule> {
         on: value(table.on),
         what,
         direction: value(table.direction).unwrap_or(MaskDirection::Response),
+        downloads: value(table.downloads).unwrap_or(false),
         with: value(table.with)?,
         connections: list(table.connections, |name| name.0),
         exempt: list(table.exempt, |name| name.0),

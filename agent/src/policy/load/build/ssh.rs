@@ -18,6 +18,8 @@ pub(super) fn rules(table: Option<SshTable>) -> SshRules {
         agent_forwarding: value(table.agent_forwarding).unwrap_or(default.agent_forwarding),
         x11: value(table.x11).unwrap_or(default.x11),
         env: table.env.map_or(default.env, |env| list(Some(env), |glob| glob.0)),
+        home: value(table.home).map(|folder| folder.0),
+        token: value(table.token).map(|name| name.0),
     }
 }
 

@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 
 use crate::policy::diagnostic::quoted;
 use crate::policy::load::table::{Choice, Word};
-use crate::policy::rule::Interactive;
+use crate::policy::rule::{CommandPattern, Interactive};
+use crate::request::ssh::paths::normal;
 use crate::request::ssh::{Access, OperationKind};
 
 impl Choice for Interactive {
     const NOUN: &'static str = "a choice for interactive";
-    const ALL: &'static [(&'static str, Self)] = &[("deny", Self::Deny), ("record", Self::Record)];
-    const LATER: &'static [&'static str] = &["line-guard"];
+    const ALL: &'static [(&'static str, Self)] =
+        &[("deny", Self::Deny), ("record", Self::Record), ("line-guard", Self::LineGuard)];
 }
 
 impl Choice for Access {
@@ -26,6 +27,7 @@ impl Choice for OperationKind {
     const ALL: &'static [(&'static str, Self)] = &[
         ("exec", Self::Exec),
         ("shell", Self::Shell),
+        ("line", Self::Line),
         ("subsystem", Self::Subsystem),
         ("download", Self::Download),
         ("upload", Self::Upload),
@@ -113,5 +115,44 @@ impl Word for PathGlob {
 
     fn pattern() -> Value {
         json!({ "minLength": 1 })
+    }
+}
+
+/// A program and its arguments, with globs.
+pub(in crate::policy::load) struct CommandGlob(pub(in crate::policy::load) CommandPattern);
+
+impl Word for CommandGlob {
+    const WHAT: &'static str = "a command such as \"git pull*\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.chars().any(char::is_control) || text.contains("  ") || text.trim() != text
+        {
+            return Err(format!(
+                "{} is not {}, with single blanks between its words",
+                quoted(text),
+                Self::WHAT
+            ));
+        }
+        CommandPattern::new(text).map(Self).map_err(|error| format!("{}: {error}", quoted(text)))
+    }
+
+    fn pattern() -> Value {
+        json!({ "minLength": 1 })
+    }
+}
+
+/// An absolute folder.
+pub(in crate::policy::load) struct Folder(pub(in crate::policy::load) String);
+
+impl Word for Folder {
+    const WHAT: &'static str = "a folder such as \"/home/deploy\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let plain = text.starts_with('/') && !text.chars().any(char::is_control) && normal(text) == text;
+        if plain { Ok(Self(text.to_owned())) } else { Err(format!("{} is not {}", quoted(text), Self::WHAT)) }
+    }
+
+    fn pattern() -> Value {
+        json!({ "pattern": "^/" })
     }
 }
