@@ -14,7 +14,7 @@ use crate::record::event::{
 };
 use crate::record::read::Recorded;
 use crate::record::rows::{ResultColumn, RowBlock, ValueFormat};
-use crate::record::stream::{SshOutcome, StreamBlock};
+use crate::record::stream::{FileOutcome, SshOutcome, StreamBlock};
 
 /// Characters of one value shown in a table, or of one parameter.
 const VALUE_CHARS_MAX: usize = 80;
@@ -461,6 +461,11 @@ fn shorten(text: &str) -> String {
 /// How a command ended, in a line.
 fn ran(outcome: Option<&SshOutcome>, elapsed: &str) -> (Tone, String) {
     let Some(outcome) = outcome else { return (Tone::Good, elapsed.to_owned()) };
+    if let Some(FileOutcome { size, sha256 }) = &outcome.file {
+        let hash =
+            sha256.as_ref().map_or_else(|| "moved in pieces".to_owned(), |hash| format!("SHA-256 {hash}"));
+        return (Tone::Good, format!("{size} bytes, {hash}, {elapsed}"));
+    }
     let ended = match (outcome.exit_status, &outcome.signal) {
         (_, Some(signal)) => (Tone::Bad, format!("killed by SIG{}", Escaped(signal))),
         (Some(0), None) => (Tone::Good, "exit status 0".to_owned()),

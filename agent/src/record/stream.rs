@@ -105,6 +105,19 @@ pub struct SshOutcome {
     /// Bytes of these that are not in the record.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: u64,
+    /// The file, when one was moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileOutcome>,
+}
+
+/// A file that was moved over SFTP or scp.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileOutcome {
+    /// Bytes of it that moved.
+    pub size: u64,
+    /// SHA-256 of its content from the beginning on, in hex; `None` when it moved in pieces that are no such whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]

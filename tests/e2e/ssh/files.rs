@@ -33,24 +33,6 @@ fn scp_copies_both_ways_and_its_direction_is_judged() {
     assert!(std::fs::read(&back).unwrap() == data);
 }
 
-#[test]
-fn sftp_passes_where_a_rule_says_so() {
-    let daemon = daemon(
-        "[[guard]]\nname = \"sftp\"\non = \"ssh\"\noperation = [\"subsystem\"]\ntarget = [\"sftp\"]\naction = \"allow\"\n",
-    );
-    let folder = server().scratch("sftp").unwrap();
-    let (local, remote, back) = (folder.join("local"), folder.join("remote"), folder.join("back"));
-    let data: Vec<u8> = (0..40 * 1024 * 1024_u32).map(|at| (at >> 7) as u8).collect();
-    std::fs::write(&local, &data).unwrap();
-    let at = |path: &std::path::Path| format!("agent@{}:{}", server().at().ip(), path.display());
-    for (from, to) in [(local.display().to_string(), at(&remote)), (at(&remote), back.display().to_string())]
-    {
-        let seen = process::finish(&mut scp(&daemon, &["-s"], &from, &to)).unwrap();
-        assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
-    }
-    assert!(std::fs::read(&back).unwrap() == data);
-}
-
 /// A plain splice of two connections stops here for ever: the client asks for everything at once.
 #[test]
 fn paramikos_prefetching_get_comes_to_its_end() {

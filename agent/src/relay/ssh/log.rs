@@ -13,7 +13,7 @@ use crate::mask::http::{BodyMasker, BodyMasks, Counts};
 use crate::record::RecordError;
 use crate::record::asked::{self as recorded, BoundedText, Parameters, Statements};
 use crate::record::event::{self, Intent, Outcome, OutcomeStatus, ServerError};
-use crate::record::stream::{SshAsked, SshOutcome, StreamBlock, StreamName};
+use crate::record::stream::{FileOutcome, SshAsked, SshOutcome, StreamBlock, StreamName};
 use crate::request::ssh::SshOperation;
 use crate::upstream::ssh::ServerFacts;
 
@@ -276,6 +276,16 @@ impl OperationLog {
         self.stdin.bytes = up as u64;
         self.stdout.bytes = down as u64;
         self.status = OutcomeStatus::Done;
+    }
+
+    /// The file that it moved.
+    pub(super) fn file(&mut self, to_server: bool, file: FileOutcome) {
+        if to_server {
+            self.stdin.bytes = file.size;
+        } else {
+            self.stdout.bytes = file.size;
+        }
+        self.outcome.file = Some(file);
     }
 
     /// What was masked in its output.

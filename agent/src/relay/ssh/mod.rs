@@ -35,6 +35,7 @@ mod log;
 mod pump;
 mod refusal;
 mod session_channel;
+mod sftp;
 
 pub mod proxy_key;
 

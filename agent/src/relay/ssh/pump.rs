@@ -28,13 +28,13 @@ pub(super) struct Join {
 
 /// Room to be granted to a peer. Given in large pieces: each is a message.
 #[derive(Default)]
-struct Granted {
+pub(super) struct Granted {
     owed: u32,
 }
 
 impl Granted {
     /// Bytes were taken: how much more the peer may send now.
-    fn taken(&mut self, bytes: usize) -> Option<u32> {
+    pub(super) fn taken(&mut self, bytes: usize) -> Option<u32> {
         self.owed = self.owed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         // A peer that still has most of its window needs no message.
         (self.owed >= WINDOW_BYTES / 4).then(|| std::mem::take(&mut self.owed))
@@ -43,17 +43,19 @@ impl Granted {
 
 /// Why a direction is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Over {
+pub(super) enum Over {
     /// The client closed the channel, or is gone.
     Client,
     /// The server did, or is.
     Server,
     /// What passes cannot be recorded, so nothing more does.
     Unrecorded,
+    /// One side does not speak the protocol that the channel is for.
+    NoProtocol,
 }
 
 /// Shared by both directions.
-type Log<'l> = Mutex<&'l mut OperationLog>;
+pub(super) type Log<'l> = Mutex<&'l mut OperationLog>;
 
 /// Moves everything until the channel is closed.
 pub(super) async fn run(
@@ -108,7 +110,8 @@ pub(super) async fn run(
             }
             drop(client.to.close().await);
         }
-        Over::Unrecorded => {
+        // What passes here is no protocol that could be left.
+        Over::Unrecorded | Over::NoProtocol => {
             drop(to_server.close().await);
             cut(&client, &log, "this cannot be recorded any more, so it ends here").await;
             drop(client.to.close().await);
@@ -117,7 +120,7 @@ pub(super) async fn run(
 }
 
 /// Tells the client that what runs does not come to its own end.
-async fn cut(client: &ClientChannel, log: &Log<'_>, why: &str) {
+pub(super) async fn cut(client: &ClientChannel, log: &Log<'_>, why: &str) {
     with(log, |log| log.failed(why));
     let refusal = Refusal::failed(why);
     drop(client.to.extended_data_bytes(STDERR, refusal.bytes(client.terminal)).await);
@@ -329,7 +332,7 @@ impl Output {
     }
 }
 
-fn with(log: &Log<'_>, write: impl FnOnce(&mut OperationLog)) {
+pub(super) fn with(log: &Log<'_>, write: impl FnOnce(&mut OperationLog)) {
     write(&mut log.lock().unwrap_or_else(PoisonError::into_inner));
 }
 

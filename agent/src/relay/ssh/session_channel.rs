@@ -12,9 +12,11 @@ use super::hold;
 use super::log::{Content, OperationLog};
 use super::pump::{self, Join};
 use super::refusal::Refusal;
+use super::sftp;
 use crate::flow::Side;
 use crate::gate::{Denial, Permit};
-use crate::request::ssh::{self, SshOperation};
+use crate::request::shell::Transfer;
+use crate::request::ssh::{self, SFTP, SshOperation};
 use crate::upstream::ssh::MESSAGES_MAX;
 
 /// The client's half of a channel.
@@ -68,7 +70,12 @@ pub(super) async fn serve(connection: &Arc<Connection>, channel: Channel<server:
     match open(connection, &asked).await {
         Ok(server) => {
             let (from_server, to_server) = server.split();
-            pump::run(connection, Join { client, from_server, to_server }, masks, &mut log).await;
+            let join = Join { client, from_server, to_server };
+            if is_sftp(&asked, &operation) {
+                sftp::run(connection, join, &mut log).await;
+            } else {
+                pump::run(connection, join, masks, &mut log).await;
+            }
         }
         Err(refusal) => {
             log.failed(&refusal.text);
@@ -78,11 +85,23 @@ pub(super) async fn serve(connection: &Arc<Connection>, channel: Channel<server:
     log.end();
 }
 
+/// Whether SFTP is spoken on the channel: as a subsystem, or by its server's own command.
+fn is_sftp(asked: &Asked, operation: &SshOperation) -> bool {
+    match &asked.what {
+        What::Exec(_) => {
+            let transfer = operation.command_line.as_ref().and_then(|line| line.transfer.as_ref());
+            transfer == Some(&Transfer::SftpServer)
+        }
+        What::Subsystem(name) => name == SFTP,
+        What::Shell => false,
+    }
+}
+
 /// Whether what goes over the channel is a protocol of files.
 fn moves_files(asked: &Asked, operation: &SshOperation) -> bool {
     match &asked.what {
         What::Exec(_) => operation.command_line.as_ref().is_some_and(|line| line.transfer.is_some()),
-        What::Subsystem(name) => name == "sftp",
+        What::Subsystem(name) => name == SFTP,
         What::Shell => false,
     }
 }
@@ -117,7 +136,7 @@ async fn permitted(
         hold::refused(connection, number, operation, &denial);
         return Err(Refused::Told(Refusal::denied(&denial)));
     }
-    let notice = Notice { to: &client.to, terminal: client.terminal };
+    let notice = Notice::new(&client.to, client.terminal);
     let decision = hold::decide(connection, number, operation, asked, Some(notice));
     let mut decision = std::pin::pin!(decision);
     loop {
@@ -142,7 +161,12 @@ pub(super) struct Notice<'c> {
     terminal: bool,
 }
 
-impl Notice<'_> {
+impl<'c> Notice<'c> {
+    /// On this channel.
+    pub(super) fn new(to: &'c ChannelWriteHalf<server::Msg>, terminal: bool) -> Self {
+        Self { to, terminal }
+    }
+
     /// Best effort: a client that is not there any more is noticed where it is read from.
     pub(super) async fn say(&self, text: String) {
         let line = Refusal { text, exit_status: 0 }.bytes(self.terminal);

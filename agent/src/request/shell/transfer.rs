@@ -163,8 +163,8 @@ impl Transfer {
             Self::GitUploadPack { .. } => ("git fetch", Effect::Read),
             Self::GitUploadArchive { .. } => ("git archive", Effect::Read),
             Self::GitReceivePack { .. } => ("git push", Effect::Write),
-            // What is asked of it later is not looked into.
-            Self::SftpServer => ("sftp", Effect::Unknown),
+            // What is asked of it later is judged by itself.
+            Self::SftpServer => ("sftp", Effect::Read),
         };
         // rsync can be told to delete what is not sent.
         let deletes = command.arguments.iter().flatten().any(|word| word.starts_with("--delete"));

@@ -90,10 +90,17 @@ pub fn shell() -> SshOperation {
     }
 }
 
-/// A subsystem. `sftp` moves files, which this version does not look into; of the others nobody knows what they do.
+/// The subsystem that moves files (draft-ietf-secsh-filexfer-02).
+pub const SFTP: &str = "sftp";
+
+/// A subsystem. To begin `sftp` is nothing: each of its requests is judged. Of the others nobody knows what they do.
 #[must_use]
 pub fn subsystem(name: &str) -> SshOperation {
     let mut operation = request(OperationKind::Subsystem, name);
+    if name == SFTP {
+        operation.effect = Effect::Read;
+        return operation;
+    }
     operation.effect = Effect::Unknown;
     operation.reason = Some("what a subsystem does is not looked into".to_owned());
     operation

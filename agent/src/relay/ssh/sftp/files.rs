@@ -1,0 +1,194 @@
+//! What is open, what waits for its reply, and how each ended.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::super::log::OperationLog;
+use crate::codec::sftp::{HandleReply, InOrder, Name, Packet, Status, StatusCode, kind};
+use crate::record::stream::FileOutcome;
+
+/// A request whose reply has not come.
+pub(super) enum Pending {
+    /// A file is being opened.
+    Open(Box<OpenFile>),
+    /// A folder is being opened.
+    Opendir(Box<OperationLog>),
+    /// A file or folder is being closed.
+    Close(Bytes),
+    /// A file is read, from here on.
+    Read(Bytes, u64),
+    /// A file is written.
+    Write(Bytes),
+    /// Something that a status answers.
+    Change(Box<OperationLog>),
+    /// `SSH_FXP_REALPATH` of where the login begins.
+    Home,
+    /// Something of which nothing follows.
+    Look,
+}
+
+/// A file that is open, or about to be.
+pub(super) struct OpenFile {
+    pub(super) path: String,
+    /// The permission to read it.
+    pub(super) download: Option<OperationLog>,
+    /// The permission to write it.
+    pub(super) upload: Option<OperationLog>,
+    /// What is written goes to its end.
+    pub(super) appends: bool,
+    pub(super) read: InOrder,
+    pub(super) written: InOrder,
+    /// A write that the server refused.
+    pub(super) failed: Option<String>,
+}
+
+impl OpenFile {
+    fn refused(&mut self, why: &str) {
+        for log in [&mut self.download, &mut self.upload].into_iter().flatten() {
+            log.failed(why);
+            log.end();
+        }
+    }
+
+    /// Says in the record what moved. `whole` when it was closed.
+    fn end(&mut self, whole: bool) {
+        let ways = [(&mut self.download, &self.read, false), (&mut self.upload, &self.written, true)];
+        for (log, moved, to_server) in ways {
+            let Some(mut log) = log.take() else { continue };
+            log.file(to_server, FileOutcome { size: moved.bytes(), sha256: moved.sha256() });
+            match &self.failed {
+                Some(why) if to_server => log.failed(why),
+                Some(_) | None if whole => log.done(),
+                Some(_) | None => log.failed("the channel ended while the file was open"),
+            }
+            log.end();
+        }
+    }
+}
+
+/// Everything that is open, by the server's handles.
+#[derive(Default)]
+pub(super) struct Files {
+    open: HashMap<Bytes, Opened>,
+}
+
+/// One handle.
+pub(super) enum Opened {
+    /// A file.
+    File(Box<OpenFile>),
+    /// A folder.
+    Folder,
+}
+
+impl Files {
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(super) fn contains(&self, handle: &Bytes) -> bool {
+        self.open.contains_key(handle)
+    }
+
+    /// A file by its handle.
+    pub(super) fn file(&mut self, handle: &Bytes) -> Option<&mut OpenFile> {
+        match self.open.get_mut(handle)? {
+            Opened::File(file) => Some(file),
+            Opened::Folder => None,
+        }
+    }
+
+    fn opened(&mut self, handle: Bytes, what: Opened) {
+        // A server that gives one handle twice has closed the first.
+        if let Some(Opened::File(mut file)) = self.open.insert(handle, what) {
+            file.end(false);
+        }
+    }
+
+    fn closed(&mut self, handle: &Bytes) {
+        if let Some(Opened::File(mut file)) = self.open.remove(handle) {
+            file.end(true);
+        }
+    }
+
+    /// The channel is over.
+    pub(super) fn cut(&mut self) {
+        for (_, opened) in self.open.drain() {
+            if let Opened::File(mut file) = opened {
+                file.end(false);
+            }
+        }
+    }
+
+    /// A reply came: what it says of what was asked. Gives back where relative paths begin, when it says that.
+    pub(super) fn settle(&mut self, pending: Pending, reply: &Packet) -> Option<String> {
+        let refused = || Status::parse(reply).filter(|status| status.code != StatusCode::Ok).map(told);
+        match pending {
+            Pending::Open(mut file) => match HandleReply::parse(reply) {
+                Some(HandleReply(handle)) => self.opened(handle, Opened::File(file)),
+                None => file.refused(&refused().unwrap_or_default()),
+            },
+            Pending::Opendir(mut log) => {
+                match HandleReply::parse(reply) {
+                    Some(HandleReply(handle)) => {
+                        log.done();
+                        self.opened(handle, Opened::Folder);
+                    }
+                    None => log.failed(&refused().unwrap_or_default()),
+                }
+                log.end();
+            }
+            Pending::Close(handle) => self.closed(&handle),
+            Pending::Write(handle) => {
+                if let (Some(why), Some(file)) = (refused(), self.file(&handle)) {
+                    file.failed.get_or_insert(why);
+                }
+            }
+            Pending::Change(mut log) => {
+                match refused() {
+                    Some(why) => log.failed(&why),
+                    None => log.done(),
+                }
+                log.end();
+            }
+            Pending::Home => {
+                return Name::parse(reply).map(|name| String::from_utf8_lossy(&name.0).into_owned());
+            }
+            Pending::Read(..) | Pending::Look => {}
+        }
+        None
+    }
+}
+
+/// What the server said, in words for the record.
+fn told(status: Status) -> String {
+    match status.code {
+        StatusCode::Ok => String::new(),
+        StatusCode::Eof => "end of file".to_owned(),
+        StatusCode::PermissionDenied
+        | StatusCode::Failure
+        | StatusCode::BadMessage
+        | StatusCode::OpUnsupported
+        | StatusCode::Other(_)
+            if !status.message.is_empty() =>
+        {
+            format!("the server says: {}", status.message)
+        }
+        StatusCode::PermissionDenied => "the server says: permission denied".to_owned(),
+        StatusCode::Failure => "the server says: failure".to_owned(),
+        StatusCode::BadMessage => "the server says: bad message".to_owned(),
+        StatusCode::OpUnsupported => "the server says: operation unsupported".to_owned(),
+        StatusCode::Other(code) => format!("the server says: status {code}"),
+    }
+}
+
+/// Whether a reply may answer what was asked: the server is not trusted more than its client.
+pub(super) fn answers(pending: &Pending, reply: u8) -> bool {
+    match pending {
+        Pending::Open(_) | Pending::Opendir(_) => matches!(reply, kind::HANDLE | kind::STATUS),
+        Pending::Read(..) => matches!(reply, kind::DATA | kind::STATUS),
+        Pending::Close(_) | Pending::Write(_) | Pending::Change(_) => reply == kind::STATUS,
+        Pending::Home => matches!(reply, kind::NAME | kind::STATUS),
+        Pending::Look => matches!(reply, kind::STATUS | kind::NAME | kind::ATTRS | kind::EXTENDED_REPLY),
+    }
+}
