@@ -22,6 +22,9 @@ pub enum RecordError {
         /// The store's folder.
         path: PathBuf,
     },
+    /// The session's record has its end: nothing can be added.
+    #[error("the session's record is closed")]
+    Closed,
     /// An event could not be encoded.
     #[error("an event cannot be encoded")]
     Encode(#[source] serde_json::Error),
@@ -73,6 +76,7 @@ impl RecordError {
         match self {
             Self::TooLarge => Side::Client,
             Self::Busy { .. }
+            | Self::Closed
             | Self::DiskFull { .. }
             | Self::Encode(_)
             | Self::Format(_)
@@ -90,6 +94,7 @@ impl RecordError {
                 "the recording disk is full, so nothing is forwarded until there is space again"
             }
             Self::Busy { .. }
+            | Self::Closed
             | Self::Encode(_)
             | Self::Format(_)
             | Self::Open { .. }

@@ -110,6 +110,39 @@ fn a_websocket_echoes_and_its_secrets_are_masked() {
     }
 }
 
+/// hyper's connection is over with the answer that says 101; the record must not be. It was closed ten seconds later.
+#[test]
+fn a_websocket_is_recorded_for_as_long_as_it_lasts() {
+    const LONG: &str = r#"
+import websockets
+async def main():
+    async with websockets.connect(f"wss://{NAME}:{HTTPS}/ws", ssl=context()) as made:
+        await made.send("early message")
+        await made.recv()
+        await asyncio.sleep(11)
+        await made.send("late message")
+        say(await made.recv())
+asyncio.run(main())
+"#;
+    let daemon = masked();
+    assert_eq!(python(&daemon, LONG), "late message");
+    let sessions = daemon
+        .until(&["sessions", "list"], |sessions| {
+            sessions
+                .iter()
+                .any(|session| session["opened"]["protocol"] == "http" && !session["ended_reason"].is_null())
+        })
+        .unwrap();
+    let session = sessions.iter().find(|session| session["opened"]["protocol"] == "http").unwrap();
+    let events = daemon.json_lines(&["sessions", "show", session["session"].as_str().unwrap()]).unwrap();
+    for message in ["early message", "late message"] {
+        let of =
+            events.iter().filter(|event| event["event"] == "message" && event.to_string().contains(message));
+        assert_eq!(of.count(), 2, "{message}: {events:#?}");
+    }
+    assert_eq!(events.last().unwrap()["event"], "session_closed");
+}
+
 #[test]
 fn a_websocket_is_judged_and_a_refused_one_is_told_in_http() {
     let daemon = daemon(

@@ -99,6 +99,7 @@ pub(crate) async fn serve(
         Version::Http1 => Box::pin(http1(stream, &session, shutdown.clone())).await,
         Version::Http2 => Box::pin(http2(stream, &session, shutdown.clone())).await,
     };
+    let ended = upgraded(&session, shutdown.clone()).await.unwrap_or(ended);
     for target in session.take_targets() {
         close(&target, &Counts::default(), ended.clone()).await;
     }
@@ -161,6 +162,19 @@ async fn http2(stream: Counted<Stream>, session: &Arc<Session>, mut shutdown: Sh
     }
     drop(tokio::time::timeout(STOP_TIME_MAX, connection).await);
     drained()
+}
+
+/// Sees out what became another protocol's: hyper's connection is over with the answer that said so. Says how it ended, when
+/// the daemon's stop ended it.
+async fn upgraded(session: &Session, mut shutdown: Shutdown) -> Option<Ended> {
+    tokio::select! {
+        () = session.no_longer_upgraded() => None,
+        () = shutdown.begun() => {
+            session.cut_upgraded();
+            session.no_longer_upgraded().await;
+            Some(drained())
+        }
+    }
 }
 
 fn drained() -> Ended {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use subtle::ConstantTimeEq as _;
+use tokio::sync::watch;
 
 use super::head::Authority;
 use super::masks::{Masks, NoMasks};
@@ -54,6 +55,10 @@ pub(super) struct Session {
     masks: Mutex<Option<KnownMasks>>,
     operations: AtomicU64,
     open: Open,
+    /// Connections of it that became another protocol's and still go on.
+    upgraded: Open,
+    /// Whether they are to end.
+    cut: watch::Sender<bool>,
     /// A tunnel to be served when the last answer is out.
     tunnel: Mutex<Option<Tunnel>>,
     /// Sessions of other hosts that requests were for, when the connection is to a proxy.
@@ -86,6 +91,8 @@ impl Session {
             masks: Mutex::default(),
             operations: AtomicU64::new(0),
             open: Open::default(),
+            upgraded: Open::default(),
+            cut: watch::Sender::new(false),
             tunnel: Mutex::default(),
             targets: Mutex::default(),
         })
@@ -101,13 +108,13 @@ impl Session {
         self.operations.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Writes to the record. Once the session is over nothing is written any more.
-    pub(super) fn with_record<T: Default>(
+    /// Writes to the record; an error once the session is over, because what is not recorded does not pass.
+    pub(super) fn with_record<T>(
         &self,
         write: impl FnOnce(&mut SessionRecord) -> Result<T, RecordError>,
     ) -> Result<T, RecordError> {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        record.as_mut().map_or_else(|| Ok(T::default()), write)
+        record.as_mut().map_or(Err(RecordError::Closed), write)
     }
 
     /// The credential that goes into the session's requests, if the profile puts one there. Its file is read anew when it was
@@ -162,6 +169,27 @@ impl Session {
     /// Completes when nothing goes on any more.
     pub(super) async fn idle(&self) {
         self.open.idle().await;
+    }
+
+    /// The connection becomes another protocol's: it goes on after the last answer.
+    pub(super) fn upgrade(&self) -> OpenGuard {
+        self.upgraded.begin()
+    }
+
+    /// Completes when no such connection goes on any more.
+    pub(super) async fn no_longer_upgraded(&self) {
+        self.upgraded.idle().await;
+    }
+
+    /// Ends them.
+    pub(super) fn cut_upgraded(&self) {
+        self.cut.send_replace(true);
+    }
+
+    /// Completes when they are to end.
+    pub(super) async fn when_cut(&self) {
+        // An error means that the session itself is gone, which it is not while somebody asks.
+        drop(self.cut.subscribe().wait_for(|cut| *cut).await);
     }
 
     /// Takes the record, to close it.

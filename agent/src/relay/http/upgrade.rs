@@ -79,6 +79,8 @@ pub(super) fn switch(switch: Switch, mut response: Response<Incoming>) -> Respon
         restore(&mut head.headers, &switch.protocol);
     }
     let Switch { session, masks, protocol, client, mut log, .. } = switch;
+    // Taken before the answer is out: the client's connection ends for hyper with it.
+    let upgraded = session.upgrade();
     let mut counts = Counts::new();
     mask_head(&mut head, &masks.response, &mut counts);
     log.masked(&counts);
@@ -89,7 +91,12 @@ pub(super) fn switch(switch: Switch, mut response: Response<Incoming>) -> Respon
             Ok(both) => both,
             Err(error) => return log.finish(OutcomeStatus::Failed, Some(&error)),
         };
-        serve(&session, &masks, &protocol, client, server, log).await;
+        tokio::select! {
+            () = serve(&session, &masks, &protocol, client, server, log) => {}
+            // The log says by itself that it did not come to its end.
+            () = session.when_cut() => {}
+        }
+        drop(upgraded);
     });
     Response::from_parts(head, ResponseStream::new(Source::Whole(None), None, None, None))
 }

@@ -516,6 +516,7 @@ pub(super) fn record_refusal(error: &RecordError) -> Refusal {
             .hint("ask the operator to free space in the daemon's state folder, then try again"),
         RecordError::TooLarge => Refusal::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, message),
         RecordError::Busy { .. }
+        | RecordError::Closed
         | RecordError::Encode(_)
         | RecordError::Format(_)
         | RecordError::Open { .. }

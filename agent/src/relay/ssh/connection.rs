@@ -238,13 +238,13 @@ impl Connection {
         }
     }
 
-    /// Writes to the record. Once the session is over nothing is written any more.
-    pub(super) fn with_record<T: Default>(
+    /// Writes to the record; an error once the session is over, because what is not recorded does not pass.
+    pub(super) fn with_record<T>(
         &self,
         write: impl FnOnce(&mut SessionRecord) -> Result<T, RecordError>,
     ) -> Result<T, RecordError> {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        record.as_mut().map_or_else(|| Ok(T::default()), write)
+        record.as_mut().map_or(Err(RecordError::Closed), write)
     }
 
     /// Takes the record, to close it.

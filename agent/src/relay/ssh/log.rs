@@ -146,8 +146,8 @@ impl OperationLog {
             ssh.variables = with.variables.iter().map(|(name, _)| name.clone()).collect();
         }
         let intent = Intent { asked, rule: permit.rule().to_owned(), approval: permit.approval().cloned() };
-        let lsn = connection.with_record(|record| record.intent(&intent).map(Some))?;
-        if let (true, Some(lsn)) = (permit.durable(), lsn) {
+        let lsn = connection.with_record(|record| record.intent(&intent))?;
+        if permit.durable() {
             connection.relay.recorder.durable(lsn).await?;
         }
         Ok(Self {
