@@ -34,13 +34,27 @@ impl SshServer {
     pub fn start(address: Ipv4Addr) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("portcullis-ssh.").tempdir()?.keep();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
-        for (name, kind) in
-            [("host_ed25519", "ed25519"), ("host_rsa", "rsa"), ("account", "ed25519"), ("user_ca", "ed25519")]
-        {
+        for (name, kind) in [
+            ("host_ed25519", "ed25519"),
+            ("host_rsa", "rsa"),
+            ("host_ca", "ed25519"),
+            ("account", "ed25519"),
+            ("account_ecdsa", "ecdsa"),
+            ("account_rsa", "rsa"),
+            ("certified", "ed25519"),
+            ("user_ca", "ed25519"),
+        ] {
             let file = folder.join(name);
             process::run(Command::new("ssh-keygen").args(["-q", "-N", "", "-t", kind, "-f"]).arg(&file))?;
         }
-        fs::copy(folder.join("account.pub"), folder.join("authorized_keys"))?;
+        let accounts = ["account", "account_ecdsa", "account_rsa"];
+        let known = accounts.map(|name| fs::read_to_string(folder.join(format!("{name}.pub"))));
+        fs::write(
+            folder.join("authorized_keys"),
+            known.into_iter().collect::<Result<Vec<_>, _>>()?.concat(),
+        )?;
+        Self::certify(&folder, "host_ca", &["-h", "-I", "host", "-n", &address.to_string()], "host_ed25519")?;
+        Self::certify(&folder, "user_ca", &["-I", "stored", "-n", "root"], "certified")?;
         fs::create_dir_all("/run/sshd")?;
         fs::write(folder.join("sshd_config"), Self::config(address, &folder))?;
         let mut sshd = Command::new("/usr/sbin/sshd");
@@ -51,10 +65,17 @@ impl SshServer {
         Ok(server)
     }
 
+    fn certify(folder: &Path, authority: &str, options: &[&str], key: &str) -> Result<()> {
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.arg("-q").arg("-s").arg(folder.join(authority)).args(options);
+        process::run(keygen.arg(folder.join(format!("{key}.pub")))).map(drop)
+    }
+
     fn config(address: Ipv4Addr, folder: &Path) -> String {
         let folder = folder.display();
         format!(
             "ListenAddress {address}:{PORT}\nHostKey {folder}/host_ed25519\nHostKey {folder}/host_rsa\n\
+             HostCertificate {folder}/host_ed25519-cert.pub\n\
              AuthorizedKeysFile {folder}/authorized_keys\nTrustedUserCAKeys {folder}/user_ca.pub\n\
              PermitRootLogin yes\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
              PidFile none\nAcceptEnv LANG LC_* GIT_PROTOCOL SECRET_*\nMaxSessions 100\nMaxStartups 200\nLogLevel VERBOSE\n\

@@ -107,6 +107,21 @@ const TEST: &[Need] = &[
         why: "rsync and paramiko: clients that use SSH differently",
     },
     Need {
+        present: || shell::which("dropbear").is_some() || Path::new("/usr/sbin/dropbear").is_file(),
+        packages: &["dropbear-bin"],
+        why: "Dropbear: another SSH server and client",
+    },
+    Need {
+        present: || python_has("asyncssh") && python_has("fabric"),
+        packages: &["python3-asyncssh", "python3-fabric"],
+        why: "asyncssh and Fabric: libraries that agents run commands with",
+    },
+    Need {
+        present: || shell::which("ansible").is_some(),
+        packages: &["ansible-core"],
+        why: "Ansible: copies a module over SSH and runs it",
+    },
+    Need {
         present: || Path::new("/usr/sbin/update-ca-certificates").is_file(),
         packages: &["ca-certificates"],
         why: "ca-certificates: the system's roots, and the store that the CA is installed in",

@@ -11,6 +11,7 @@ pub mod approvals;
 pub mod asciicast;
 pub mod doctor;
 pub mod har;
+mod known_hosts;
 pub mod policy;
 pub mod replay;
 pub mod run;

@@ -15,7 +15,7 @@ use rustix::net::sockopt::socket_domain;
 use rustix::thread::set_no_new_privs;
 
 use super::trust::own;
-use super::{Failure, ask, complain};
+use super::{Failure, ask, complain, known_hosts};
 use crate::config::Config;
 use crate::control::protocol::REQUEST_BYTES_MAX;
 use crate::control::{ClientError, Reply, Request};
@@ -39,6 +39,9 @@ CMD gets PORTCULLIS_RUN and the variables that make its clients trust the local 
 gain privileges (no_new_privs), and inherits no open sockets. Run it as a user without
 sudo or docker.
 
+Where the policy has SSH connections, their hosts are written into ~/.ssh/known_hosts with
+the key that clients see, before your own lines; --no-known-hosts leaves the file alone.
+
 Examples:
   portcullis run --policy crewai -- python crew.py
   portcullis run --policy migrations --label job=$CI_JOB_ID -- psql -f up.sql
@@ -59,6 +62,9 @@ pub struct Arguments {
     /// Accept that root can lift the gate, and run as root
     #[arg(long)]
     allow_root: bool,
+    /// Leave ~/.ssh/known_hosts alone; the published ssh_known_hosts beside the control socket has the key
+    #[arg(long)]
+    no_known_hosts: bool,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -84,15 +90,33 @@ pub(super) fn run(arguments: Arguments, config: &Config) -> Result<(), Failure> 
     let certificates = own_certificates(config)?;
     let request =
         Request::Run { policy: arguments.policy, labels, allow_root: arguments.allow_root, certificates };
-    let Reply::Started { environment, .. } = ask(config, &request)? else {
+    let Reply::Started { environment, ssh_hosts, .. } = ask(config, &request)? else {
         return Err(ClientError::NotUnderstood.into());
     };
+    if !ssh_hosts.is_empty() && !arguments.no_known_hosts {
+        make_known(&ssh_hosts, config);
+    }
     // From here on this process is the agent's.
     drop_inherited_sockets()?;
     set_no_new_privs(true).map_err(io::Error::from)?;
     let error = Command::new(&program).args(words).envs(environment).exec();
     complain(&format!("cannot run {}: {error}", program.display()));
     std::process::exit(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUNNABLE });
+}
+
+/// Lets the caller's SSH clients know the key that they will see. A run goes on without: its clients then refuse, or ask.
+fn make_known(hosts: &[String], config: &Config) {
+    let published = config.ssh_known_hosts();
+    let written = std::env::home_dir().ok_or_else(|| io::Error::other("you have no home")).and_then(|home| {
+        let key = fs::read_to_string(&published)?;
+        known_hosts::write(&home, hosts, &key)
+    });
+    if let Err(error) = written {
+        complain(&format!(
+            "warning: ~/.ssh/known_hosts is left as it is ({error}); SSH clients can use {} instead",
+            published.display()
+        ));
+    }
 }
 
 /// The certificates that the caller's variables name and the bundle lacks: the run gets a bundle with them in it.

@@ -79,6 +79,9 @@ pub enum Reply {
         run: RunId,
         /// What to add to the command's environment.
         environment: BTreeMap<String, String>,
+        /// Hosts of the policy's SSH connections, as `known_hosts` names them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ssh_hosts: Vec<String>,
     },
     /// To `Approvals`, and first to `Watch` (again when the watcher has lagged behind).
     Approvals(Vec<Entry>),

@@ -19,7 +19,7 @@ use super::with_causes;
 use crate::approval::{Answer, Approvals, DecideError, Digest, Reviewer};
 use crate::flow::{ApprovalId, Side};
 use crate::policy::Policy;
-use crate::policy::rule::RunRules;
+use crate::policy::rule::{RunRules, known_hosts_names};
 use crate::run::caller::Caller;
 use crate::run::{RunInfo, Runs, Start, Subject};
 
@@ -327,7 +327,7 @@ impl Service {
         let mut environment = (self.environment)(&run, certificates)
             .map_err(|message| Refusal::new(Side::Portcullis, message))?;
         environment.insert("PORTCULLIS_RUN".to_owned(), run.id.to_string());
-        Ok(Reply::Started { run: run.id, environment })
+        Ok(Reply::Started { run: run.id, environment, ssh_hosts: known_hosts_names(&policy.connections) })
     }
 
     fn visible(&self, who: &Reviewer) -> Reply {

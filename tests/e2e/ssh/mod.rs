@@ -12,6 +12,8 @@ mod commands;
 mod files;
 mod forwards;
 mod hosts;
+mod logins;
+mod peers;
 mod record;
 mod sftp;
 

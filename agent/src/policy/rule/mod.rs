@@ -19,6 +19,7 @@ pub use http::{
 };
 pub use ssh::{
     CommandPattern, ENV_DEFAULT, Interactive, SshAuth, SshRules, SshUpstream, SshWhen, VALIDITY_DEFAULT,
+    known_hosts_names,
 };
 
 /// Identifies the exact text a decision was made under: SHA-256 of the file's bytes, first 16 hex digits.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use globset::{Glob, GlobMatcher};
 
+use super::{Connection, Destination, Protocol};
 use crate::request::ssh::{Access, OperationKind};
 
 /// How long a certificate that we mint is good, unless the profile says.
@@ -146,6 +147,31 @@ impl CommandPattern {
     pub fn words(&self) -> impl Iterator<Item = &str> {
         self.text().split(' ')
     }
+}
+
+/// Hosts that SSH connections lead to, as `known_hosts` names them (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT): by name, or in
+/// brackets with a port that is not 22. Networks have no name.
+#[must_use]
+pub fn known_hosts_names(connections: &[Connection]) -> Vec<String> {
+    let ssh = connections.iter().filter(|connection| connection.protocol == Protocol::Ssh);
+    let mut names: Vec<String> = ssh
+        .flat_map(|connection| &connection.to)
+        .filter_map(|to| {
+            let (host, port) = match to {
+                Destination::Host { name, port } => (name.clone(), *port),
+                Destination::Network { address, prefix, port } => {
+                    let whole = if address.is_ipv4() { 32 } else { 128 };
+                    (address.to_string(), (*prefix == whole).then_some(*port)?)
+                }
+            };
+            Some(match port {
+                None | Some(22) => host,
+                Some(port) => format!("[{host}]:{port}"),
+            })
+        })
+        .collect();
+    names.dedup();
+    names
 }
 
 /// Conditions that only SSH operations have. An empty list does not constrain.

@@ -1,10 +1,11 @@
 //! The client's side: lets the agent in (the kernel already said whose it is) and gives each channel to a task.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use russh::keys::{Certificate, PublicKey};
 use russh::server::{self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Response, VerifiedPublicKey};
-use russh::{Channel, ChannelOpenFailure};
+use russh::{Channel, ChannelOpenFailure, MethodKind, MethodSet};
 
 use super::connection::Connection;
 use super::forward::{self, Direct};
@@ -20,9 +21,22 @@ impl ClientSide {
         Self { connection }
     }
 
-    /// Whatever a client shows of itself is taken: who it is, the kernel says. What it shows is kept nowhere.
-    fn let_in(&self, user: &str) -> Auth {
-        if self.connection.log_in(user) { Auth::Accept } else { Auth::reject() }
+    /// Whatever a client shows of itself is taken: who it is, the kernel says. What it shows is kept nowhere. But where the policy
+    /// asks for a token, the client must show that one, as its password.
+    fn let_in(&self, user: &str, password: Option<&str>) -> Auth {
+        if !self.connection.log_in(user) {
+            return Auth::reject();
+        }
+        match (self.connection.asks_for_token(), password) {
+            (false, _) => Auth::Accept,
+            (true, Some(password)) if self.connection.is_token(password) => Auth::Accept,
+            (true, Some(_) | None) => Auth::Reject {
+                proceed_with_methods: Some(MethodSet::from(
+                    &[MethodKind::Password, MethodKind::KeyboardInteractive][..],
+                )),
+                partial_success: false,
+            },
+        }
     }
 
     fn direct(&self, to: Direct, channel: Channel<Msg>, reply: ChannelOpenHandle) {
@@ -39,11 +53,11 @@ impl server::Handler for ClientSide {
     type Error = russh::Error;
 
     async fn auth_none(&mut self, user: &str) -> Result<Auth, russh::Error> {
-        Ok(self.let_in(user))
+        Ok(self.let_in(user, None))
     }
 
-    async fn auth_password(&mut self, user: &str, _password: &str) -> Result<Auth, russh::Error> {
-        Ok(self.let_in(user))
+    async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, russh::Error> {
+        Ok(self.let_in(user, Some(password)))
     }
 
     async fn auth_publickey_offered(
@@ -51,7 +65,7 @@ impl server::Handler for ClientSide {
         user: &str,
         _offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, russh::Error> {
-        Ok(self.let_in(user))
+        Ok(self.let_in(user, None))
     }
 
     async fn auth_publickey(
@@ -59,7 +73,7 @@ impl server::Handler for ClientSide {
         user: &str,
         _key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, russh::Error> {
-        Ok(self.let_in(user))
+        Ok(self.let_in(user, None))
     }
 
     async fn auth_openssh_certificate(
@@ -67,16 +81,29 @@ impl server::Handler for ClientSide {
         user: &str,
         _certificate: &Certificate,
     ) -> Result<Auth, russh::Error> {
-        Ok(self.let_in(user))
+        Ok(self.let_in(user, None))
     }
 
     async fn auth_keyboard_interactive<'a>(
         &'a mut self,
         user: &str,
         _submethods: &str,
-        _response: Option<Response<'a>>,
+        response: Option<Response<'a>>,
     ) -> Result<Auth, russh::Error> {
-        Ok(self.let_in(user))
+        if !self.connection.asks_for_token() {
+            return Ok(self.let_in(user, None));
+        }
+        match response {
+            None => Ok(Auth::Partial {
+                name: Cow::Borrowed(""),
+                instructions: Cow::Borrowed("portcullis asks for the token of this connection"),
+                prompts: Cow::Borrowed(&[(Cow::Borrowed("Token: "), false)]),
+            }),
+            Some(mut answers) => {
+                let answer = answers.next().and_then(|answer| String::from_utf8(answer.to_vec()).ok());
+                Ok(self.let_in(user, answer.as_deref()))
+            }
+        }
     }
 
     async fn auth_succeeded(&mut self, session: &mut server::Session) -> Result<(), russh::Error> {

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use russh::client::{self, ChannelOpenHandle};
 use russh::server;
+use subtle::ConstantTimeEq as _;
 use tokio::sync::{Notify, OnceCell, watch};
 
 use super::forward;
@@ -149,6 +150,23 @@ impl Connection {
     /// refuse that).
     pub(super) fn log_in(&self, user: &str) -> bool {
         self.user.get_or_init(|| user.to_owned()) == user
+    }
+
+    /// Whether clients have to show a token.
+    pub(super) fn asks_for_token(&self) -> bool {
+        self.admission.connection().ssh.token.is_some()
+    }
+
+    /// Whether this is the token that the policy names. Where it cannot be read, nothing is.
+    pub(super) fn is_token(&self, given: &str) -> bool {
+        let Some(name) = self.admission.connection().ssh.token.as_deref() else { return false };
+        match self.relay.credentials.named(name) {
+            Ok(token) => !token.expose().is_empty() && token.expose().ct_eq(given.as_bytes()).into(),
+            Err(error) => {
+                tracing::error!(session = %self.id(), %error, "the token that clients have to show cannot be read");
+                false
+            }
+        }
     }
 
     /// The client is let in.
