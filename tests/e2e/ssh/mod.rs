@@ -13,6 +13,7 @@ mod files;
 mod forwards;
 mod hosts;
 mod record;
+mod terminal;
 
 /// One server for all tests of this binary, on an address that another one running now does not have.
 fn server() -> &'static SshServer {

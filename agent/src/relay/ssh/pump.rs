@@ -1,22 +1,35 @@
 //! Joins the client's half of a channel with the server's: bytes, ends, signals and sizes, each way on its own.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, server};
+use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::log::{OperationLog, masker};
 use super::refusal::Refusal;
 use super::session_channel::{ClientChannel, STDERR};
-use crate::mask::http::{BodyMasker, BodyMasks};
+use crate::mask::http::BodyMasks;
+use crate::mask::terminal::TerminalMasker;
 use crate::record::stream::StreamName;
 use crate::upstream::ssh::WINDOW_BYTES;
 
-/// How long output may be held back because an ordinary word in it could turn out to be the beginning of a secret; then a
-/// prompt that somebody waits for is shown.
-const HOLD_BACK_TIME_MAX: Duration = Duration::from_millis(20);
+/// How long what a terminal shows may be held back because it could be the beginning of a secret; then it is shown, for it may
+/// be a prompt. The pieces of one write come closer together than this, and no human sees the delay.
+const HOLD_BACK_TIME_MAX: Duration = Duration::from_millis(50);
+
+/// The same where no terminal is: programs talk to programs, which wait longer, and slow ones write a line in pieces. Some ask
+/// something on a pipe all the same.
+const PIPE_HOLD_BACK_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Longest output that is taken for the echo of what was typed, in bytes: one key.
+const ECHO_BYTES_MAX: usize = 8;
+
+/// Typed bytes whose echo has not come that are remembered.
+const TYPED_BYTES_MAX: usize = 64;
 
 /// The two halves.
 pub(super) struct Join {
@@ -62,6 +75,7 @@ pub(super) async fn run(
     let Join { mut client, mut from_server, to_server } = join;
     let mut parked = std::mem::take(&mut client.parked);
     let log = Mutex::new(log);
+    let typed = client.terminal.then(|| Mutex::new(Typed::default()));
     let (to_client, from_client) = (&client.to, &mut client.from);
     let up = async {
         let mut granted = Granted::default();
@@ -70,7 +84,7 @@ pub(super) async fn run(
                 Some(message) => Some(message),
                 None => from_client.wait().await,
             };
-            match upward(message, &to_server, &log).await {
+            match upward(message, &to_server, &log, typed.as_ref()).await {
                 Ok(bytes) => {
                     if let Some(more) = granted.taken(bytes)
                         && to_client.grant_window(more).await.is_err()
@@ -87,8 +101,9 @@ pub(super) async fn run(
         to_client,
         to_server: &to_server,
         log: &log,
-        stdout: Output::new(masks),
-        stderr: Output::new(masks),
+        typed: typed.as_ref(),
+        stdout: Output::new(masks, client.terminal),
+        stderr: Output::new(masks, client.terminal),
         granted: Granted::default(),
     };
     let over = tokio::select! {
@@ -116,12 +131,16 @@ async fn upward(
     message: Option<ChannelMsg>,
     to_server: &ChannelWriteHalf<client::Msg>,
     log: &Log<'_>,
+    typed: Option<&Mutex<Typed>>,
 ) -> Result<usize, Over> {
     let sent = match message {
         None | Some(ChannelMsg::Close) => return Err(Over::Client),
         Some(ChannelMsg::Data { data }) => {
             let length = data.len();
             with(log, |log| log.input(&data));
+            if let Some(typed) = typed {
+                typed.lock().unwrap_or_else(PoisonError::into_inner).note(&data);
+            }
             to_server.data_bytes(data).await.map_err(|_| Over::Server)?;
             return Ok(length);
         }
@@ -145,6 +164,7 @@ struct Down<'d> {
     to_client: &'d ChannelWriteHalf<server::Msg>,
     to_server: &'d ChannelWriteHalf<client::Msg>,
     log: &'d Log<'d>,
+    typed: Option<&'d Mutex<Typed>>,
     stdout: Output,
     stderr: Output,
     granted: Granted,
@@ -153,19 +173,19 @@ struct Down<'d> {
 impl Down<'_> {
     async fn run(&mut self, from_server: &mut ChannelReadHalf) -> Over {
         loop {
-            let holds = self.stdout.holds() || self.stderr.holds();
-            let message = if holds {
-                match tokio::time::timeout(HOLD_BACK_TIME_MAX, from_server.wait()).await {
-                    Ok(message) => message,
-                    Err(_elapsed) => {
-                        if let Err(over) = self.relent().await {
-                            return over;
-                        }
-                        from_server.wait().await
+            let due = [self.stdout.due, self.stderr.due].into_iter().flatten().min();
+            let message = match due {
+                None => from_server.wait().await,
+                Some(due) if due > Instant::now() => {
+                    match tokio::time::timeout_at(due, from_server.wait()).await {
+                        Ok(message) => message,
+                        Err(_elapsed) => continue,
                     }
                 }
-            } else {
-                from_server.wait().await
+                Some(_passed) => match self.relent().await {
+                    Ok(()) => continue,
+                    Err(over) => return over,
+                },
             };
             match self.one(message).await {
                 Ok(bytes) => {
@@ -189,13 +209,15 @@ impl Down<'_> {
             }
             Some(ChannelMsg::Data { data }) => {
                 let length = data.len();
-                let shown = self.stdout.push(data);
+                let typed = self.typed.map(|typed| typed.lock().unwrap_or_else(PoisonError::into_inner));
+                let echo = typed.is_some_and(|mut typed| typed.echoes(&data));
+                let shown = self.stdout.push(data, echo);
                 self.show(StreamName::Stdout, shown).await?;
                 Ok(length)
             }
             Some(ChannelMsg::ExtendedData { data, ext: STDERR }) => {
                 let length = data.len();
-                let shown = self.stderr.push(data);
+                let shown = self.stderr.push(data, false);
                 self.show(StreamName::Stderr, shown).await?;
                 Ok(length)
             }
@@ -238,9 +260,10 @@ impl Down<'_> {
         sent.map_err(|_| Over::Client)
     }
 
-    /// Nothing has come for a while.
+    /// Something was held back for as long as it may be.
     async fn relent(&mut self) -> Result<(), Over> {
-        let (stdout, stderr) = (self.stdout.relent(), self.stderr.relent());
+        let now = Instant::now();
+        let (stdout, stderr) = (self.stdout.relent(now), self.stderr.relent(now));
         self.show(StreamName::Stdout, stdout).await?;
         self.show(StreamName::Stderr, stderr).await?;
         with(self.log, OperationLog::pause);
@@ -281,39 +304,71 @@ impl Down<'_> {
 /// One output stream on its way to the client.
 struct Output {
     /// `None` when no mask reads it.
-    masker: Option<BodyMasker>,
+    masker: Option<TerminalMasker>,
+    /// How long something may be held back.
+    patience: Duration,
+    /// When what is held back is shown at the latest.
+    due: Option<Instant>,
 }
 
 impl Output {
-    fn new(masks: Option<&Arc<BodyMasks>>) -> Self {
-        Self { masker: masker(masks) }
+    fn new(masks: Option<&Arc<BodyMasks>>, terminal: bool) -> Self {
+        let patience = if terminal { HOLD_BACK_TIME_MAX } else { PIPE_HOLD_BACK_TIME_MAX };
+        Self { masker: masker(masks), patience, due: None }
     }
 
-    fn push(&mut self, data: Bytes) -> Bytes {
+    /// `echo`: it is but what the client typed, who does not wait to see that.
+    fn push(&mut self, data: Bytes, echo: bool) -> Bytes {
         let Some(masker) = &mut self.masker else { return data };
-        let mut out = Vec::with_capacity(data.len());
-        masker.push(&data, &mut out);
-        out.into()
-    }
-
-    fn holds(&self) -> bool {
-        self.masker.as_ref().is_some_and(BodyMasker::holds)
-    }
-
-    fn relent(&mut self) -> Bytes {
-        let mut out = Vec::new();
-        if let Some(masker) = &mut self.masker {
-            masker.relent(&mut out);
+        let (came, held) = (data.len(), masker.held());
+        let shown = masker.push(data);
+        if echo && held == 0 && shown.is_empty() {
+            return masker.relent();
         }
-        out.into()
+        self.due = match masker.held() {
+            0 => None,
+            // All of it has just come.
+            held if held <= came => Some(Instant::now() + self.patience),
+            _ => Some(self.due.unwrap_or_else(|| Instant::now() + self.patience)),
+        };
+        shown
+    }
+
+    fn relent(&mut self, now: Instant) -> Bytes {
+        if self.due.is_some_and(|due| due <= now) { self.finish() } else { Bytes::new() }
     }
 
     fn finish(&mut self) -> Bytes {
-        let mut out = Vec::new();
-        if let Some(masker) = &mut self.masker {
-            masker.finish(&mut out);
+        self.due = None;
+        self.masker.as_mut().map(TerminalMasker::relent).unwrap_or_default()
+    }
+}
+
+/// What was typed at a terminal and has not been echoed.
+#[derive(Default)]
+struct Typed {
+    keys: VecDeque<u8>,
+}
+
+impl Typed {
+    /// The client typed, or pasted.
+    fn note(&mut self, data: &[u8]) {
+        if data.len() > ECHO_BYTES_MAX {
+            return self.keys.clear();
         }
-        out.into()
+        self.keys.extend(data);
+        let excess = self.keys.len().saturating_sub(TYPED_BYTES_MAX);
+        self.keys.drain(..excess);
+    }
+
+    /// Whether this output is one key's echo.
+    fn echoes(&mut self, data: &[u8]) -> bool {
+        if data.len() > ECHO_BYTES_MAX {
+            return false;
+        }
+        let Some(at) = memchr::memmem::find(self.keys.make_contiguous(), data) else { return false };
+        self.keys.drain(..at + data.len());
+        true
     }
 }
 
@@ -392,5 +447,47 @@ mod tests {
             assert!(window >= WINDOW_BYTES / 2);
         }
         assert!(messages < 1000);
+    }
+
+    #[test]
+    fn echoes_are_what_was_typed_key_by_key() {
+        let mut typed = Typed::default();
+        for key in [b"l", b"s", b" ", b"4"] {
+            typed.note(key);
+        }
+        assert!(typed.echoes(b"l") && typed.echoes(b"s 4"));
+        assert!(!typed.echoes(b"4"), "once");
+        typed.note(b"5");
+        typed.note(b"pasted: 4111111111111111");
+        assert!(!typed.echoes(b"4111") && !typed.echoes(b"5"));
+        for _ in 0..1000 {
+            typed.note(b"12345678");
+        }
+        assert!(typed.keys.len() <= TYPED_BYTES_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_held_back_for_longer_than_it_may_be() {
+        use crate::mask::{Detector, HashKey, Method};
+
+        let detect = [(Detector::PaymentCard, Method::Redact)];
+        let key = Arc::new(HashKey::new(zeroize::Zeroizing::new([7; 32])));
+        let masks = BodyMasks::new(Vec::new(), Vec::new(), Vec::new(), &detect, Vec::new(), key).unwrap();
+        let masks = Arc::new(masks);
+        let mut output = Output::new(Some(&masks), true);
+        let begun = Instant::now();
+        assert_eq!(output.push(Bytes::from_static(b"4"), false), Bytes::new());
+        tokio::time::advance(HOLD_BACK_TIME_MAX / 2).await;
+        assert_eq!(output.push(Bytes::from_static(b"1"), false), Bytes::new());
+        assert_eq!(output.due, Some(begun + HOLD_BACK_TIME_MAX), "since the first");
+        assert_eq!(output.relent(Instant::now()), Bytes::new());
+        tokio::time::advance(HOLD_BACK_TIME_MAX / 2).await;
+        assert_eq!(output.relent(Instant::now()), Bytes::from_static(b"41"));
+        assert_eq!(output.push(Bytes::from_static(b"1"), true), Bytes::from_static(b"1"), "an echo");
+        assert_eq!(output.due, None);
+        assert_eq!(output.push(Bytes::from_static(b" 4"), false), Bytes::new());
+        assert_eq!(output.due, Some(Instant::now() + HOLD_BACK_TIME_MAX));
+        assert_eq!(output.push(Bytes::from_static(b" \r\n"), false), Bytes::from_static(b" 4 \r\n"));
+        assert_eq!(output.due, None);
     }
 }
