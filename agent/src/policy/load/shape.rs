@@ -94,7 +94,8 @@ table! {
 table! {
     /// What clients of an SSH connection may have beside commands and files.
     struct SshTable in "ssh" {
-        /// Interactive shells: deny (unless written), or record, where guards decide and all of it is recorded.
+        /// Interactive shells: deny (unless written), record, where guards decide on the shell and all of it is recorded, or
+        /// line-guard, where each line is judged as well before Enter passes.
         optional interactive: Interactive,
         /// true: the agent's authentication agent may be used from the server. false unless written.
         optional agent_forwarding: bool,

@@ -82,13 +82,16 @@ impl SshRules {
     }
 }
 
-/// What happens to interactive shells. A shell is judged as a whole: what is typed there cannot be.
+/// What happens to interactive shells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interactive {
     /// None. The default.
     Deny,
     /// Guards decide on the shell; without one it is allowed. All of it is recorded.
     Record,
+    /// The same, and Enter waits until the line that is shown has been judged. No boundary: what only the shell knows it does
+    /// not see.
+    LineGuard,
 }
 
 /// Conditions that only SSH operations have. An empty list does not constrain.

@@ -71,9 +71,9 @@ enum Unguarded {
 
 fn without_a_guard(asked: &SshAsked<'_>) -> Option<Unguarded> {
     match asked.operation.kind {
-        OperationKind::Shell | OperationKind::Line => match asked.rules.interactive {
+        OperationKind::Shell => match asked.rules.interactive {
             Interactive::Deny => Some(Unguarded::Deny),
-            Interactive::Record => Some(Unguarded::Allow),
+            Interactive::Record | Interactive::LineGuard => Some(Unguarded::Allow),
         },
         OperationKind::DirectTcpip
         | OperationKind::TcpipForward
@@ -82,6 +82,7 @@ fn without_a_guard(asked: &SshAsked<'_>) -> Option<Unguarded> {
         // Asked about only where the connection allows them.
         OperationKind::AgentForwarding | OperationKind::X11 => Some(Unguarded::Allow),
         OperationKind::Exec
+        | OperationKind::Line
         | OperationKind::Subsystem
         | OperationKind::Download
         | OperationKind::Upload

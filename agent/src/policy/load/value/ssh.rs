@@ -11,8 +11,8 @@ use crate::request::ssh::{Access, OperationKind};
 
 impl Choice for Interactive {
     const NOUN: &'static str = "a choice for interactive";
-    const ALL: &'static [(&'static str, Self)] = &[("deny", Self::Deny), ("record", Self::Record)];
-    const LATER: &'static [&'static str] = &["line-guard"];
+    const ALL: &'static [(&'static str, Self)] =
+        &[("deny", Self::Deny), ("record", Self::Record), ("line-guard", Self::LineGuard)];
 }
 
 impl Choice for Access {
@@ -26,6 +26,7 @@ impl Choice for OperationKind {
     const ALL: &'static [(&'static str, Self)] = &[
         ("exec", Self::Exec),
         ("shell", Self::Shell),
+        ("line", Self::Line),
         ("subsystem", Self::Subsystem),
         ("download", Self::Download),
         ("upload", Self::Upload),
