@@ -1,4 +1,5 @@
-//! Any output: no panic, the same however it is cut, untouched where there is nothing to mask, and nothing held for ever.
+//! Any output: no panic, the same however it is cut, untouched where there is nothing to mask, and nothing held for ever. And any
+//! keys beside it: a line's end never passes by itself.
 #![no_main]
 
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use portcullis::mask::http::BodyMasks;
 use portcullis::mask::terminal::TerminalMasker;
 use portcullis::mask::{Detector, HashKey, Method};
+use portcullis::request::ssh::line::LineGuard;
 use zeroize::Zeroizing;
 
 fn masks(detect: &[(Detector, Method)]) -> Arc<BodyMasks> {
@@ -49,5 +51,20 @@ fuzz_target!(|data: &[u8]| {
     for size in [usize::MAX, 1, 3] {
         assert_eq!(run(&without, size, &plain, true), plain);
         assert_eq!(run(&without, size, &plain, false), plain);
+    }
+
+    let mut guard = LineGuard::new(20);
+    guard.output(b"$ ");
+    for pair in data.chunks(8) {
+        let (output, keys) = pair.split_at(pair.len() / 2);
+        guard.output(output);
+        assert!(guard.ready(true, true));
+        let passed = &keys[..guard.keys(keys)];
+        assert!(!passed.contains(&b'\r') && !passed.contains(&b'\n'));
+        if let Some(key) = keys.get(passed.len()) {
+            let line = guard.line(*key);
+            assert!(line.doubt.is_some() || guard.is_settled());
+            guard.sent();
+        }
     }
 });

@@ -1,5 +1,6 @@
 //! Protocol codecs: bytes in, frames out. Pure: no sockets, no clock.
 
 pub mod postgres;
+pub mod terminal;
 pub mod tls;
 pub mod websocket;

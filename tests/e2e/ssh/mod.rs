@@ -12,6 +12,7 @@ mod commands;
 mod files;
 mod forwards;
 mod hosts;
+mod lines;
 mod record;
 mod terminal;
 

@@ -12,12 +12,10 @@ use bytes::Bytes;
 use super::detect::MATCH_BYTES_MAX;
 use super::http::{BodyMasks, Counts, Found, count};
 use super::method::REDACTED;
+use crate::codec::terminal::{Effect, Piece, Splitter};
 
-mod sequence;
 #[cfg(test)]
 mod tests;
-
-use sequence::{Effect, Piece, Splitter};
 
 /// Bytes taken in at once.
 const STEP_BYTES: usize = 64 * 1024;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use super::sequence::{Piece, Splitter};
 use super::*;
+use crate::codec::terminal::{Piece, Splitter};
 use crate::mask::{Detector, HashKey, Method};
 
 const EVERYTHING: [Detector; 8] = [

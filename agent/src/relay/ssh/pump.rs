@@ -1,41 +1,28 @@
 //! Joins the client's half of a channel with the server's: bytes, ends, signals and sizes, each way on its own.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, server};
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::log::{OperationLog, masker};
+use super::line::{Lines, Typist};
+use super::log::OperationLog;
+use super::output::{Output, Typed};
 use super::refusal::Refusal;
 use super::session_channel::{ClientChannel, STDERR};
 use crate::mask::http::BodyMasks;
-use crate::mask::terminal::TerminalMasker;
 use crate::record::stream::StreamName;
 use crate::upstream::ssh::WINDOW_BYTES;
 
-/// How long what a terminal shows may be held back because it could be the beginning of a secret; then it is shown, for it may
-/// be a prompt. The pieces of one write come closer together than this, and no human sees the delay.
-const HOLD_BACK_TIME_MAX: Duration = Duration::from_millis(50);
-
-/// The same where no terminal is: programs talk to programs, which wait longer, and slow ones write a line in pieces. Some ask
-/// something on a pipe all the same.
-const PIPE_HOLD_BACK_TIME_MAX: Duration = Duration::from_secs(1);
-
-/// Longest output that is taken for the echo of what was typed, in bytes: one key.
-const ECHO_BYTES_MAX: usize = 8;
-
-/// Typed bytes whose echo has not come that are remembered.
-const TYPED_BYTES_MAX: usize = 64;
-
 /// The two halves.
-pub(super) struct Join {
+pub(super) struct Join<'j> {
     pub(super) client: ClientChannel,
     pub(super) from_server: ChannelReadHalf,
     pub(super) to_server: ChannelWriteHalf<client::Msg>,
+    /// Lines that are typed are judged.
+    pub(super) lines: Option<&'j Lines<'j>>,
 }
 
 /// Room to be granted to a peer. Given in large pieces: each is a message.
@@ -55,7 +42,7 @@ impl Granted {
 
 /// Why a direction is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Over {
+pub(super) enum Over {
     /// The client closed the channel, or is gone.
     Client,
     /// The server did, or is.
@@ -63,36 +50,41 @@ enum Over {
 }
 
 /// Shared by both directions.
-type Log<'l> = Mutex<&'l mut OperationLog>;
+pub(super) type Log<'l> = Mutex<&'l mut OperationLog>;
 
 /// Moves everything until the channel is closed.
 pub(super) async fn run(
     connection: &Arc<Connection>,
-    join: Join,
+    join: Join<'_>,
     masks: Option<&Arc<BodyMasks>>,
     log: &mut OperationLog,
 ) {
-    let Join { mut client, mut from_server, to_server } = join;
+    let Join { mut client, mut from_server, to_server, lines } = join;
     let mut parked = std::mem::take(&mut client.parked);
     let log = Mutex::new(log);
     let typed = client.terminal.then(|| Mutex::new(Typed::default()));
     let (to_client, from_client) = (&client.to, &mut client.from);
+    let mut up = Up {
+        to_server: &to_server,
+        to_client,
+        log: &log,
+        typed: typed.as_ref(),
+        granted: Granted::default(),
+    };
     let up = async {
-        let mut granted = Granted::default();
+        if let Some(lines) = lines {
+            let (keys, up) = (BytesMut::new(), &mut up);
+            return Typist { lines, connection, to_client, from_client, parked, up, keys, end: None }
+                .run()
+                .await;
+        }
         loop {
             let message = match parked.pop_front() {
                 Some(message) => Some(message),
                 None => from_client.wait().await,
             };
-            match upward(message, &to_server, &log, typed.as_ref()).await {
-                Ok(bytes) => {
-                    if let Some(more) = granted.taken(bytes)
-                        && to_client.grant_window(more).await.is_err()
-                    {
-                        return Over::Client;
-                    }
-                }
-                Err(over) => return over,
+            if let Err(over) = up.pass(message).await {
+                return over;
             }
         }
     };
@@ -102,6 +94,7 @@ pub(super) async fn run(
         to_server: &to_server,
         log: &log,
         typed: typed.as_ref(),
+        lines,
         stdout: Output::new(masks, client.terminal),
         stderr: Output::new(masks, client.terminal),
         granted: Granted::default(),
@@ -122,6 +115,26 @@ pub(super) async fn run(
                 drop(to_client.exit_status(refusal.exit_status).await);
             }
             drop(to_client.close().await);
+        }
+    }
+}
+
+/// The client's direction.
+pub(super) struct Up<'u> {
+    to_server: &'u ChannelWriteHalf<client::Msg>,
+    to_client: &'u ChannelWriteHalf<server::Msg>,
+    log: &'u Log<'u>,
+    typed: Option<&'u Mutex<Typed>>,
+    granted: Granted,
+}
+
+impl Up<'_> {
+    /// Passes on one message; `None` is the end.
+    pub(super) async fn pass(&mut self, message: Option<ChannelMsg>) -> Result<(), Over> {
+        let bytes = upward(message, self.to_server, self.log, self.typed).await?;
+        match self.granted.taken(bytes) {
+            Some(more) => self.to_client.grant_window(more).await.map_err(|_| Over::Client),
+            None => Ok(()),
         }
     }
 }
@@ -165,6 +178,7 @@ struct Down<'d> {
     to_server: &'d ChannelWriteHalf<client::Msg>,
     log: &'d Log<'d>,
     typed: Option<&'d Mutex<Typed>>,
+    lines: Option<&'d Lines<'d>>,
     stdout: Output,
     stderr: Output,
     granted: Granted,
@@ -209,6 +223,9 @@ impl Down<'_> {
             }
             Some(ChannelMsg::Data { data }) => {
                 let length = data.len();
+                if let Some(lines) = self.lines {
+                    lines.output(&data);
+                }
                 let typed = self.typed.map(|typed| typed.lock().unwrap_or_else(PoisonError::into_inner));
                 let echo = typed.is_some_and(|mut typed| typed.echoes(&data));
                 let shown = self.stdout.push(data, echo);
@@ -301,77 +318,6 @@ impl Down<'_> {
     }
 }
 
-/// One output stream on its way to the client.
-struct Output {
-    /// `None` when no mask reads it.
-    masker: Option<TerminalMasker>,
-    /// How long something may be held back.
-    patience: Duration,
-    /// When what is held back is shown at the latest.
-    due: Option<Instant>,
-}
-
-impl Output {
-    fn new(masks: Option<&Arc<BodyMasks>>, terminal: bool) -> Self {
-        let patience = if terminal { HOLD_BACK_TIME_MAX } else { PIPE_HOLD_BACK_TIME_MAX };
-        Self { masker: masker(masks), patience, due: None }
-    }
-
-    /// `echo`: it is but what the client typed, who does not wait to see that.
-    fn push(&mut self, data: Bytes, echo: bool) -> Bytes {
-        let Some(masker) = &mut self.masker else { return data };
-        let (came, held) = (data.len(), masker.held());
-        let shown = masker.push(data);
-        if echo && held == 0 && shown.is_empty() {
-            return masker.relent();
-        }
-        self.due = match masker.held() {
-            0 => None,
-            // All of it has just come.
-            held if held <= came => Some(Instant::now() + self.patience),
-            _ => Some(self.due.unwrap_or_else(|| Instant::now() + self.patience)),
-        };
-        shown
-    }
-
-    fn relent(&mut self, now: Instant) -> Bytes {
-        if self.due.is_some_and(|due| due <= now) { self.finish() } else { Bytes::new() }
-    }
-
-    fn finish(&mut self) -> Bytes {
-        self.due = None;
-        self.masker.as_mut().map(TerminalMasker::relent).unwrap_or_default()
-    }
-}
-
-/// What was typed at a terminal and has not been echoed.
-#[derive(Default)]
-struct Typed {
-    keys: VecDeque<u8>,
-}
-
-impl Typed {
-    /// The client typed, or pasted.
-    fn note(&mut self, data: &[u8]) {
-        if data.len() > ECHO_BYTES_MAX {
-            return self.keys.clear();
-        }
-        self.keys.extend(data);
-        let excess = self.keys.len().saturating_sub(TYPED_BYTES_MAX);
-        self.keys.drain(..excess);
-    }
-
-    /// Whether this output is one key's echo.
-    fn echoes(&mut self, data: &[u8]) -> bool {
-        if data.len() > ECHO_BYTES_MAX {
-            return false;
-        }
-        let Some(at) = memchr::memmem::find(self.keys.make_contiguous(), data) else { return false };
-        self.keys.drain(..at + data.len());
-        true
-    }
-}
-
 fn with(log: &Log<'_>, write: impl FnOnce(&mut OperationLog)) {
     write(&mut log.lock().unwrap_or_else(PoisonError::into_inner));
 }
@@ -447,47 +393,5 @@ mod tests {
             assert!(window >= WINDOW_BYTES / 2);
         }
         assert!(messages < 1000);
-    }
-
-    #[test]
-    fn echoes_are_what_was_typed_key_by_key() {
-        let mut typed = Typed::default();
-        for key in [b"l", b"s", b" ", b"4"] {
-            typed.note(key);
-        }
-        assert!(typed.echoes(b"l") && typed.echoes(b"s 4"));
-        assert!(!typed.echoes(b"4"), "once");
-        typed.note(b"5");
-        typed.note(b"pasted: 4111111111111111");
-        assert!(!typed.echoes(b"4111") && !typed.echoes(b"5"));
-        for _ in 0..1000 {
-            typed.note(b"12345678");
-        }
-        assert!(typed.keys.len() <= TYPED_BYTES_MAX);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_is_held_back_for_longer_than_it_may_be() {
-        use crate::mask::{Detector, HashKey, Method};
-
-        let detect = [(Detector::PaymentCard, Method::Redact)];
-        let key = Arc::new(HashKey::new(zeroize::Zeroizing::new([7; 32])));
-        let masks = BodyMasks::new(Vec::new(), Vec::new(), Vec::new(), &detect, Vec::new(), key).unwrap();
-        let masks = Arc::new(masks);
-        let mut output = Output::new(Some(&masks), true);
-        let begun = Instant::now();
-        assert_eq!(output.push(Bytes::from_static(b"4"), false), Bytes::new());
-        tokio::time::advance(HOLD_BACK_TIME_MAX / 2).await;
-        assert_eq!(output.push(Bytes::from_static(b"1"), false), Bytes::new());
-        assert_eq!(output.due, Some(begun + HOLD_BACK_TIME_MAX), "since the first");
-        assert_eq!(output.relent(Instant::now()), Bytes::new());
-        tokio::time::advance(HOLD_BACK_TIME_MAX / 2).await;
-        assert_eq!(output.relent(Instant::now()), Bytes::from_static(b"41"));
-        assert_eq!(output.push(Bytes::from_static(b"1"), true), Bytes::from_static(b"1"), "an echo");
-        assert_eq!(output.due, None);
-        assert_eq!(output.push(Bytes::from_static(b" 4"), false), Bytes::new());
-        assert_eq!(output.due, Some(Instant::now() + HOLD_BACK_TIME_MAX));
-        assert_eq!(output.push(Bytes::from_static(b" \r\n"), false), Bytes::from_static(b" 4 \r\n"));
-        assert_eq!(output.due, None);
     }
 }

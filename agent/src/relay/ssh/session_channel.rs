@@ -9,6 +9,7 @@ use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, serv
 use super::asked::{self, Asked, COMMAND_BYTES_MAX, What};
 use super::connection::Connection;
 use super::hold;
+use super::line::Lines;
 use super::log::{Content, OperationLog};
 use super::pump::{self, Join};
 use super::refusal::Refusal;
@@ -66,7 +67,9 @@ pub(super) async fn serve(connection: &Arc<Connection>, channel: Channel<server:
     match open(connection, &asked).await {
         Ok(server) => {
             let (from_server, to_server) = server.split();
-            pump::run(connection, Join { client, from_server, to_server }, masks, &mut log).await;
+            let lines = if guards_lines(connection, &asked) { Lines::new(&asked) } else { None };
+            let join = Join { client, from_server, to_server, lines: lines.as_ref() };
+            pump::run(connection, join, masks, &mut log).await;
         }
         Err(refusal) => {
             log.failed(&refusal.text);
@@ -74,6 +77,11 @@ pub(super) async fn serve(connection: &Arc<Connection>, channel: Channel<server:
         }
     }
     log.end();
+}
+
+/// Whether the policy wants every line judged.
+fn guards_lines(connection: &Connection, asked: &Asked) -> bool {
+    asked.what == What::Shell && connection.admission.connection().ssh.interactive == Interactive::LineGuard
 }
 
 /// Whether what goes over the channel is a protocol of files.
@@ -131,7 +139,7 @@ async fn permitted(
         hold::refused(connection, number, operation, &denial);
         return Err(Refused::Told(Refusal::denied(&denial)));
     }
-    let notice = Notice { to: &client.to, terminal: client.terminal };
+    let notice = Notice { to: &client.to, terminal: client.terminal, within_line: false };
     let decision = hold::decide(connection, number, operation, asked, Some(notice));
     let mut decision = std::pin::pin!(decision);
     loop {
@@ -154,13 +162,25 @@ async fn permitted(
 pub(super) struct Notice<'c> {
     to: &'c ChannelWriteHalf<server::Msg>,
     terminal: bool,
+    /// Something stands on the row already.
+    within_line: bool,
 }
 
-impl Notice<'_> {
+impl<'c> Notice<'c> {
+    /// For a terminal on which a line is being typed.
+    pub(super) fn within_line(to: &'c ChannelWriteHalf<server::Msg>) -> Self {
+        Self { to, terminal: true, within_line: true }
+    }
+
     /// Best effort: a client that is not there any more is noticed where it is read from.
     pub(super) async fn say(&self, text: String) {
+        let text = if self.within_line { format!("\n{text}") } else { text };
         let line = Refusal { text, exit_status: 0 }.bytes(self.terminal);
-        drop(self.to.extended_data_bytes(STDERR, line).await);
+        if self.within_line {
+            drop(self.to.data_bytes(line).await);
+        } else {
+            drop(self.to.extended_data_bytes(STDERR, line).await);
+        }
     }
 }
 
@@ -182,6 +202,11 @@ fn possible(connection: &Connection, asked: &Asked) -> Result<(), Denial> {
                 "give the command on the command line: ssh HOST COMMAND",
             ))
         }
+        What::Shell if guards_lines(connection, asked) && asked.terminal.is_none() => Err(Denial::new(
+            Side::Policy,
+            "the policy guards lines, which nobody sees without a terminal",
+            "ask for one (ssh -tt), or give the command on the command line: ssh HOST COMMAND",
+        )),
         What::Exec(_) | What::Shell | What::Subsystem(_) => Ok(()),
     }
 }

@@ -37,6 +37,32 @@ pub fn shell() -> SshOperation {
     }
 }
 
+/// A line typed into a shell. `doubt` says why what is shown of it is not known to be what will run: then its commands may
+/// restrain it, and never permit it.
+#[must_use]
+pub fn line(text: &str, doubt: Option<&str>) -> SshOperation {
+    let mut line = shell::analyse(text);
+    // A file's protocol has no place on a terminal.
+    line.transfer = None;
+    if let Some(doubt) = doubt {
+        line.effect = Effect::Unknown;
+        line.reason = Some(doubt.to_owned());
+        for command in &mut line.commands {
+            command.arguments.push(None);
+        }
+    }
+    let shown = if text.trim().is_empty() { doubt.map_or("", |_| "(nothing is shown)") } else { text };
+    SshOperation {
+        kind: OperationKind::Line,
+        effect: line.effect,
+        reason: line.reason.clone(),
+        text: shown.to_owned(),
+        command_line: Some(line),
+        paths: Vec::new(),
+        target: None,
+    }
+}
+
 /// A subsystem. `sftp` moves files, which this version does not look into; of the others nobody knows what they do.
 #[must_use]
 pub fn subsystem(name: &str) -> SshOperation {

@@ -8,9 +8,10 @@ use super::Effect;
 use super::shell::CommandLine;
 
 mod build;
+pub mod line;
 pub mod paths;
 
-pub use build::{exec, request, shell, subsystem};
+pub use build::{exec, line, request, shell, subsystem};
 
 /// What kind of thing is asked, by RFC 4254's and the SFTP draft's own names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

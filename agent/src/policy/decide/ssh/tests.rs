@@ -1,9 +1,9 @@
 //! Verdicts on SSH operations.
 
 use super::SshAsked;
-use crate::policy::rule::{Policy, SshRules};
+use crate::policy::rule::{Interactive, Policy, SshRules};
 use crate::policy::{Verdict, load};
-use crate::request::ssh::{OperationKind, SshOperation, exec, request, shell, subsystem};
+use crate::request::ssh::{OperationKind, SshOperation, exec, line, request, shell, subsystem};
 
 fn policy(guards: &str) -> Policy {
     load(&format!("version = 1\nname = \"test\"\n{guards}")).unwrap().policy
@@ -110,4 +110,26 @@ fn a_refusal_names_the_command_without_control_characters() {
     let Verdict::Deny { reason, .. } = no_rm.decide_ssh(&asked, &[]) else { panic!("not denied") };
     assert!(reason.contains("rm -rf '/srv/") && !reason.chars().any(char::is_control), "{reason}");
     assert!(!reason.contains('\u{202e}'));
+}
+
+#[test]
+fn lines_are_judged_as_commands_and_a_doubt_never_permits_them() {
+    assert_eq!(decide("", &line("ls -la", None)), "allow default");
+    assert_eq!(decide("", &line("rm -rf x", None)), "hold default");
+    assert_eq!(decide("", &line("ls", Some("edited"))), "hold default");
+    assert_eq!(decide("", &line("", Some("typed without echo"))), "hold default");
+    let no_rm = guard("no rm", "program = [\"rm\"]\naction = \"deny\"");
+    let deploy = guard("deploy", "command = [\"./deploy.sh*\"]\naction = \"allow\"");
+    let both = format!("{no_rm}{deploy}");
+    assert_eq!(decide(&both, &line("rm x", Some("edited"))), "deny no rm");
+    assert_eq!(decide(&both, &line("./deploy.sh v1", None)), "allow deploy");
+    assert_eq!(decide(&both, &line("./deploy.sh v1", Some("edited"))), "hold default");
+    let lines =
+        guard("lines", "operation = [\"line\"]\neffect = [\"read\", \"unknown\"]\naction = \"allow\"");
+    assert_eq!(decide(&lines, &line("", Some("typed without echo"))), "allow lines");
+    assert_eq!(decide(&lines, &exec(b"$X")), "hold default");
+    let rules = SshRules { interactive: Interactive::LineGuard, ..SshRules::default() };
+    let operation = shell();
+    let asked = SshAsked { connection: "web", rules: &rules, user: "deploy", operation: &operation };
+    assert_eq!(policy("").decide_ssh(&asked, &[]).word(), "allow");
 }

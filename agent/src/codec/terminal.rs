@@ -1,5 +1,5 @@
-//! Tells text from escape sequences (ECMA-48, ISO/IEC 2022) in a stream of bytes, however it is cut. What is no well-formed
-//! sequence is text: nothing is hidden from the detectors because it begins like one.
+//! Output of terminals: tells text from escape sequences (ECMA-48, ISO/IEC 2022) in a stream of bytes, however it is cut. What is
+//! no well-formed sequence is text: nothing is hidden from who reads the text because it begins like one. Pure.
 
 /// Longest control sequence or escape, in bytes. The longest that programs write set both colours and all attributes and have
 /// some sixty.
@@ -33,7 +33,7 @@ const C1_LEAD: u8 = 0xc2;
 
 /// What a sequence does to the text around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
+pub enum Effect {
     /// Nothing: what stands before and after it is read as one (colours, modes, titles).
     None,
     /// A gap in the line.
@@ -44,7 +44,7 @@ pub(super) enum Effect {
 
 /// A part of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Piece<'p> {
+pub enum Piece<'p> {
     /// What is read.
     Text(&'p [u8]),
     /// A control function.
@@ -70,7 +70,7 @@ enum State {
 
 /// Takes a stream apart.
 #[derive(Debug, Default)]
-pub(super) struct Splitter {
+pub struct Splitter {
     state: State,
     /// The sequence that is not complete.
     held: Vec<u8>,
@@ -84,7 +84,7 @@ pub(super) struct Splitter {
 
 impl Splitter {
     /// Takes the next bytes.
-    pub(super) fn push<'p>(&mut self, bytes: &'p [u8], emit: &mut impl FnMut(Piece<'_>)) {
+    pub fn push<'p>(&mut self, bytes: &'p [u8], emit: &mut impl FnMut(Piece<'_>)) {
         let mut rest: &'p [u8] = bytes;
         while let Some(first) = rest.first() {
             if self.state == State::Ground {
@@ -110,12 +110,13 @@ impl Splitter {
     }
 
     /// Bytes of a sequence whose end has not come.
-    pub(super) fn held(&self) -> usize {
+    #[must_use]
+    pub fn held(&self) -> usize {
         self.held.len()
     }
 
     /// Nothing has come for a while, or nothing comes any more: lets go of what is held.
-    pub(super) fn relent(&mut self, emit: &mut impl FnMut(Piece<'_>)) {
+    pub fn relent(&mut self, emit: &mut impl FnMut(Piece<'_>)) {
         match self.state {
             State::Ground => {}
             State::Lead => {
