@@ -2,5 +2,6 @@
 
 pub mod postgres;
 pub mod sftp;
+pub mod terminal;
 pub mod tls;
 pub mod websocket;

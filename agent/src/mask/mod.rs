@@ -9,6 +9,7 @@ pub mod detect;
 pub mod http;
 pub mod method;
 pub mod plan;
+pub mod terminal;
 pub mod types;
 
 pub use catalog::{ColumnRule, MaskCatalog};

@@ -12,10 +12,12 @@ mod commands;
 mod files;
 mod forwards;
 mod hosts;
+mod lines;
 mod logins;
 mod peers;
 mod record;
 mod sftp;
+mod terminal;
 
 /// One server for all tests of this binary, on an address that another one running now does not have.
 pub(crate) fn server() -> &'static SshServer {

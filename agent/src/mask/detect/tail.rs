@@ -1,6 +1,6 @@
 //! How much of a text is decided while more of it may come: up to where no match can begin that reaches past its end.
 
-use super::token::Literal;
+use super::token::{self, Literal};
 use super::{Detector, MATCH_BYTES_MAX, Scanner, byte_at};
 
 /// How far behind an AWS label or access key id the secret beside it may end, and before an id begin, in bytes.
@@ -113,13 +113,15 @@ fn begun(literal: &[u8], text: &[u8]) -> Option<usize> {
         .map(|length| text.len() - length)
 }
 
-/// The first run at the end that has the length of an AWS secret, or could grow to it.
+/// The first run at the end that could be an AWS secret beside an access key id that has not come, or could grow to it.
 fn secret_run(text: &[u8]) -> Option<usize> {
-    let part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'+' | b'=');
     let mut at = 0;
     while at < text.len() {
-        let run = super::run_length(text, at, usize::MAX, part);
-        if run == AWS_SECRET_BYTES || (run > 0 && run < AWS_SECRET_BYTES && at + run == text.len()) {
+        let run = super::run_length(text, at, usize::MAX, token::is_secret_byte);
+        // Digests have that length, too, and only one case of letters.
+        let secret = run == AWS_SECRET_BYTES
+            && (at + run == text.len() || token::is_random(text.get(at..at + run).unwrap_or_default()));
+        if secret || (run > 0 && run < AWS_SECRET_BYTES && at + run == text.len()) {
             return Some(at);
         }
         at += run.max(1);

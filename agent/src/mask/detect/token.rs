@@ -284,12 +284,12 @@ fn aws_labelled_secret(input: &[u8], label_end: usize, spans: &mut Vec<Span>) {
     }
 }
 
-fn is_secret_byte(byte: u8) -> bool {
+pub(super) fn is_secret_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'+')
 }
 
 /// Capitals, small letters and digits: forty of them without a label may otherwise be a digest or a path.
-fn is_random(text: &[u8]) -> bool {
+pub(super) fn is_random(text: &[u8]) -> bool {
     text.iter().any(u8::is_ascii_uppercase)
         && text.iter().any(u8::is_ascii_lowercase)
         && text.iter().any(u8::is_ascii_digit)

@@ -17,16 +17,16 @@ const WITHHELD_BYTES_MIN: usize = 8;
 const CREDENTIAL: &str = "credential";
 
 /// Finds.
-pub(super) struct Finder {
+pub(in crate::mask) struct Finder {
     scanner: Option<Scanner>,
     withheld: Vec<Secret>,
 }
 
 /// Something found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(in crate::mask) struct Found {
     /// Where.
-    pub(super) range: Range<usize>,
+    pub(in crate::mask) range: Range<usize>,
     what: What,
 }
 
@@ -38,7 +38,7 @@ enum What {
 
 impl Found {
     /// How the record names it.
-    pub(super) fn name(&self) -> &'static str {
+    pub(in crate::mask) fn name(&self) -> &'static str {
         match self.what {
             What::Credential => CREDENTIAL,
             What::Detected(detector, _) => detector.name(),
@@ -46,7 +46,7 @@ impl Found {
     }
 
     /// What stands in its place; `text` is what was found.
-    pub(super) fn replacement(&self, text: &[u8], key: &HashKey) -> Cow<'static, [u8]> {
+    pub(in crate::mask) fn replacement(&self, text: &[u8], key: &HashKey) -> Cow<'static, [u8]> {
         match self.what {
             What::Credential => Cow::Borrowed(REDACTED.as_bytes()),
             What::Detected(detector, method) => replace_match(method, detector, text, key),
@@ -61,12 +61,12 @@ impl Finder {
         Ok(Self { scanner, withheld: withheld.into_iter().filter(long).collect() })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::mask) fn is_empty(&self) -> bool {
         self.scanner.is_none() && self.withheld.is_empty()
     }
 
     /// Everything found, in order, not overlapping.
-    pub(super) fn find(&self, text: &[u8]) -> Vec<Found> {
+    pub(in crate::mask) fn find(&self, text: &[u8]) -> Vec<Found> {
         let mut found: Vec<Found> = Vec::new();
         if let Some(scanner) = &self.scanner {
             found.extend(scanner.matches(text).into_iter().map(|matched| Found {
@@ -90,13 +90,13 @@ impl Finder {
     }
 
     /// How many bytes from the front nothing can change that follows; see [`Scanner::decided`].
-    pub(super) fn decided(&self, text: &[u8]) -> usize {
+    pub(in crate::mask) fn decided(&self, text: &[u8]) -> usize {
         let decided = self.scanner.as_ref().map_or(text.len(), |scanner| scanner.decided(text));
         decided.min(self.begun(text))
     }
 
     /// The same, with words let go; see [`Scanner::decided_but_words`].
-    pub(super) fn decided_but_words(&self, text: &[u8]) -> usize {
+    pub(in crate::mask) fn decided_but_words(&self, text: &[u8]) -> usize {
         let decided = self.scanner.as_ref().map_or(text.len(), |scanner| scanner.decided_but_words(text));
         decided.min(self.begun(text))
     }

@@ -24,6 +24,7 @@ pub use path::JsonPath;
 
 use events::EventMasker;
 use find::Finder;
+pub(in crate::mask) use find::Found;
 use form::FormMasker;
 use json::JsonMasker;
 use text::TextMasker;
@@ -210,8 +211,18 @@ impl BodyMasks {
         }
     }
 
+    /// What finds secrets in plain text.
+    pub(in crate::mask) fn finder(&self) -> &Finder {
+        &self.finder
+    }
+
+    /// What keyed digests are made with.
+    pub(in crate::mask) fn key(&self) -> &HashKey {
+        &self.key
+    }
+
     /// Detectors over complete text.
-    fn scan(&self, text: &[u8], counts: &mut Counts) -> Option<Vec<u8>> {
+    pub(in crate::mask) fn scan(&self, text: &[u8], counts: &mut Counts) -> Option<Vec<u8>> {
         let found = self.finder.find(text);
         if found.is_empty() {
             return None;
@@ -230,7 +241,8 @@ impl BodyMasks {
     }
 }
 
-fn count(counts: &mut Counts, rule: &str, more: u64) {
+/// Counts more findings of a rule.
+pub(in crate::mask) fn count(counts: &mut Counts, rule: &str, more: u64) {
     if let Some(known) = counts.get_mut(rule) {
         *known += more;
     } else {
@@ -276,12 +288,6 @@ impl BodyMasker {
             BodyKind::Untold => Form::Sniffing { binary: true, seen: Vec::new() },
         };
         Self { masks, counts: Counts::new(), form }
-    }
-
-    /// For a stream of text that goes on for as long as somebody waits for it: whatever it looks like, it is text.
-    #[must_use]
-    pub fn stream(masks: Arc<BodyMasks>) -> Self {
-        Self { masks, counts: Counts::new(), form: Form::Text(Box::default()) }
     }
 
     /// Takes the next piece and appends to `out` what is decided.

@@ -9,7 +9,8 @@ use russh::Sig;
 use super::asked::Asked;
 use super::connection::Connection;
 use crate::gate::{Denial, Permit};
-use crate::mask::http::{BodyMasker, BodyMasks, Counts};
+use crate::mask::http::{BodyMasks, Counts};
+use crate::mask::terminal::TerminalMasker;
 use crate::record::RecordError;
 use crate::record::asked::{self as recorded, BoundedText, Parameters, Statements};
 use crate::record::event::{self, Intent, Outcome, OutcomeStatus, ServerError};
@@ -114,7 +115,7 @@ pub(super) struct OperationLog {
     terminal: bool,
     content: Content,
     /// What is recorded of the input is masked, what the server gets is not.
-    stdin_masker: Option<BodyMasker>,
+    stdin_masker: Option<TerminalMasker>,
     stdin: Taken,
     stdout: Taken,
     stderr: Taken,
@@ -182,9 +183,8 @@ impl OperationLog {
     /// They cannot be recorded, so they must not pass.
     pub(super) fn input(&mut self, data: &Bytes) -> Result<(), RecordError> {
         let Some(masker) = &mut self.stdin_masker else { return self.chunk(StreamName::Stdin, data) };
-        let mut shown = Vec::with_capacity(data.len());
-        masker.push(data, &mut shown);
-        self.chunk(StreamName::Stdin, &shown.into())
+        let shown = masker.push(data.clone());
+        self.chunk(StreamName::Stdin, &shown)
     }
 
     /// Bytes that pass, as they may be recorded.
@@ -309,9 +309,8 @@ impl OperationLog {
     /// What is still gathered.
     fn rest(&mut self) -> Result<(), RecordError> {
         if let Some(mut masker) = self.stdin_masker.take() {
-            let mut shown = Vec::new();
-            masker.finish(&mut shown);
-            self.chunk(StreamName::Stdin, &shown.into())?;
+            let shown = masker.relent();
+            self.chunk(StreamName::Stdin, &shown)?;
         }
         self.pause()
     }
@@ -352,8 +351,8 @@ impl Drop for OperationLog {
 }
 
 /// Masks one stream, where there is something to mask.
-pub(super) fn masker(masks: Option<&Arc<BodyMasks>>) -> Option<BodyMasker> {
-    masks.filter(|masks| !masks.is_empty()).map(|masks| BodyMasker::stream(Arc::clone(masks)))
+pub(super) fn masker(masks: Option<&Arc<BodyMasks>>) -> Option<TerminalMasker> {
+    masks.filter(|masks| !masks.is_empty()).map(|masks| TerminalMasker::new(Arc::clone(masks)))
 }
 
 /// The signal's name (RFC 4254 §6.10).

@@ -1,29 +1,29 @@
 //! Joins the client's half of a channel with the server's: bytes, ends, signals and sizes, each way on its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, server};
+use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::log::{OperationLog, masker};
+use super::line::{Lines, Typist};
+use super::log::OperationLog;
+use super::output::{Output, Typed};
 use super::refusal::Refusal;
 use super::session_channel::{ClientChannel, STDERR};
-use crate::mask::http::{BodyMasker, BodyMasks};
+use crate::mask::http::BodyMasks;
 use crate::record::RecordError;
 use crate::record::stream::StreamName;
 use crate::upstream::ssh::WINDOW_BYTES;
 
-/// How long output may be held back because an ordinary word in it could turn out to be the beginning of a secret; then a
-/// prompt that somebody waits for is shown.
-const HOLD_BACK_TIME_MAX: Duration = Duration::from_millis(20);
-
 /// The two halves.
-pub(super) struct Join {
+pub(super) struct Join<'j> {
     pub(super) client: ClientChannel,
     pub(super) from_server: ChannelReadHalf,
     pub(super) to_server: ChannelWriteHalf<client::Msg>,
+    /// Lines that are typed are judged.
+    pub(super) lines: Option<&'j Lines<'j>>,
 }
 
 /// Room to be granted to a peer. Given in large pieces: each is a message.
@@ -60,30 +60,36 @@ pub(super) type Log<'l> = Mutex<&'l mut OperationLog>;
 /// Moves everything until the channel is closed.
 pub(super) async fn run(
     connection: &Arc<Connection>,
-    join: Join,
+    join: Join<'_>,
     masks: Option<&Arc<BodyMasks>>,
     log: &mut OperationLog,
 ) {
-    let Join { mut client, mut from_server, to_server } = join;
+    let Join { mut client, mut from_server, to_server, lines } = join;
     let mut parked = std::mem::take(&mut client.parked);
     let log = Mutex::new(log);
+    let typed = client.terminal.then(|| Mutex::new(Typed::default()));
     let (to_client, from_client) = (&client.to, &mut client.from);
+    let mut up = Up {
+        to_server: &to_server,
+        to_client,
+        log: &log,
+        typed: typed.as_ref(),
+        granted: Granted::default(),
+    };
     let up = async {
-        let mut granted = Granted::default();
+        if let Some(lines) = lines {
+            let (keys, up) = (BytesMut::new(), &mut up);
+            return Typist { lines, connection, to_client, from_client, parked, up, keys, end: None }
+                .run()
+                .await;
+        }
         loop {
             let message = match parked.pop_front() {
                 Some(message) => Some(message),
                 None => from_client.wait().await,
             };
-            match upward(message, &to_server, &log).await {
-                Ok(bytes) => {
-                    if let Some(more) = granted.taken(bytes)
-                        && to_client.grant_window(more).await.is_err()
-                    {
-                        return Over::Client;
-                    }
-                }
-                Err(over) => return over,
+            if let Err(over) = up.pass(message).await {
+                return over;
             }
         }
     };
@@ -92,8 +98,10 @@ pub(super) async fn run(
         to_client,
         to_server: &to_server,
         log: &log,
-        stdout: Output::new(masks),
-        stderr: Output::new(masks),
+        typed: typed.as_ref(),
+        lines,
+        stdout: Output::new(masks, client.terminal),
+        stderr: Output::new(masks, client.terminal),
         granted: Granted::default(),
     };
     let over = tokio::select! {
@@ -127,17 +135,41 @@ pub(super) async fn cut(client: &ClientChannel, log: &Log<'_>, why: &str) {
     drop(client.to.exit_status(refusal.exit_status).await);
 }
 
+/// The client's direction.
+pub(super) struct Up<'u> {
+    to_server: &'u ChannelWriteHalf<client::Msg>,
+    to_client: &'u ChannelWriteHalf<server::Msg>,
+    log: &'u Log<'u>,
+    typed: Option<&'u Mutex<Typed>>,
+    granted: Granted,
+}
+
+impl Up<'_> {
+    /// Passes on one message; `None` is the end.
+    pub(super) async fn pass(&mut self, message: Option<ChannelMsg>) -> Result<(), Over> {
+        let bytes = upward(message, self.to_server, self.log, self.typed).await?;
+        match self.granted.taken(bytes) {
+            Some(more) => self.to_client.grant_window(more).await.map_err(|_| Over::Client),
+            None => Ok(()),
+        }
+    }
+}
+
 /// One message of the client. Says how many bytes of its window it took.
 async fn upward(
     message: Option<ChannelMsg>,
     to_server: &ChannelWriteHalf<client::Msg>,
     log: &Log<'_>,
+    typed: Option<&Mutex<Typed>>,
 ) -> Result<usize, Over> {
     let sent = match message {
         None | Some(ChannelMsg::Close) => return Err(Over::Client),
         Some(ChannelMsg::Data { data }) => {
             let length = data.len();
             recorded(log, |log| log.input(&data))?;
+            if let Some(typed) = typed {
+                typed.lock().unwrap_or_else(PoisonError::into_inner).note(&data);
+            }
             to_server.data_bytes(data).await.map_err(|_| Over::Server)?;
             return Ok(length);
         }
@@ -161,6 +193,8 @@ struct Down<'d> {
     to_client: &'d ChannelWriteHalf<server::Msg>,
     to_server: &'d ChannelWriteHalf<client::Msg>,
     log: &'d Log<'d>,
+    typed: Option<&'d Mutex<Typed>>,
+    lines: Option<&'d Lines<'d>>,
     stdout: Output,
     stderr: Output,
     granted: Granted,
@@ -169,19 +203,19 @@ struct Down<'d> {
 impl Down<'_> {
     async fn run(&mut self, from_server: &mut ChannelReadHalf) -> Over {
         loop {
-            let holds = self.stdout.holds() || self.stderr.holds();
-            let message = if holds {
-                match tokio::time::timeout(HOLD_BACK_TIME_MAX, from_server.wait()).await {
-                    Ok(message) => message,
-                    Err(_elapsed) => {
-                        if let Err(over) = self.relent().await {
-                            return over;
-                        }
-                        from_server.wait().await
+            let due = [self.stdout.due, self.stderr.due].into_iter().flatten().min();
+            let message = match due {
+                None => from_server.wait().await,
+                Some(due) if due > Instant::now() => {
+                    match tokio::time::timeout_at(due, from_server.wait()).await {
+                        Ok(message) => message,
+                        Err(_elapsed) => continue,
                     }
                 }
-            } else {
-                from_server.wait().await
+                Some(_passed) => match self.relent().await {
+                    Ok(()) => continue,
+                    Err(over) => return over,
+                },
             };
             match self.one(message).await {
                 Ok(bytes) => {
@@ -205,13 +239,18 @@ impl Down<'_> {
             }
             Some(ChannelMsg::Data { data }) => {
                 let length = data.len();
-                let shown = self.stdout.push(data);
+                if let Some(lines) = self.lines {
+                    lines.output(&data);
+                }
+                let typed = self.typed.map(|typed| typed.lock().unwrap_or_else(PoisonError::into_inner));
+                let echo = typed.is_some_and(|mut typed| typed.echoes(&data));
+                let shown = self.stdout.push(data, echo);
                 self.show(StreamName::Stdout, shown).await?;
                 Ok(length)
             }
             Some(ChannelMsg::ExtendedData { data, ext: STDERR }) => {
                 let length = data.len();
-                let shown = self.stderr.push(data);
+                let shown = self.stderr.push(data, false);
                 self.show(StreamName::Stderr, shown).await?;
                 Ok(length)
             }
@@ -254,9 +293,10 @@ impl Down<'_> {
         sent.map_err(|_| Over::Client)
     }
 
-    /// Nothing has come for a while.
+    /// Something was held back for as long as it may be.
     async fn relent(&mut self) -> Result<(), Over> {
-        let (stdout, stderr) = (self.stdout.relent(), self.stderr.relent());
+        let now = Instant::now();
+        let (stdout, stderr) = (self.stdout.relent(now), self.stderr.relent(now));
         self.show(StreamName::Stdout, stdout).await?;
         self.show(StreamName::Stderr, stderr).await?;
         recorded(self.log, OperationLog::pause)
@@ -290,45 +330,6 @@ impl Down<'_> {
                 with(self.log, |log| log.masked(masker.counts()));
             }
         }
-    }
-}
-
-/// One output stream on its way to the client.
-struct Output {
-    /// `None` when no mask reads it.
-    masker: Option<BodyMasker>,
-}
-
-impl Output {
-    fn new(masks: Option<&Arc<BodyMasks>>) -> Self {
-        Self { masker: masker(masks) }
-    }
-
-    fn push(&mut self, data: Bytes) -> Bytes {
-        let Some(masker) = &mut self.masker else { return data };
-        let mut out = Vec::with_capacity(data.len());
-        masker.push(&data, &mut out);
-        out.into()
-    }
-
-    fn holds(&self) -> bool {
-        self.masker.as_ref().is_some_and(BodyMasker::holds)
-    }
-
-    fn relent(&mut self) -> Bytes {
-        let mut out = Vec::new();
-        if let Some(masker) = &mut self.masker {
-            masker.relent(&mut out);
-        }
-        out.into()
-    }
-
-    fn finish(&mut self) -> Bytes {
-        let mut out = Vec::new();
-        if let Some(masker) = &mut self.masker {
-            masker.finish(&mut out);
-        }
-        out.into()
     }
 }
 

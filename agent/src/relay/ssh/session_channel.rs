@@ -9,14 +9,16 @@ use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, serv
 use super::asked::{self, Asked, COMMAND_BYTES_MAX, What};
 use super::connection::Connection;
 use super::hold;
+use super::line::Lines;
 use super::log::{Content, OperationLog};
 use super::pump::{self, Join};
 use super::refusal::Refusal;
 use super::sftp;
 use crate::flow::Side;
 use crate::gate::{Denial, Permit};
+use crate::policy::rule::Interactive;
 use crate::request::shell::Transfer;
-use crate::request::ssh::{self, SFTP, SshOperation};
+use crate::request::ssh::{self, OperationKind, SFTP, SshOperation};
 use crate::upstream::ssh::MESSAGES_MAX;
 
 /// The client's half of a channel.
@@ -70,7 +72,9 @@ pub(super) async fn serve(connection: &Arc<Connection>, channel: Channel<server:
     match open(connection, &asked).await {
         Ok(server) => {
             let (from_server, to_server) = server.split();
-            let join = Join { client, from_server, to_server };
+            let guarded = guards_lines(connection, &operation);
+            let lines = if guarded { Lines::new(&asked) } else { None };
+            let join = Join { client, from_server, to_server, lines: lines.as_ref() };
             if is_sftp(&asked, &operation) {
                 sftp::run(connection, join, &mut log).await;
             } else {
@@ -95,6 +99,12 @@ fn is_sftp(asked: &Asked, operation: &SshOperation) -> bool {
         What::Subsystem(name) => name == SFTP,
         What::Shell => false,
     }
+}
+
+/// Whether the policy wants every line judged: of a shell, also of one that a command line starts on a terminal.
+fn guards_lines(connection: &Connection, operation: &SshOperation) -> bool {
+    operation.kind == OperationKind::Shell
+        && connection.admission.connection().ssh.interactive == Interactive::LineGuard
 }
 
 /// Whether what goes over the channel is a protocol of files.
@@ -132,7 +142,7 @@ async fn permitted(
     operation: &SshOperation,
     client: &mut ClientChannel,
 ) -> Result<Permit, Refused> {
-    if let Err(denial) = possible(asked) {
+    if let Err(denial) = possible(connection, asked, operation) {
         hold::refused(connection, number, operation, &denial);
         return Err(Refused::Told(Refusal::denied(&denial)));
     }
@@ -159,18 +169,30 @@ async fn permitted(
 pub(super) struct Notice<'c> {
     to: &'c ChannelWriteHalf<server::Msg>,
     terminal: bool,
+    /// Something stands on the row already.
+    within_line: bool,
 }
 
 impl<'c> Notice<'c> {
     /// On this channel.
     pub(super) fn new(to: &'c ChannelWriteHalf<server::Msg>, terminal: bool) -> Self {
-        Self { to, terminal }
+        Self { to, terminal, within_line: false }
+    }
+
+    /// For a terminal on which a line is being typed.
+    pub(super) fn within_line(to: &'c ChannelWriteHalf<server::Msg>) -> Self {
+        Self { to, terminal: true, within_line: true }
     }
 
     /// Best effort: a client that is not there any more is noticed where it is read from.
     pub(super) async fn say(&self, text: String) {
+        let text = if self.within_line { format!("\n{text}") } else { text };
         let line = Refusal { text, exit_status: 0 }.bytes(self.terminal);
-        drop(self.to.extended_data_bytes(STDERR, line).await);
+        if self.within_line {
+            drop(self.to.data_bytes(line).await);
+        } else {
+            drop(self.to.extended_data_bytes(STDERR, line).await);
+        }
     }
 }
 
@@ -178,12 +200,17 @@ impl<'c> Notice<'c> {
 pub(super) const STDERR: u32 = 1;
 
 /// What no rule can allow.
-fn possible(asked: &Asked) -> Result<(), Denial> {
+fn possible(connection: &Connection, asked: &Asked, operation: &SshOperation) -> Result<(), Denial> {
     match &asked.what {
         What::Exec(command) if command.len() > COMMAND_BYTES_MAX => Err(Denial::new(
             Side::Client,
             format!("the command line has {} bytes, more than {COMMAND_BYTES_MAX}", command.len()),
             "send a script by scp, or on standard input",
+        )),
+        What::Shell if guards_lines(connection, operation) && asked.terminal.is_none() => Err(Denial::new(
+            Side::Policy,
+            "the policy guards lines, which nobody sees without a terminal",
+            "ask for one (ssh -tt), or give the command on the command line: ssh HOST COMMAND",
         )),
         What::Exec(_) | What::Shell | What::Subsystem(_) => Ok(()),
     }

@@ -90,6 +90,34 @@ pub fn shell() -> SshOperation {
     }
 }
 
+/// A line typed into a shell. `doubt` says why what is shown of it is not known to be what will run: then its commands may
+/// restrain it, and never permit it.
+#[must_use]
+pub fn line(text: &str, doubt: Option<&'static str>) -> SshOperation {
+    let mut line = shell::analyse(text);
+    // A file's protocol has no place on a terminal.
+    line.transfer = None;
+    on_a_terminal(&mut line);
+    if let Some(doubt) = doubt {
+        line.effect = Effect::Unknown;
+        line.reason = Some(doubt.to_owned());
+        line.opaque.get_or_insert(doubt);
+        for command in &mut line.commands {
+            command.arguments.push(None);
+        }
+    }
+    let shown = if text.trim().is_empty() { doubt.map_or("", |_| "(nothing is shown)") } else { text };
+    SshOperation {
+        kind: OperationKind::Line,
+        effect: line.effect,
+        reason: line.reason.clone(),
+        text: shown.to_owned(),
+        command_line: Some(line),
+        paths: Vec::new(),
+        target: None,
+    }
+}
+
 /// The subsystem that moves files (draft-ietf-secsh-filexfer-02).
 pub const SFTP: &str = "sftp";
 

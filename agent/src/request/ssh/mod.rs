@@ -8,10 +8,11 @@ use super::Effect;
 use super::shell::CommandLine;
 
 mod build;
+pub mod line;
 pub mod paths;
 pub mod sftp;
 
-pub use build::{SFTP, exec, exec_on_terminal, request, shell, subsystem, variable_is_plain};
+pub use build::{SFTP, exec, exec_on_terminal, line, request, shell, subsystem, variable_is_plain};
 
 /// What kind of thing is asked, by RFC 4254's and the SFTP draft's own names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

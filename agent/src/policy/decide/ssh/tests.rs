@@ -5,7 +5,7 @@ use crate::policy::rule::{Interactive, Policy, SshRules};
 use crate::policy::{Verdict, load};
 use crate::request::Effect;
 use crate::request::ssh::{
-    Access, OperationKind, PathUse, SshOperation, exec, exec_on_terminal, request, shell, subsystem,
+    Access, OperationKind, PathUse, SshOperation, exec, exec_on_terminal, line, request, shell, subsystem,
 };
 
 fn policy(guards: &str) -> Policy {
@@ -29,7 +29,9 @@ fn without_guards_looks_pass_and_the_rest_waits() {
     assert_eq!(decide("", &exec(b"rm -rf /srv/app")), "hold default");
     assert_eq!(decide("", &exec(b"ls; rm x")), "hold default");
     assert_eq!(decide("", &exec(b"\xff\xfe")), "hold default");
-    assert_eq!(decide("", &subsystem("sftp")), "hold default");
+    assert_eq!(decide("", &subsystem("netconf")), "hold default");
+    // What is asked of it is judged by itself.
+    assert_eq!(decide("", &subsystem("sftp")), "allow default");
     assert_eq!(decide("", &request(OperationKind::Pty, "xterm")), "allow default");
 }
 
@@ -245,4 +247,29 @@ fn files_that_are_moved_are_judged_by_path() {
         |path: &str| decide(&guards, &moved(OperationKind::Download, path, Access::Read, Effect::Read));
     assert_eq!(download("/srv/in/a"), "allow default");
     assert_eq!(download("/home/x/.ssh/id_rsa"), "deny keys");
+}
+
+#[test]
+fn lines_are_judged_as_commands_and_a_doubt_never_permits_them() {
+    let rules = SshRules { interactive: Interactive::LineGuard, ..SshRules::default() };
+    let decide = |guards: &str, operation: &SshOperation| {
+        let asked = SshAsked { connection: "web", rules: &rules, user: "deploy", operation };
+        let verdict = policy(guards).decide_ssh(&asked, &[]);
+        format!("{} {}", verdict.word(), verdict.rule())
+    };
+    assert_eq!(decide("", &line("ls -la", None)), "allow default");
+    assert_eq!(decide("", &line("rm -rf x", None)), "hold default");
+    assert_eq!(decide("", &line("ls", Some("edited"))), "hold default");
+    assert_eq!(decide("", &line("", Some("typed without echo"))), "hold default");
+    let no_rm = guard("no rm", "program = [\"rm\"]\naction = \"deny\"");
+    let deploy = guard("deploy", "command = [\"./deploy.sh*\"]\naction = \"allow\"");
+    let both = format!("{no_rm}{deploy}");
+    assert_eq!(decide(&both, &line("rm x", Some("edited"))), "deny no rm");
+    assert_eq!(decide(&both, &line("./deploy.sh v1", None)), "allow deploy");
+    assert_eq!(decide(&both, &line("./deploy.sh v1", Some("edited"))), "hold default");
+    let lines =
+        guard("lines", "operation = [\"line\"]\neffect = [\"read\", \"unknown\"]\naction = \"allow\"");
+    assert_eq!(decide(&lines, &line("", Some("typed without echo"))), "allow lines");
+    assert_eq!(decide(&lines, &exec(b"$X")), "hold default");
+    assert_eq!(decide("", &shell()), "allow default");
 }

@@ -59,8 +59,8 @@ impl Shared {
 }
 
 /// Moves everything until the channel is closed.
-pub(super) async fn run(connection: &Arc<Connection>, join: Join, log: &mut OperationLog) {
-    let Join { mut client, from_server, to_server } = join;
+pub(super) async fn run(connection: &Arc<Connection>, join: Join<'_>, log: &mut OperationLog) {
+    let Join { mut client, from_server, to_server, .. } = join;
     let shared = Shared { state: Mutex::default(), answered: Notify::new(), settled: Notify::new() };
     let parked = std::mem::take(&mut client.parked);
     let log = Mutex::new(log);
