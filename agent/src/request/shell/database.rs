@@ -1,85 +1,136 @@
 //! Clients of databases: the statements that their words hand over, judged as SQL.
 
+use super::options::Options;
 use super::run::Stdin;
 use super::scripts::{DYNAMIC, all, opaque};
 use super::walk::Walk;
 use crate::request::Effect;
 use crate::request::sql;
+use crate::request::ssh::{Access, PathUse};
 
-/// Values of options that hand over statements: `-c X`, `-cX`, `--command X`, `--command=X`.
-fn values_of<'a>(words: &[&'a str], options: &[&str]) -> Vec<&'a str> {
-    let mut values = Vec::new();
-    let mut rest = words.iter();
-    while let Some(word) = rest.next() {
-        for option in options {
-            // `-Atc TEXT`: flags before it in one word.
-            let flags = word.strip_prefix('-').and_then(|letters| letters.strip_suffix('c'));
-            let flagged = flags.is_some_and(|flags| flags.chars().all(|flag| "AtqXxnw1".contains(flag)));
-            if word == option || (*option == "-c" && flagged) {
-                values.extend(rest.next());
-                break;
-            }
-            let attached = if option.starts_with("--") {
-                word.strip_prefix(option).and_then(|rest| rest.strip_prefix('='))
-            } else {
-                word.strip_prefix(option).filter(|_| !word.starts_with("--"))
-            };
-            if let Some(value) = attached {
-                values.push(value);
-                break;
-            }
-        }
-    }
-    values
-}
+/// Options of psql (its documentation, Options); others are not known.
+const PSQL: Options<'_> = Options::new(
+    "AaebEHlnqsStVwWxXz01?",
+    "cdfFhLopPRTUv",
+    &[
+        "--csv",
+        "--echo-all",
+        "--echo-errors",
+        "--echo-hidden",
+        "--echo-queries",
+        "--expanded",
+        "--field-separator-zero",
+        "--help",
+        "--html",
+        "--list",
+        "--no-align",
+        "--no-password",
+        "--no-psqlrc",
+        "--password",
+        "--quiet",
+        "--record-separator-zero",
+        "--single-transaction",
+        "--tuples-only",
+        "--version",
+    ],
+    &[
+        "--command",
+        "--dbname",
+        "--field-separator",
+        "--file",
+        "--host",
+        "--log-file",
+        "--output",
+        "--port",
+        "--pset",
+        "--record-separator",
+        "--set",
+        "--table-attr",
+        "--username",
+        "--variable",
+    ],
+);
 
-fn has(words: &[&str], options: &[&str]) -> bool {
-    words.iter().any(|word| {
-        options.iter().any(|option| {
-            word == option || (option.starts_with("--") && word.starts_with(&format!("{option}=")))
-        })
-    })
-}
+/// Options of mysql that run and write nothing but statements. `-p` may have the password in the same word.
+const MYSQL: Options<'_> = Options::new(
+    "ABbCEfHiNnqrstUVvw",
+    "DehPSu",
+    &[
+        "--batch",
+        "--column-names",
+        "--compress",
+        "--force",
+        "--html",
+        "--no-auto-rehash",
+        "--no-defaults",
+        "--password",
+        "--quick",
+        "--raw",
+        "--silent",
+        "--skip-column-names",
+        "--table",
+        "--version",
+        "--vertical",
+        "--xml",
+    ],
+    &[
+        "--connect-timeout",
+        "--database",
+        "--default-character-set",
+        "--execute",
+        "--host",
+        "--port",
+        "--protocol",
+        "--socket",
+        "--ssl-mode",
+        "--user",
+    ],
+);
+
+/// Why, for an option that is in neither list.
+const STRANGE: &str = "an option of it is not known";
 
 /// `psql`.
 pub(super) fn psql(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>], stdin: &Stdin) {
     let Some(words) = all(arguments) else { return opaque(walk, "psql", DYNAMIC, argv) };
-    if has(&words, &["-f", "--file"]) || words.iter().any(|word| word.starts_with("-f")) {
+    let Some(parsed) = PSQL.parse(&words) else { return opaque(walk, "psql", STRANGE, argv) };
+    if parsed.has(&["-f", "--file"]) {
         return opaque(walk, "psql", "runs a file nobody looked into", argv);
     }
-    if has(&words, &["-l", "--list", "--version", "-V"]) {
-        return walk.note("psql", Effect::Read, None, argv);
-    }
-    let texts = values_of(&words, &["-c", "--command"]);
-    let texts: Vec<String> = match (texts.is_empty(), stdin) {
-        (false, _) => texts.into_iter().map(str::to_owned).collect(),
-        (true, Stdin::Text(text)) => vec![text.clone()],
-        (true, Stdin::Inherited | Stdin::Fetched | Stdin::Unknown) => {
+    let texts: Vec<String> = parsed.values(&["-c", "--command"]).map(str::to_owned).collect();
+    let looks = parsed.has(&["-l", "--list", "--version", "-V", "--help", "-?"]);
+    match (texts.is_empty(), looks, stdin) {
+        (false, _, _) => statements(walk, "psql", &texts, argv),
+        (true, true, _) => walk.note("psql", Effect::Read, None, argv),
+        (true, false, Stdin::Text(text)) => statements(walk, "psql", std::slice::from_ref(text), argv),
+        (true, false, Stdin::Inherited | Stdin::Fetched | Stdin::Unknown) => {
             return opaque(walk, "psql", "runs what it reads", argv);
         }
-    };
-    statements(walk, "psql", &texts, argv);
-    if has(&words, &["-o", "--output", "-L", "--log-file"]) {
-        walk.raise(walk.commands.len().saturating_sub(1), Effect::Write, "writes a file");
     }
+    // `-o |command` is run.
+    let files: Vec<&str> = parsed.values(&["-o", "--output", "-L", "--log-file"]).collect();
+    if files.iter().any(|file| file.trim_start().starts_with('|')) {
+        walk.raise(walk.commands.len().saturating_sub(1), Effect::Unknown, "hands its output to a command");
+    }
+    walk.touches(
+        files.iter().map(|file| PathUse { path: (*file).to_owned(), access: Access::Write }).collect(),
+    );
 }
 
-/// A client of another database that takes statements by these options.
-pub(super) fn database(
+/// `mysql`.
+pub(super) fn mysql(
     walk: &mut Walk,
     program: &str,
     arguments: &[Option<String>],
     argv: &[Option<String>],
     stdin: &Stdin,
-    options: &[&str],
 ) {
     let Some(words) = all(arguments) else { return opaque(walk, program, DYNAMIC, argv) };
-    let texts = values_of(&words, options);
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.starts_with("-p")).collect();
+    let Some(parsed) = MYSQL.parse(&words) else { return opaque(walk, program, STRANGE, argv) };
+    let texts: Vec<String> = parsed.values(&["-e", "--execute"]).map(str::to_owned).collect();
     match (texts.is_empty(), stdin) {
-        (false, _) => {
-            let texts: Vec<String> = texts.into_iter().map(str::to_owned).collect();
-            statements(walk, program, &texts, argv);
-        }
+        (false, _) => statements(walk, program, &texts, argv),
         (true, Stdin::Text(text)) => statements(walk, program, std::slice::from_ref(&text.clone()), argv),
         (true, Stdin::Inherited | Stdin::Fetched | Stdin::Unknown) => {
             opaque(walk, program, "runs what it reads", argv);

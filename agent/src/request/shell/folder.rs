@@ -1,163 +1,128 @@
-//! Where a line's relative paths begin: what `cd` says of it.
+//! Where a line works: `cd` and its like are followed, so that `cd /etc; echo x > passwd` is seen to write `/etc/passwd`.
 
+use super::walk::Walk;
 use crate::request::ssh::PathUse;
-use crate::request::ssh::paths::normal;
+use crate::request::ssh::paths::{normal, sensitive};
 
-/// Folders that a command may run in, at most; beyond, it could be any.
+/// Folders that a line may be in at one time; beyond it the later ones count as unknown.
 const FOLDERS_MAX: usize = 8;
 
-/// Folders that a command may run in. `None` is where the login began.
-#[derive(Clone, Debug)]
+/// The folders that a command may run in.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Folders {
-    possible: Vec<Option<String>>,
-    /// It could be any folder.
+    /// Each as far as the text says; empty for where the line began, and for what nobody knows.
+    now: Vec<String>,
+    /// Every one that the line has been in, for `cd -` and `popd`.
+    seen: Vec<String>,
+    /// It may be any other as well: only the running shell knows.
     anywhere: bool,
 }
 
-impl Default for Folders {
-    fn default() -> Self {
-        Self { possible: vec![None], anywhere: false }
-    }
-}
-
-/// Where a command goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum To {
-    /// The account's home.
-    Home,
-    /// This folder.
-    Folder(String),
-    /// Only the running shell knows.
-    Somewhere,
-}
-
 impl Folders {
-    /// Where a command leads that changes the folder; `None` for others.
-    pub(super) fn moved(argv: &[Option<String>]) -> Option<To> {
-        let (program, words) = argv.split_first()?;
-        let (program, words) = match (program.as_deref()?, words) {
-            ("builtin" | "command", [Some(inner), rest @ ..]) => (inner.as_str(), rest),
-            (program, words) => (program, words),
-        };
-        match program {
-            "cd" => {}
-            "pushd" | "popd" => return Some(To::Somewhere),
-            _ => return None,
+    /// Where a login begins.
+    pub(super) fn new() -> Self {
+        Self { now: vec![String::new()], seen: vec![String::new()], anywhere: false }
+    }
+
+    /// The command may also run in the folders of another.
+    pub(super) fn join(&mut self, other: &Self) {
+        for folder in &other.now {
+            add(&mut self.now, folder);
         }
-        let plain = |word: &&Option<String>| {
-            !word.as_deref().is_some_and(|word| matches!(word, "-L" | "-P" | "-e" | "-@" | "--"))
-        };
-        let operands: Vec<&Option<String>> = words.iter().filter(plain).collect();
-        Some(match operands.as_slice() {
-            [] => To::Home,
-            [Some(folder)] if folder == "-" || folder.contains(['*', '?', '[']) => To::Somewhere,
-            [Some(folder)] if folder == "~" => To::Home,
-            [Some(folder)] => To::Folder(folder.clone()),
-            _ => To::Somewhere,
+        for folder in &other.seen {
+            add(&mut self.seen, folder);
+        }
+        self.anywhere |= other.anywhere;
+    }
+
+    fn go(&mut self, to: &str) {
+        self.anywhere &= !to.starts_with(['/', '~']);
+        let before = std::mem::take(&mut self.now);
+        for folder in &before {
+            add(&mut self.now, &below(folder, to));
+        }
+        for folder in &self.now {
+            add(&mut self.seen, folder);
+        }
+    }
+
+    /// What ran before may have gone anywhere that the line speaks of.
+    pub(super) fn forget(&mut self) {
+        self.now.clone_from(&self.seen);
+        add(&mut self.now, "");
+        self.anywhere = true;
+    }
+
+    /// Whether one of them holds files that rule the host.
+    pub(super) fn rules_the_host(&self) -> bool {
+        self.now.iter().any(|folder| {
+            !folder.is_empty() && (sensitive(folder).is_some() || sensitive(&format!("{folder}/x")).is_some())
         })
     }
 
-    /// A command leads there, and what follows runs only if it did.
-    pub(super) fn go(&mut self, to: To) {
-        self.possible = match to {
-            To::Somewhere => {
-                self.anywhere = true;
-                return;
-            }
-            To::Home => vec![None],
-            To::Folder(folder) => {
-                self.possible.iter().map(|from| Some(joined(from.as_deref(), &folder))).collect()
-            }
-        };
-        self.anywhere &= self.possible.iter().flatten().any(|folder| !folder.starts_with('/'));
-    }
-
-    /// It may also be one of these: where something before may have failed, or may not have run.
-    pub(super) fn or(&mut self, others: &Self) {
-        for other in &others.possible {
-            if !self.possible.contains(other) {
-                self.possible.push(other.clone());
+    /// A path of a command, in each folder that it may run in.
+    pub(super) fn place(&self, path: &PathUse) -> Vec<PathUse> {
+        let mut placed: Vec<PathUse> = Vec::new();
+        for folder in &self.now {
+            let path = PathUse { path: below(folder, &path.path), access: path.access };
+            if !placed.contains(&path) {
+                placed.push(path);
             }
         }
-        self.anywhere |= others.anywhere || self.possible.len() > FOLDERS_MAX;
-        self.possible.truncate(FOLDERS_MAX);
-    }
-
-    /// Puts the folder before relative paths. A path in several possible folders is one in each of them; one in a folder that
-    /// nobody knows is empty, as a path is that only the running shell knows.
-    pub(super) fn locate(&self, paths: &mut Vec<PathUse>) {
-        if !self.anywhere && matches!(self.possible.as_slice(), [None]) {
-            return;
+        // As a file is whose name nobody knows.
+        if self.anywhere && !path.path.starts_with(['/', '~']) {
+            placed.push(PathUse { path: String::new(), access: path.access });
         }
-        let relative = |path: &PathUse| !path.path.is_empty() && !path.path.starts_with(['/', '~']);
-        if !paths.iter().any(relative) {
-            return;
-        }
-        let mut located = Vec::with_capacity(paths.len());
-        for path in paths.drain(..) {
-            if !relative(&path) {
-                located.push(path);
-                continue;
-            }
-            for folder in &self.possible {
-                located.push(PathUse { path: joined(folder.as_deref(), &path.path), access: path.access });
-            }
-            if self.anywhere {
-                located.push(PathUse { path: String::new(), access: path.access });
-            }
-        }
-        *paths = located;
+        placed
     }
 }
 
-fn joined(folder: Option<&str>, path: &str) -> String {
-    match folder {
-        Some(folder) if !path.starts_with(['/', '~']) => normal(&format!("{folder}/{path}")),
-        Some(_) | None => path.to_owned(),
+fn add(folders: &mut Vec<String>, folder: &str) {
+    if folders.iter().any(|known| known == folder) {
+        return;
+    }
+    if folders.len() < FOLDERS_MAX {
+        folders.push(folder.to_owned());
+    } else if sensitive(folder).is_some()
+        && let Some(plain) = folders.iter_mut().rev().find(|known| sensitive(known).is_none())
+    {
+        // What rules the host is kept above all.
+        folder.clone_into(plain);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::request::ssh::Access;
-
-    fn located(folders: &Folders, path: &str) -> Vec<String> {
-        let mut paths = vec![PathUse { path: path.to_owned(), access: Access::Write }];
-        folders.locate(&mut paths);
-        paths.into_iter().map(|path| path.path).collect()
+/// A path as seen from a folder.
+fn below(folder: &str, path: &str) -> String {
+    if folder.is_empty() || path.is_empty() || path.starts_with(['/', '~', '-']) {
+        return path.to_owned();
     }
+    normal(&format!("{folder}/{path}"))
+}
 
-    #[test]
-    fn paths_begin_where_cd_leads() {
-        let mut folders = Folders::default();
-        assert_eq!(located(&folders, "x"), ["x"]);
-        folders.go(To::Folder("/etc".to_owned()));
-        folders.go(To::Folder("ssh".to_owned()));
-        assert_eq!(located(&folders, "x"), ["/etc/ssh/x"]);
-        assert_eq!(located(&folders, "../x"), ["/etc/x"]);
-        assert_eq!(located(&folders, "/x"), ["/x"]);
-        let before = folders.clone();
-        folders.go(To::Folder("/tmp".to_owned()));
-        assert_eq!(located(&folders, "x"), ["/tmp/x"]);
-        folders.or(&before);
-        assert_eq!(located(&folders, "x"), ["/tmp/x", "/etc/ssh/x"]);
-        folders.go(To::Somewhere);
-        assert_eq!(located(&folders, "x"), ["/tmp/x", "/etc/ssh/x", ""]);
-        folders.go(To::Home);
-        assert_eq!(located(&folders, "x"), ["x"]);
+/// Whether a command changes the folder of those after it; it is followed as far as its words say.
+pub(super) fn moves(walk: &mut Walk, program: &str, arguments: &[Option<String>]) -> bool {
+    match program {
+        "cd" | "pushd" => {}
+        "popd" => {
+            walk.folders.forget();
+            return true;
+        }
+        _ => return false,
     }
+    let mut operands = arguments
+        .iter()
+        .skip_while(|word| word.as_deref().is_some_and(|word| word.len() > 1 && word.starts_with('-')));
+    match (operands.next(), operands.next()) {
+        (Some(Some(to)), None) if to != "-" && !to.starts_with('+') && !to.contains(['*', '?', '[']) => {
+            walk.folders.go(to);
+        }
+        (None, None) if program == "cd" => walk.folders.go("~"),
+        (Some(_) | None, _) => walk.folders.forget(),
+    }
+    true
+}
 
-    #[test]
-    fn commands_that_lead_elsewhere_are_known() {
-        let moved = |line: &str| {
-            Folders::moved(&line.split(' ').map(|word| Some(word.to_owned())).collect::<Vec<_>>())
-        };
-        assert_eq!(moved("cd /etc"), Some(To::Folder("/etc".to_owned())));
-        assert_eq!(moved("cd"), Some(To::Home));
-        assert_eq!(moved("cd -"), Some(To::Somewhere));
-        assert_eq!(moved("builtin cd -P /etc"), Some(To::Folder("/etc".to_owned())));
-        assert_eq!(moved("ls /etc"), None);
-        assert_eq!(Folders::moved(&[Some("cd".to_owned()), None]), Some(To::Somewhere));
-    }
+/// Paths that are written where the line stands, for one command.
+pub(super) fn placed(folders: &Folders, paths: Vec<PathUse>) -> Vec<PathUse> {
+    paths.iter().flat_map(|path| folders.place(path)).collect()
 }

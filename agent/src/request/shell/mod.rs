@@ -3,11 +3,17 @@
 use super::ssh::PathUse;
 use super::{Effect, Statement};
 
+mod archive;
 mod bounds;
 mod catalogue;
 mod database;
 mod folder;
+mod identity;
+mod loops;
+mod network;
+mod options;
 mod redirect;
+mod remote;
 mod run;
 mod scripts;
 mod transfer;
@@ -28,7 +34,8 @@ pub struct CommandLine {
     pub effect: Effect,
     /// Why the effect is what it is.
     pub reason: Option<String>,
-    /// Why some of the text was not understood; what is said of the rest then proves nothing.
+    /// Why some of the text was not understood; `None` when all of it was. Where it is said, `commands` are not everything that
+    /// could run, and what is known of them proves nothing about the line.
     pub opaque: Option<&'static str>,
     /// What the whole line stands for, when it is the server's side of a transfer protocol and nothing else.
     pub transfer: Option<Transfer>,
@@ -121,7 +128,7 @@ pub fn analyse(line: &str) -> CommandLine {
     walk.line(line, &run::Stdin::Inherited);
     let plain = walk.plain;
     let mut line = walk.finish();
-    line.transfer = if plain { transfer::of(&line) } else { None };
+    line.transfer = transfer::of(&line).filter(|_| plain && line.opaque.is_none());
     if let (Some(transfer), [command]) = (&line.transfer, line.commands.as_mut_slice()) {
         transfer.describe(command);
         line.effect = command.effect;

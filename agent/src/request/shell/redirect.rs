@@ -1,8 +1,11 @@
-//! What redirections read and write.
+//! Redirections: what a command reads from and writes to beside its arguments.
 
-use brush_parser::ast::{IoFileRedirectKind, IoFileRedirectTarget, IoRedirect, Word};
+use brush_parser::ast::{
+    CompoundList, IoFileRedirectKind, IoFileRedirectTarget, IoRedirect, ProcessSubstitutionKind, Word,
+};
 
 use super::Command;
+use super::folder;
 use super::run::Stdin;
 use super::walk::Walk;
 use super::word::expand_heredoc;
@@ -13,10 +16,12 @@ use crate::request::ssh::{Access, PathUse};
 /// Files that swallow what is written to them.
 const SINKS: [&str; 4] = ["/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty"];
 
-/// Why a write to a file that nobody here knows reaches as far as it could.
-pub(super) const SOME_FILE: &str = "writes a file that is known to the running shell alone";
-
 impl Walk {
+    pub(super) fn process_substitution(&mut self, _kind: &ProcessSubstitutionKind, list: &CompoundList) {
+        self.plain = false;
+        self.apart(|walk| walk.list(list, &Stdin::Unknown, false));
+    }
+
     /// What redirections read and write, and what stands on the input if one of them says.
     pub(super) fn redirects<'r>(
         &mut self,
@@ -43,7 +48,7 @@ impl Walk {
                 }
             }
         }
-        (paths, input)
+        (folder::placed(&self.folders, paths), input)
     }
 
     fn file(
@@ -105,8 +110,9 @@ impl Walk {
 pub(super) fn reach(command: &mut Command, paths: &[PathUse]) {
     for path in paths.iter().filter(|path| path.access != Access::Read) {
         let (effect, reason) = match sensitive(&path.path) {
+            // Only the running shell knows which.
+            _ if path.path.is_empty() => (Effect::Admin, Some("which file it writes is not known")),
             Some(reason) => (Effect::Admin, Some(reason)),
-            None if path.path.is_empty() => (Effect::Admin, Some(SOME_FILE)),
             None => (Effect::Write, None),
         };
         if command.effect < effect {

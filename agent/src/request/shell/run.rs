@@ -2,10 +2,13 @@
 
 use super::Command;
 use super::catalogue;
+use super::folder;
 use super::scripts;
+use super::variables;
 use super::walk::Walk;
 use super::wrappers;
 use crate::request::Effect;
+use crate::request::ssh::Access;
 
 /// Bytes of static text that are followed from one command into the next.
 const TEXT_BYTES_MAX: usize = 64 * 1024;
@@ -64,6 +67,8 @@ impl Stdin {
 pub(super) struct Invocation {
     pub(super) argv: Vec<Option<String>>,
     pub(super) stdin: Stdin,
+    /// Its unknown words are values of assignments and nothing else (`export X=$(date)`).
+    pub(super) only_values: bool,
 }
 
 /// A program's name for policies: its base name where it lies among the system's programs, else as it is written, because
@@ -77,7 +82,23 @@ pub(super) fn name_of(program: &str) -> &str {
 
 /// Notes what an invocation does.
 pub(super) fn run(walk: &mut Walk, invocation: Invocation) {
-    let Invocation { argv, stdin } = invocation;
+    let begun = walk.commands.len();
+    let folders = walk.folders.clone();
+    one(walk, invocation);
+    // What names no file writes where it stands.
+    if folders.rules_the_host() {
+        for command in walk.commands.iter_mut().skip(begun) {
+            let writes = matches!(command.effect, Effect::Write | Effect::Ddl);
+            if writes && command.paths.iter().all(|path| path.access == Access::Read) {
+                command.effect = Effect::Admin;
+                command.reason = Some("works in a folder of the system".to_owned());
+            }
+        }
+    }
+}
+
+fn one(walk: &mut Walk, invocation: Invocation) {
+    let Invocation { argv, stdin, only_values } = invocation;
     let Some((Some(written), arguments)) = argv.split_first() else {
         if !argv.is_empty() {
             walk.note(
@@ -95,10 +116,18 @@ pub(super) fn run(walk: &mut Walk, invocation: Invocation) {
     }
     let program = name_of(written).to_owned();
     if folder.is_none() && walk.is_function(&program) {
+        // What it assigns and where it goes is not followed to the place of the call.
+        walk.forget();
         return walk.note(&program, Effect::Read, Some("a function of the line itself"), &argv);
     }
-    if arithmetic_builtin(&program, arguments) {
+    if variables::evaluated(&program, arguments) {
         return walk.note(&program, Effect::Unknown, Some("a word of it may be evaluated again"), &argv);
+    }
+    if let Some(reason) = variables::changed(walk, &program, arguments, only_values) {
+        return walk.note(&program, Effect::Unknown, Some(reason), &argv);
+    }
+    if folder::moves(walk, &program, arguments) {
+        return walk.note(&program, Effect::Read, None, &argv);
     }
     if wrappers::wrapper(walk, &program, arguments, &argv, &stdin)
         || scripts::known(walk, &program, arguments, &argv, &stdin)
@@ -108,35 +137,8 @@ pub(super) fn run(walk: &mut Walk, invocation: Invocation) {
     match catalogue::look_up(&program, arguments) {
         Some(known) => {
             walk.note(&known.kind, known.effect, known.reason, &argv);
-            if let Some(command) = walk.commands.last_mut() {
-                command.paths = known.paths;
-            }
+            walk.touches(known.paths);
         }
         None => walk.note(&program, Effect::Unknown, Some("nobody wrote down what this program does"), &argv),
     }
-}
-
-/// Whether a builtin evaluates its words once more, with a substitution in one of them: `let 'x[$(rm -rf /)]'`.
-fn arithmetic_builtin(program: &str, arguments: &[Option<String>]) -> bool {
-    const EVALUATING: [&str; 14] = [
-        "let",
-        "test",
-        "[",
-        "printf",
-        "read",
-        "unset",
-        "declare",
-        "typeset",
-        "local",
-        "export",
-        "readonly",
-        "getopts",
-        "mapfile",
-        "readarray",
-    ];
-    EVALUATING.contains(&program)
-        && arguments
-            .iter()
-            .flatten()
-            .any(|word| word.contains("$(") || word.contains('`') || word.contains("<("))
 }

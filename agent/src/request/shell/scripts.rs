@@ -1,6 +1,8 @@
 //! Programs whose words are a language of their own, or whose options mean too much for a table.
 
-use super::database::{database, psql, sqlite};
+use super::archive::tar;
+use super::database::{mysql, psql, sqlite};
+use super::network::{curl, ip, wget};
 use super::run::{self, Invocation, Stdin};
 use super::walk::Walk;
 use crate::request::Effect;
@@ -16,7 +18,7 @@ pub(super) fn known(
 ) -> bool {
     match program {
         "psql" => psql(walk, arguments, argv, stdin),
-        "mysql" | "mariadb" => database(walk, program, arguments, argv, stdin, &["-e", "--execute"]),
+        "mysql" | "mariadb" => mysql(walk, program, arguments, argv, stdin),
         "sqlite3" => sqlite(walk, arguments, argv, stdin),
         "find" => find(walk, arguments, argv),
         "sed" | "gsed" => sed(walk, arguments, argv),
@@ -49,23 +51,37 @@ pub(super) fn all(arguments: &[Option<String>]) -> Option<Vec<&str>> {
 fn find(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
     let (mut effect, mut kind, mut reason) = (Effect::Read, "find", None);
     let mut paths = Vec::new();
+    let mut written = Vec::new();
     let mut at = 0;
     let mut nested = Vec::new();
     while let Some(word) = arguments.get(at) {
         at += 1;
         let Some(word) = word.as_deref() else {
             // A path, or an action: nobody knows.
-            (effect, reason) = (effect.max(Effect::Ddl), Some(DYNAMIC));
+            (effect, reason) = (Effect::Unknown, Some(DYNAMIC));
             continue;
         };
         match word {
             "-delete" => (effect, kind) = (effect.max(Effect::Ddl), "find -delete"),
-            "-fprint" | "-fprint0" | "-fprintf" | "-fls" => effect = effect.max(Effect::Write),
+            "-fprint" | "-fprint0" | "-fprintf" | "-fls" => {
+                effect = effect.max(Effect::Write);
+                let path = arguments.get(at).cloned().flatten().unwrap_or_default();
+                written.push(PathUse { path, access: Access::Write });
+            }
             "-exec" | "-execdir" | "-ok" | "-okdir" => {
                 let rest = arguments.get(at..).unwrap_or_default();
                 let end = rest
                     .iter()
-                    .position(|word| matches!(word.as_deref(), Some(";" | "+")))
+                    .enumerate()
+                    .position(|(index, word)| match word.as_deref() {
+                        Some(";") => true,
+                        // Only after the names that it stands for.
+                        Some("+") => {
+                            let before = index.checked_sub(1).and_then(|before| rest.get(before));
+                            before.is_some_and(|word| word.as_deref() == Some("{}"))
+                        }
+                        Some(_) | None => false,
+                    })
                     .unwrap_or(rest.len());
                 let command = rest.get(..end).unwrap_or_default();
                 let with_names = command.iter().map(|word| word.clone().filter(|word| !word.contains("{}")));
@@ -79,13 +95,17 @@ fn find(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) 
             _ => {}
         }
     }
-    walk.note(kind, effect, reason, argv);
-    if let Some(command) = walk.commands.last_mut() {
-        command.paths = paths;
+    if kind != "find" {
+        for path in &mut paths {
+            path.access = Access::Remove;
+        }
     }
+    paths.extend(written);
+    walk.note(kind, effect, reason, argv);
+    walk.touches(paths);
     walk.through.push("find -exec".to_owned());
     for command in nested {
-        run::run(walk, Invocation { argv: command, stdin: Stdin::Inherited });
+        run::run(walk, Invocation { argv: command, stdin: Stdin::Inherited, only_values: false });
     }
     walk.through.pop();
 }
@@ -94,60 +114,16 @@ fn dd(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
     let Some(words) = all(arguments) else {
         return walk.note("dd", Effect::Ddl, Some(DYNAMIC), argv);
     };
-    let target = words.iter().find_map(|word| word.strip_prefix("of="));
-    match target {
-        None | Some("/dev/null" | "/dev/stdout") => walk.note("dd", Effect::Read, None, argv),
-        Some(path) => {
-            walk.note("dd", Effect::Ddl, Some("writes over a file or device"), argv);
-            if let Some(command) = walk.commands.last_mut() {
-                command.paths = vec![PathUse { path: path.to_owned(), access: Access::Write }];
-            }
-        }
+    let sinks = ["/dev/null", "/dev/stdout"];
+    let targets =
+        words.iter().filter_map(|word| word.strip_prefix("of=")).filter(|path| !sinks.contains(path));
+    let paths: Vec<PathUse> =
+        targets.map(|path| PathUse { path: path.to_owned(), access: Access::Write }).collect();
+    if paths.is_empty() {
+        return walk.note("dd", Effect::Read, None, argv);
     }
-}
-
-fn tar(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
-    let Some(words) = all(arguments) else {
-        return walk.note("tar", Effect::Unknown, Some(DYNAMIC), argv);
-    };
-    let runs = |word: &&str| {
-        [
-            "--to-command",
-            "--checkpoint-action",
-            "--use-compress-program",
-            "--rsh-command",
-            "--info-script",
-            "--new-volume-script",
-        ]
-        .iter()
-        .any(|option| word.starts_with(option))
-            || (word.starts_with("--")
-                && word.len() > 4
-                && "--to-command --checkpoint-action --use-compress-program".contains(*word))
-    };
-    if words.iter().any(runs) || words.iter().any(|word| word.starts_with("-I") || word.starts_with("-F")) {
-        return opaque(walk, "tar", "an option of tar runs a command", argv);
-    }
-    let first = words.first().copied().unwrap_or_default();
-    let letters: String = words
-        .iter()
-        .enumerate()
-        .filter(|(index, word)| *index == 0 || (word.starts_with('-') && !word.starts_with("--")))
-        .map(|(_, word)| word.trim_start_matches('-'))
-        .collect();
-    let named =
-        |short: char, long: &str| letters.contains(short) && (first.len() < 12) || words.contains(&long);
-    let to_stdout = words
-        .windows(2)
-        .any(|pair| pair.first().is_some_and(|word| word.ends_with('f')) && pair.get(1) == Some(&"-"))
-        || named('O', "--to-stdout");
-    let effect = if named('t', "--list") || (named('c', "--create") || named('x', "--extract")) && to_stdout {
-        Effect::Read
-    } else {
-        Effect::Write
-    };
-    let removes = words.contains(&"--remove-files") || words.contains(&"--delete");
-    walk.note("tar", if removes { Effect::Ddl } else { effect }, None, argv);
+    walk.note("dd", Effect::Ddl, Some("writes over a file or device"), argv);
+    walk.touches(paths);
 }
 
 // --- texts --------------------------------------------------------------------------------------------------------
@@ -188,17 +164,21 @@ fn sed(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
         scripts.push(operands.remove(0));
     }
     let harmless = scripts.iter().all(|script| script.as_deref().is_some_and(sed_is_harmless));
+    let any_file = in_place && operands.iter().any(Option::is_none);
     let effect = match (harmless, in_place) {
         (false, _) => Effect::Unknown,
+        (true, true) if any_file => Effect::Admin,
         (true, true) => Effect::Write,
         (true, false) => Effect::Read,
     };
-    let reason = (!harmless).then_some("its script may run commands or write files");
+    let reason = if harmless {
+        any_file.then_some(DYNAMIC)
+    } else {
+        Some("its script may run commands or write files")
+    };
     walk.note(if in_place { "sed -i" } else { "sed" }, effect, reason, argv);
     let access = if in_place { Access::Write } else { Access::Read };
-    if let Some(command) = walk.commands.last_mut() {
-        command.paths = operands.into_iter().flatten().map(|path| PathUse { path, access }).collect();
-    }
+    walk.touches(operands.into_iter().flatten().map(|path| PathUse { path, access }).collect());
 }
 
 /// Whether a script only edits: no `e`, `w`, `W`, `r`, `R`, and no such flags of `s` (GNU sed's documentation).
@@ -226,8 +206,10 @@ fn sed_is_harmless(script: &str) -> bool {
             'p' | 'P' | 'd' | 'D' | 'q' | 'Q' | '=' | 'n' | 'N' | 'g' | 'G' | 'h' | 'H' | 'x' | 'l' | 'z' => {
             }
             // Text to the end of the line.
-            'a' | 'i' | 'c' | '#' | ':' | 'b' | 't' | 'T' => {
-                while rest.next_if(|next| *next != '\n').is_some() {}
+            'a' | 'i' | 'c' | '#' => while rest.next_if(|next| *next != '\n').is_some() {},
+            // A label; where it ends differs, so that the shortest counts.
+            ':' | 'b' | 't' | 'T' => {
+                while rest.next_if(|next| !matches!(next, '\n' | ';' | '}')).is_some() {}
             }
             _ => return false,
         }
@@ -276,7 +258,7 @@ fn awk(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
 fn awk_is_harmless(script: &str) -> bool {
     // What stands in strings and regular expressions would not matter; it is feared all the same, but for comparisons.
     let plain = script.replace("||", "").replace(">=", "").replace("$NF>", "");
-    let comparison = plain.contains('>') && !plain.contains("print");
+    let comparison = plain.contains('>') && (!plain.contains("print") || compares(&plain));
     !plain.contains("system")
         && !plain.contains('|')
         && !plain.contains("getline")
@@ -284,147 +266,20 @@ fn awk_is_harmless(script: &str) -> bool {
         && (!plain.contains('>') || comparison)
 }
 
-// --- the network --------------------------------------------------------------------------------------------------
-
-/// Options of curl that send or write.
-const WRITING: [&str; 10] = [
-    "--request",
-    "--data",
-    "--json",
-    "--form",
-    "--upload-file",
-    "--quote",
-    "--output",
-    "--cookie-jar",
-    "--dump-header",
-    "--config",
-];
-
-/// What curl may fetch from.
-const SCHEMES: [&str; 5] = ["http://", "https://", "ftp://", "ftps://", "file://"];
-
-fn curl(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
-    let (mut effect, mut reason) = (Effect::Read, None);
-    let mut paths = Vec::new();
-    let mut rest = arguments.iter();
-    while let Some(word) = rest.next() {
-        let Some(word) = word.as_deref() else { continue };
-        let (name, attached) = option_value(word);
-        let mut value = || attached.map(str::to_owned).or_else(|| rest.next().cloned().flatten());
-        match name {
-            "-X" | "--request" => {
-                let method = value().unwrap_or_default();
-                if !["GET", "HEAD", "OPTIONS"].contains(&method.as_str()) {
-                    effect = effect.max(Effect::Write);
-                }
-            }
-            "-d" | "--data" | "--data-raw" | "--data-binary" | "--data-urlencode" | "--data-ascii"
-            | "--json" | "-F" | "--form" | "--form-string" | "-T" | "--upload-file" | "-Q" | "--quote" => {
-                drop(value());
-                effect = effect.max(Effect::Write);
-            }
-            "-o" | "--output" | "-c" | "--cookie-jar" | "-D" | "--dump-header" | "--trace"
-            | "--trace-ascii" | "--stderr" => {
-                let path = value().unwrap_or_default();
-                if !["/dev/null", "-", "/dev/stdout", "/dev/stderr"].contains(&path.as_str()) {
-                    effect = effect.max(Effect::Write);
-                    paths.push(PathUse { path, access: Access::Write });
-                }
-            }
-            "-O" | "--remote-name" | "-J" | "--remote-header-name" | "--remote-name-all" | "--output-dir" => {
-                effect = effect.max(Effect::Write);
-            }
-            "-K" | "--config" => {
-                (effect, reason) = (Effect::Unknown, Some("its options stand in a file nobody looked into"));
-            }
-            "-H" | "--header" | "-u" | "--user" | "-A" | "--user-agent" | "-w" | "--write-out" | "-m"
-            | "--max-time" | "--connect-timeout" | "-e" | "--referer" | "-b" | "--cookie" | "-x"
-            | "--proxy" | "--cacert" | "--cert" | "--key" | "--retry" | "--retry-delay" | "--resolve"
-            | "--unix-socket" | "-r" | "--range" | "--max-redirs" | "--url" => {
-                drop(value());
-            }
-            _ if name.starts_with('-') && !name.starts_with("--") && name.contains('K') => {
-                (effect, reason) = (Effect::Unknown, Some("its options stand in a file nobody looked into"));
-            }
-            // A cluster of letters: some of them write, or send.
-            _ if name.starts_with('-')
-                && !name.starts_with("--")
-                && name.contains(['o', 'O', 'd', 'T', 'F', 'K', 'X']) =>
-            {
-                effect = effect.max(if name.ends_with('o') && value().as_deref() == Some("/dev/null") {
-                    Effect::Read
-                } else {
-                    Effect::Write
-                });
-            }
-            // The beginning of a long name is enough for curl.
-            _ if name.len() > 3 && WRITING.iter().any(|long| long.starts_with(name)) => {
-                effect = effect.max(Effect::Write);
-            }
-            _ if name.contains("://") && !SCHEMES.iter().any(|known| name.starts_with(known)) => {
-                (effect, reason) = (Effect::Unknown, Some("speaks another protocol than HTTP"));
-            }
+/// Whether each `>` stands in parentheses or outside of braces, where it is no redirection. Not told for scripts with strings
+/// or regular expressions, whose own parentheses would count.
+fn compares(script: &str) -> bool {
+    let (mut parentheses, mut braces) = (0_usize, 0_usize);
+    for character in script.chars() {
+        match character {
+            '"' | '/' | '#' | '\\' => return false,
+            '(' => parentheses += 1,
+            ')' => parentheses = parentheses.saturating_sub(1),
+            '{' => braces += 1,
+            '}' => braces = braces.saturating_sub(1),
+            '>' if parentheses == 0 && braces > 0 => return false,
             _ => {}
         }
     }
-    walk.note("curl", effect, reason, argv);
-    if let Some(command) = walk.commands.last_mut() {
-        command.paths = paths;
-    }
-}
-
-/// `--name=value`, `-Xvalue` for the options that curl joins so, else the word alone.
-fn option_value(word: &str) -> (&str, Option<&str>) {
-    if word.starts_with("--") {
-        return match word.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (word, None),
-        };
-    }
-    for short in ["-X", "-d", "-o", "-T", "-F", "-H", "-u", "-K"] {
-        if let Some(value) = word.strip_prefix(short).filter(|value| !value.is_empty()) {
-            return (short, Some(value));
-        }
-    }
-    (word, None)
-}
-
-fn wget(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
-    let Some(words) = all(arguments) else { return walk.note("wget", Effect::Write, Some(DYNAMIC), argv) };
-    let sends = words
-        .iter()
-        .any(|word| word.starts_with("--post") || word.starts_with("--body") || word.starts_with("--method"));
-    let runs = words.iter().any(|word| {
-        word.starts_with("--use-askpass") || word.starts_with("-e") || word.starts_with("--execute")
-    });
-    let to_stdout = words.windows(2).any(|pair| {
-        pair.first().is_some_and(|word| word.starts_with('-') && word.ends_with('O'))
-            && pair.get(1).is_some_and(|to| ["-", "/dev/null", "/dev/stdout"].contains(to))
-    }) || words
-        .iter()
-        .any(|word| word.starts_with('-') && (word.ends_with("O-") || word.ends_with("O/dev/null")))
-        || words.contains(&"--spider")
-        || words.contains(&"--output-document=-");
-    let effect = match (runs, sends, to_stdout) {
-        (true, _, _) => Effect::Unknown,
-        (false, false, true) => Effect::Read,
-        (false, _, _) => Effect::Write,
-    };
-    walk.note("wget", effect, None, argv);
-}
-
-fn ip(walk: &mut Walk, program: &str, arguments: &[Option<String>], argv: &[Option<String>]) {
-    const LOOKING: [&str; 8] = ["show", "list", "ls", "sh", "s", "get", "help", "monitor"];
-    let Some(words) = all(arguments) else { return opaque(walk, program, DYNAMIC, argv) };
-    if words.iter().any(|word| ["-b", "-batch", "-force"].contains(word)) {
-        return opaque(walk, program, "runs a file nobody looked into", argv);
-    }
-    let operands: Vec<&str> = words.iter().copied().filter(|word| !word.starts_with('-')).collect();
-    let reads = match operands.as_slice() {
-        [] | [_] => true,
-        ["netns", "exec", ..] => return opaque(walk, program, "runs a command in another namespace", argv),
-        [_, verb, ..] => LOOKING.contains(verb),
-    };
-    let effect = if reads { Effect::Read } else { Effect::Admin };
-    walk.note(if reads { program } else { "network" }, effect, None, argv);
+    true
 }

@@ -3,10 +3,11 @@
 use super::{Command, CommandLine, Transfer};
 use crate::request::Effect;
 
-/// What the whole line is, if it is one command of these and nothing else: the caller knows that the line is plain.
+/// What the whole line is, if it is one command of these and nothing else. The caller knows that it has no assignment,
+/// redirection or substitution.
 pub(super) fn of(line: &CommandLine) -> Option<Transfer> {
     let [command] = line.commands.as_slice() else { return None };
-    let alone = line.opaque.is_none() && command.through.is_empty();
+    let alone = command.through.is_empty() && command.paths.iter().all(|path| !path.path.is_empty());
     let words: Option<Vec<&str>> = command.arguments.iter().map(Option::as_deref).collect();
     let (Some(words), true) = (words, alone) else { return None };
     match command.program.as_deref()? {
@@ -25,7 +26,7 @@ pub(super) fn of(line: &CommandLine) -> Option<Transfer> {
     }
 }
 
-/// The only word; clients send no options.
+/// The only operand.
 fn one(words: &[&str]) -> Option<String> {
     match words {
         [only] if !only.starts_with('-') => Some((*only).to_owned()),
@@ -53,7 +54,9 @@ fn scp(words: &[&str]) -> Option<Transfer> {
                     }
                 }
             }
-            Some(_) | None => {
+            // A path with a minus in front is asked for as `./-x`; what is written so is an option to somebody.
+            Some(_) => return None,
+            None => {
                 options = false;
                 paths.push((*word).to_owned());
             }
@@ -66,90 +69,99 @@ fn scp(words: &[&str]) -> Option<Transfer> {
     }
 }
 
-/// Long options that rsync's clients send to a server (`server_options` of rsync 3.2's options.c) and that name no file to write
-/// beside what is transferred, run nothing and remove nothing at the source; `=` ends those with a value.
-const RSYNC_OPTIONS: [&str; 51] = [
-    "--server",
+/// Letters that rsync's client gives to its server (`server_options()` in rsync's options.c). Without `s`, after which the
+/// server takes more options and the paths from its input.
+const RSYNC_LETTERS: &str = "vqbunldKmOJyLkWHogDtUNpEAXrcCIRxSz";
+
+/// Long options that it gives, those with a value as `--name=value`.
+const RSYNC_OPTIONS: [&str; 52] = [
     "--sender",
-    "--delete",
+    "--list-only",
+    "--no-r",
+    "--no-W",
+    "--compress-level",
+    "--no-specials",
+    "--specials",
+    "--log-format",
+    "--msgs2stderr",
+    "--no-msgs2stderr",
+    "--timeout",
+    "--bwlimit",
+    "--suffix",
+    "--checksum-choice",
+    "--new-compress",
+    "--old-compress",
+    "--compress-choice",
+    "--max-delete",
+    "--min-size",
+    "--max-size",
     "--delete-before",
-    "--delete-during",
     "--delete-delay",
+    "--delete-during",
     "--delete-after",
+    "--delete",
     "--delete-excluded",
     "--delete-missing-args",
     "--force",
-    "--ignore-errors",
-    "--max-delete=",
-    "--partial",
-    "--delay-updates",
-    "--inplace",
-    "--append",
-    "--existing",
-    "--ignore-existing",
-    "--ignore-missing-args",
+    "--super",
     "--size-only",
-    "--ignore-times",
-    "--modify-window=",
-    "--bwlimit=",
-    "--block-size=",
-    "--checksum-choice=",
-    "--checksum-seed=",
-    "--compress-choice=",
-    "--compress-level=",
-    "--new-compress",
-    "--old-compress",
-    "--timeout=",
-    "--stop-at=",
-    "--max-size=",
-    "--min-size=",
-    "--max-alloc=",
-    "--numeric-ids",
-    "--usermap=",
-    "--groupmap=",
-    "--chmod=",
-    "--fsync",
+    "--stats",
+    "--skip-compress",
+    "--max-alloc",
+    "--ignore-missing-args",
+    "--modify-window",
+    "--checksum-seed",
+    "--delay-updates",
+    "--partial",
+    "--ignore-errors",
+    "--copy-unsafe-links",
     "--safe-links",
-    "--munge-links",
-    "--no-implied-dirs",
+    "--numeric-ids",
+    "--use-qsort",
+    "--usermap",
+    "--groupmap",
+    "--ignore-existing",
+    "--existing",
+    "--fsync",
+    "--append",
+    "--inplace",
     "--no-relative",
-    "--no-r",
-    "--omit-dir-times",
-    "--omit-link-times",
-    "--open-noatime",
-    "--preallocate",
-    "--iconv=",
-    "--log-format=",
+    "--no-implied-dirs",
 ];
 
-/// `rsync --server [--sender] OPTIONS . PATH…`.
+/// `rsync --server [--sender] OPTIONS . PATH…`, with options that its client really sends and that touch nothing but the paths.
 fn rsync(words: &[&str]) -> Option<Transfer> {
-    let (&"--server", rest) = words.split_first()? else { return None };
-    let dot = rest.iter().position(|word| *word == ".")?;
-    let (options, paths) = rest.split_at_checked(dot)?;
-    if !options.iter().all(|word| is_rsync_option(word)) {
+    let (first, rest) = words.split_first()?;
+    if *first != "--server" {
         return None;
     }
+    let dot = rest.iter().position(|word| *word == ".")?;
+    let (options, paths) = rest.split_at(dot);
+    let mut sender = false;
+    for option in options {
+        let name = option.split('=').next().unwrap_or_default();
+        sender |= *option == "--sender";
+        let listed = RSYNC_OPTIONS.contains(&name)
+            || ["--iconv", "--info", "--debug"].contains(&name)
+            || matches!(*option, "--files-from=-" | "--from0");
+        if !listed && !is_rsync_cluster(option) {
+            return None;
+        }
+    }
     let paths: Vec<String> = paths.iter().skip(1).map(|path| (*path).to_owned()).collect();
-    let sender = options.contains(&"--sender");
-    (!paths.is_empty() && !paths.iter().any(|path| path.starts_with('-')))
-        .then_some(Transfer::Rsync { sender, paths })
+    let plain = !paths.is_empty() && paths.iter().all(|path| !path.starts_with('-'));
+    plain.then_some(Transfer::Rsync { sender, paths })
 }
 
-/// A bundle of letters, with what the client can do after a dot (`-vlogDtpre.iLsfxCIvu`), or a long option that is known.
-fn is_rsync_option(word: &str) -> bool {
-    if word.starts_with("--") {
-        return RSYNC_OPTIONS
-            .iter()
-            .any(|known| if known.ends_with('=') { word.starts_with(known) } else { word == *known });
+/// `-vlogDtprze.iLsfxCIvu`: flags, then `e` and what the client's version can; `-B1024`, `-@-1`.
+fn is_rsync_cluster(word: &str) -> bool {
+    let Some(letters) = word.strip_prefix('-').filter(|letters| !letters.is_empty()) else { return false };
+    if let Some(number) = letters.strip_prefix(['B', '@']) {
+        return number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
     }
-    let Some(letters) = word.strip_prefix('-') else { return false };
-    let (switches, able) = letters.split_once("e.").unwrap_or((letters, ""));
-    // `T` and `B`, `M`, `f`, `e` with a command have values, which name files or programs.
-    let plain = |letter: char| "vqnLklogDtOJKAXUNpECHSRuxzcIrdWyijb".contains(letter);
-    !letters.is_empty()
-        && switches.chars().all(plain)
-        && able.chars().all(|c| c.is_ascii_alphanumeric() || c == '.')
+    let (flags, version) = letters.split_once('e').unwrap_or((letters, ""));
+    flags.chars().all(|flag| RSYNC_LETTERS.contains(flag))
+        && version.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '.')
 }
 
 impl Transfer {
@@ -163,8 +175,8 @@ impl Transfer {
             Self::GitUploadPack { .. } => ("git fetch", Effect::Read),
             Self::GitUploadArchive { .. } => ("git archive", Effect::Read),
             Self::GitReceivePack { .. } => ("git push", Effect::Write),
-            // What is asked of it later is judged by itself.
-            Self::SftpServer => ("sftp", Effect::Read),
+            // What is asked of it later is not looked into.
+            Self::SftpServer => ("sftp", Effect::Unknown),
         };
         // rsync can be told to delete what is not sent.
         let deletes = command.arguments.iter().flatten().any(|word| word.starts_with("--delete"));

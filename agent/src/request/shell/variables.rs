@@ -1,10 +1,10 @@
-//! Variables of the shell: which of them change what runs, and which commands set some.
+//! Variables of the shell and of programs: which of them change what runs, and what builtins do to them.
 
 use super::run::PROGRAM_FOLDERS;
 use super::walk::Walk;
 
-/// Builtins that set or unset the variables that their words name.
-const DECLARING: [&str; 11] = [
+/// Builtins that give values or properties to variables they name.
+const DECLARING: [&str; 12] = [
     "export",
     "declare",
     "typeset",
@@ -16,149 +16,313 @@ const DECLARING: [&str; 11] = [
     "getopts",
     "unset",
     "printf",
+    "let",
 ];
 
-/// Whether a program of this name sets variables by its words.
-pub(super) fn declares(program: &str) -> bool {
-    DECLARING.contains(&program)
+/// Variables that the shell itself sets: what the line gave them does not stay.
+const SHELLS_OWN: [&str; 16] = [
+    "_",
+    "DIRSTACK",
+    "EPOCHREALTIME",
+    "EPOCHSECONDS",
+    "FUNCNAME",
+    "HISTCMD",
+    "LINENO",
+    "MAPFILE",
+    "OLDPWD",
+    "OPTARG",
+    "OPTIND",
+    "PIPESTATUS",
+    "PWD",
+    "RANDOM",
+    "REPLY",
+    "SECONDS",
+];
+
+/// Whether a variable keeps what the line assigns to it.
+pub(super) fn keeps(name: &str) -> bool {
+    !SHELLS_OWN.contains(&name) && !name.starts_with("BASH") && !name.starts_with("COMP_")
 }
 
-/// A value of `PATH` in which the old one stands for itself: it is the system's, until something else was said.
-pub(super) fn path(written: &str) -> String {
-    written.replace("${PATH}", "/usr/bin").replace("$PATH", "/usr/bin")
-}
-
-/// What a builtin's words set is not known any more; nobody knows what it means when it changes what runs.
-pub(super) fn declared(walk: &mut Walk, argv: &[Option<String>]) {
-    let Some((Some(program), words)) = argv.split_first() else { return };
-    let program = if program == "builtin" || program == "command" {
-        match words.first() {
-            Some(Some(inner)) if declares(inner) => inner,
-            _ => return,
-        }
-    } else {
-        program
-    };
-    if !declares(program)
-        || (program == "printf" && !words.iter().flatten().any(|word| word.starts_with("-v")))
-    {
-        return;
+/// What a builtin does to the variables it names: they are not known any more. The reason, when one of them changes what runs,
+/// or when their names cannot be told.
+pub(super) fn changed(
+    walk: &mut Walk,
+    program: &str,
+    arguments: &[Option<String>],
+    only_values: bool,
+) -> Option<&'static str> {
+    const UNTOLD: &str = "which variable it changes is known to the running shell alone";
+    if !DECLARING.contains(&program) {
+        return None;
     }
-    for word in words {
-        let Some(word) = word else {
-            walk.doubt("a variable is set whose name is known to the running shell alone");
-            continue;
-        };
-        // A name that refers to another one could stand for any.
-        if word.starts_with('-') && !word.starts_with("--") && word.contains('n') && is_typed(program) {
-            walk.doubt("a variable stands for another one");
+    // `printf` changes one only by an option, which has to come first.
+    if program == "printf" {
+        match arguments.first() {
+            Some(None) => return Some(UNTOLD),
+            Some(Some(first)) if first.starts_with("-v") => {}
+            Some(Some(_)) | None => return None,
         }
-        let word = word.strip_prefix("-v").filter(|_| program == "printf").unwrap_or(word);
+    }
+    if arguments.iter().any(Option::is_none) && !only_values {
+        // Values of `printf -v NAME FORMAT …` are not names.
+        let names = if program == "printf" { 2 } else { arguments.len() };
+        if arguments.iter().take(names).any(Option::is_none) {
+            return Some(UNTOLD);
+        }
+    }
+    walk.evaluates |= program == "let";
+    let declares = matches!(program, "declare" | "typeset" | "local" | "export" | "readonly");
+    let mut reason = None;
+    for word in arguments.iter().flatten() {
+        // References to other variables, and values that are evaluated or rewritten, are not followed.
+        let strange = |letters: &str| !letters.chars().all(|letter| "xrpagfFAI".contains(letter));
+        if declares && word.strip_prefix(['-', '+']).is_some_and(strange) && word != "--" {
+            reason = reason.or(Some("a variable gets a meaning of its own"));
+        }
+        let word = word.strip_prefix("-v").or_else(|| word.strip_prefix("-a")).unwrap_or(word);
         let (name, value) = match word.split_once('=') {
-            Some((name, value)) => (name.strip_suffix('+').unwrap_or(name), Some(value)),
+            Some((name, value)) => {
+                (name.trim_end_matches(['+', '-', '*', '/', '%', '&', '^', '|']), Some(value))
+            }
             None => (word, None),
         };
-        let name = name.split('[').next().unwrap_or(name);
-        // `export PATH` alone changes nothing.
-        let sets = value.is_some() || !matches!(program.as_str(), "export" | "readonly");
-        if let Some(reason) = changes_what_runs(name, value).filter(|_| sets) {
-            walk.doubt(reason);
-        }
-        if sets {
-            walk.variables.insert(name.to_owned(), None);
-        }
+        let name = name.split('[').next().unwrap_or_default();
+        reason = reason.or(changes_what_runs(name, value));
+        walk.unknown_variable(name);
     }
+    reason
 }
 
-/// Whether its `-n` makes a name stand for another one.
-fn is_typed(program: &str) -> bool {
-    matches!(program, "declare" | "typeset" | "local")
-}
-
-/// Variables that name programs, files that are run or read as settings, or libraries.
-const CHANGING: [&str; 54] = [
-    "BASH_ENV",
-    "PSQLRC",
-    "PSQL_EDITOR",
-    "ENV",
-    "SHELLOPTS",
+/// Variables that change which program runs, what it loads, or whose configuration it reads.
+const CHANGING: [&str; 144] = [
+    "APT_CONFIG",
+    "AWKLIBPATH",
+    "AWKPATH",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
     "BASHOPTS",
-    "PS4",
-    "PROMPT_COMMAND",
-    "IFS",
+    "BASH_COMPAT",
+    "BASH_ENV",
+    "BASH_XTRACEFD",
+    "BUNDLE_GEMFILE",
     "CDPATH",
-    "PERL5OPT",
-    "PERL5LIB",
-    "PYTHONSTARTUP",
-    "PYTHONPATH",
-    "PYTHONHOME",
-    "RUBYOPT",
-    "RUBYLIB",
-    "NODE_OPTIONS",
-    "JAVA_TOOL_OPTIONS",
+    "CLASSPATH",
+    "COMPILER_PATH",
+    "COMPOSE_FILE",
+    "CONTAINER_HOST",
+    "CURL_HOME",
+    "CVS_RSH",
+    "DOCKER_CONFIG",
+    "DOCKER_CONTEXT",
+    "DOCKER_HOST",
+    "DPKG_ROOT",
+    "ENV",
+    "EXECIGNORE",
+    "FPATH",
+    "GCC_EXEC_PREFIX",
     "GCONV_PATH",
-    "TERMINFO",
-    "LESSOPEN",
-    "LESSCLOSE",
-    "RSYNC_RSH",
-    "SSH_ASKPASS",
-    "GIT_SSH",
-    "GIT_SSH_COMMAND",
+    "GEM_HOME",
+    "GEM_PATH",
+    "GIT_ASKPASS",
+    "GIT_CONFIG",
+    "GIT_CONFIG_COUNT",
+    "GIT_CONFIG_GLOBAL",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_CONFIG_SYSTEM",
+    "GIT_DIR",
+    "GIT_EXEC_PATH",
     "GIT_EXTERNAL_DIFF",
     "GIT_PROXY_COMMAND",
-    "GIT_EXEC_PATH",
-    "GIT_CONFIG_PARAMETERS",
-    "GIT_CONFIG_GLOBAL",
-    "GIT_CONFIG_COUNT",
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
+    "GIT_TEMPLATE_DIR",
+    "GIT_WORK_TREE",
+    "GLOBIGNORE",
+    "GOENV",
+    "GOFLAGS",
+    "GOPATH",
+    "GOROOT",
+    "GOTOOLCHAIN",
+    "HG",
+    "HGEDITOR",
+    "HGRCPATH",
+    "HISTFILE",
+    "HOME",
+    "HOSTALIASES",
+    "IFS",
+    "INPUTRC",
+    "JAVA_HOME",
+    "JAVA_TOOL_OPTIONS",
+    "JDK_JAVA_OPTIONS",
+    "KUBECONFIG_EXEC",
     "KUBECTL_EXTERNAL_DIFF",
     "KUBE_EDITOR",
-    "HELM_PLUGINS",
-    "DOCKER_CONFIG",
-    "RIPGREP_CONFIG_PATH",
+    "LESSCLOSE",
+    "LESSKEY",
+    "LESSKEYIN",
+    "LESSKEY_CONTENT",
+    "LESSOPEN",
+    "LOCPATH",
+    "LUA_CPATH",
+    "LUA_INIT",
+    "LUA_PATH",
+    "MAILCAPS",
+    "MAKEFILES",
+    "MAKEFLAGS",
+    "MALLOC_TRACE",
+    "MANOPT",
+    "MANPATH",
+    "MYSQL_HISTFILE",
+    "MYSQL_HOME",
+    "NLSPATH",
+    "NODE_OPTIONS",
+    "NODE_PATH",
+    "OPENSSL_CONF",
+    "OPENSSL_ENGINES",
+    "OPENSSL_MODULES",
+    "PERL5DB",
+    "PERL5LIB",
+    "PERL5OPT",
+    "PERLLIB",
+    "PGOPTIONS",
     "PGSERVICEFILE",
     "PGSYSCONFDIR",
-    "OPENSSL_CONF",
-    "OPENSSL_MODULES",
-    "OPENSSL_ENGINES",
-    "MAKEFLAGS",
-    "MAKEFILES",
-    "XDG_CONFIG_HOME",
-    "HOME",
-    "GIT_DIR",
-    "LESS",
-    "LESSKEYIN",
-    "LESSKEY",
-    "ZDOTDIR",
-    "INPUTRC",
+    "PHPRC",
+    "PHP_INI_SCAN_DIR",
+    "PROMPT",
+    "PROMPT_COMMAND",
+    "PS0",
+    "PS1",
+    "PS2",
+    "PS4",
+    "PSQLRC",
+    "PSQL_EDITOR",
+    "PSQL_HISTORY",
+    "PYTHONBREAKPOINT",
+    "PYTHONHOME",
+    "PYTHONINSPECT",
+    "PYTHONPATH",
+    "PYTHONPYCACHEPREFIX",
+    "PYTHONSTARTUP",
+    "PYTHONUSERBASE",
+    "PYTHONWARNINGS",
+    "RES_OPTIONS",
+    "RPM_CONFIGDIR",
+    "RSYNC_CONNECT_PROG",
+    "RSYNC_PROXY",
+    "RSYNC_RSH",
+    "RUBYLIB",
+    "RUBYOPT",
+    "RUSTC",
+    "RUSTC_WRAPPER",
+    "RUSTFLAGS",
+    "RUSTUP_TOOLCHAIN",
+    "SHELL",
+    "SHELLOPTS",
+    "SSH_ASKPASS",
+    "SSH_AUTH_SOCK",
+    "SSLKEYLOGFILE",
+    "SUDO_ASKPASS",
+    "SUDO_EDITOR",
+    "SVN_EDITOR",
+    "SVN_SSH",
+    "SYSTEM_WGETRC",
     "TAR_OPTIONS",
+    "TERMCAP",
+    "TERMINFO",
+    "TERMINFO_DIRS",
+    "TERMPATH",
+    "TZDIR",
+    "WGETRC",
+    "XDG_CONFIG_DIRS",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "ZDOTDIR",
+    "_JAVA_OPTIONS",
 ];
 
-/// Variables that name a program that shows or edits text.
-const PROGRAMS: [&str; 11] = [
-    "PAGER",
-    "GIT_PAGER",
-    "MANPAGER",
-    "SYSTEMD_PAGER",
-    "PSQL_PAGER",
-    "EDITOR",
-    "VISUAL",
-    "GIT_EDITOR",
-    "GIT_SEQUENCE_EDITOR",
-    "BAT_PAGER",
-    "BROWSER",
+/// Beginnings of names of such variables.
+const CHANGING_PREFIXES: [&str; 14] = [
+    "LD_",
+    "DYLD_",
+    "GIT_CONFIG_KEY_",
+    "GIT_CONFIG_VALUE_",
+    "GIT_TRACE",
+    "npm_config_",
+    "NPM_CONFIG_",
+    "PIP_",
+    "CARGO_",
+    "TF_",
+    "HELM_",
+    "ANSIBLE_",
+    "GLIBC_",
+    "BASH_FUNC_",
 ];
 
 /// Why a variable changes which program runs, or what it runs; `None` for one that does not.
 pub(super) fn changes_what_runs(name: &str, value: Option<&str>) -> Option<&'static str> {
     const REASON: &str = "a variable changes what is run";
     let quiet =
-        || value.is_some_and(|value| value.is_empty() || ["cat", "less", "more", "true"].contains(&value));
-    let standard =
-        |value: &str| value.split(':').all(|part| PROGRAM_FOLDERS.contains(&part) || part == "/snap/bin");
-    let changes = match name {
-        "PATH" => !value.is_some_and(standard),
-        _ if PROGRAMS.contains(&name) => !quiet(),
-        _ => CHANGING.contains(&name) || name.starts_with("LD_") || name.starts_with("BASH_FUNC_"),
-    };
-    changes.then_some(REASON)
+        value.is_some_and(|value| value.is_empty() || ["cat", "less", "more", "true"].contains(&value));
+    match name {
+        "PATH" => {
+            let standard = value.is_some_and(|value| {
+                value.split(':').all(|part| PROGRAM_FOLDERS.contains(&part) || part == "/snap/bin")
+            });
+            (!standard).then_some(REASON)
+        }
+        _ if CHANGING.contains(&name) => Some(REASON),
+        // Nobody but the administrator writes there.
+        "KUBECONFIG" => {
+            let system = value.is_some_and(|value| value.starts_with("/etc/") && !value.contains(['.', ':']));
+            let known =
+                value.is_some_and(|value| value == "/etc/kubernetes/admin.conf" || value == "~/.kube/config");
+            (!system && !known).then_some(REASON)
+        }
+        "LESS" => {
+            let plain = value.is_some_and(|value| value.chars().all(|letter| "-FRXSiIMeEq".contains(letter)));
+            (!plain).then_some(REASON)
+        }
+        "PAGER"
+        | "AWS_PAGER"
+        | "BAT_PAGER"
+        | "DELTA_PAGER"
+        | "GIT_PAGER"
+        | "MANPAGER"
+        | "SYSTEMD_PAGER"
+        | "PSQL_PAGER"
+        | "EDITOR"
+        | "VISUAL"
+        | "GIT_EDITOR"
+        | "GIT_SEQUENCE_EDITOR"
+        | "BROWSER" => (!quiet).then_some(REASON),
+        _ if CHANGING_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => Some(REASON),
+        _ => None,
+    }
+}
+
+/// Whether a builtin evaluates its words once more, with a substitution in one of them: `let 'x[$(rm -rf /)]'`.
+pub(super) fn evaluated(program: &str, arguments: &[Option<String>]) -> bool {
+    const EVALUATING: [&str; 14] = [
+        "let",
+        "test",
+        "[",
+        "printf",
+        "read",
+        "unset",
+        "declare",
+        "typeset",
+        "local",
+        "export",
+        "readonly",
+        "getopts",
+        "mapfile",
+        "readarray",
+    ];
+    EVALUATING.contains(&program)
+        && arguments
+            .iter()
+            .flatten()
+            .any(|word| word.contains("$(") || word.contains('`') || word.contains("<("))
 }

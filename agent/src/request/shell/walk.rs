@@ -4,25 +4,29 @@ use std::collections::HashSet;
 
 use brush_parser::ast::{
     AndOr, AndOrList, Assignment, AssignmentName, AssignmentValue, Command as Node,
-    CommandPrefixOrSuffixItem, CompoundCommand, CompoundList, IoRedirect, Pipeline, ProcessSubstitutionKind,
-    SeparatorOperator, SimpleCommand,
+    CommandPrefixOrSuffixItem, CompoundCommand, CompoundList, IoRedirect, Pipeline, SeparatorOperator,
+    SimpleCommand,
 };
 use brush_parser::{Parser, ParserOptions, SourceInfo};
 
 use super::bounds::excess;
-use super::folder::Folders;
+use super::folder::{self, Folders};
 use super::redirect::reach;
 use super::run::{self, Invocation, Stdin};
-use super::variables::{self, changes_what_runs};
+use super::variables::{changes_what_runs, keeps};
 use super::word::{Expanded, Variables, arithmetic_is_plain, expand};
 use super::{Command, CommandLine};
 use crate::request::Effect;
+use crate::request::ssh::PathUse;
 
 /// Deepest nesting of lines inside lines: `sh -c "sh -c …"`.
 const LINES_DEEP_MAX: usize = 8;
 
 /// Simple commands of one line.
 pub(super) const COMMANDS_MAX: usize = 512;
+
+/// Parts of a line that are walked, those of loops each time.
+const NODES_MAX: usize = 8 * COMMANDS_MAX;
 
 /// What a walk has found.
 pub(super) struct Walk {
@@ -31,14 +35,24 @@ pub(super) struct Walk {
     pub(super) opaque: Option<&'static str>,
     /// What the commands run under.
     pub(super) through: Vec<String>,
-    /// Nothing but plain commands so far: no assignments, redirections, substitutions, compound commands.
+    /// Nothing but one simple command of plain words: no assignment, redirection, substitution or list.
     pub(super) plain: bool,
-    pub(super) variables: Variables,
-    pub(super) options: ParserOptions,
-    /// Where relative paths begin.
+    /// Something evaluates what a variable holds.
+    pub(super) evaluates: bool,
+    /// Some literal text would run a command, were it evaluated.
+    code: bool,
+    /// Where the next command runs.
     pub(super) folders: Folders,
+    /// How often a variable was given a value.
+    pub(super) changes: usize,
+    /// Values of a loop are being followed.
+    pub(super) following: bool,
+    pub(super) variables: Variables,
     functions: HashSet<String>,
+    pub(super) options: ParserOptions,
     depth: usize,
+    /// Parts walked so far.
+    nodes: usize,
 }
 
 impl Walk {
@@ -48,11 +62,16 @@ impl Walk {
             opaque: None,
             through: Vec::new(),
             plain: true,
+            evaluates: false,
+            code: false,
+            folders: Folders::new(),
+            changes: 0,
+            following: false,
             variables: Variables::new(),
-            options: ParserOptions::default(),
-            folders: Folders::default(),
             functions: HashSet::new(),
+            options: ParserOptions::default(),
             depth: 0,
+            nodes: 0,
         }
     }
 
@@ -69,12 +88,16 @@ impl Walk {
         if self.depth >= LINES_DEEP_MAX || self.commands.len() >= COMMANDS_MAX {
             return self.doubt("it nests too deeply to be looked into");
         }
+        if ["${ ", "${\t", "${\n", "${|"].iter().any(|open| text.contains(open)) {
+            return self.doubt("newer shells run a command there");
+        }
         let source = SourceInfo::default();
         let parsed = Parser::new(text.as_bytes(), &self.options.clone(), &source).parse_program();
         let Ok(program) = parsed else {
             return self.doubt("it is not understood as a command line");
         };
         self.depth += 1;
+        self.plain &= program.complete_commands.len() == 1 && self.depth == 1;
         for list in &program.complete_commands {
             self.list(list, stdin, true);
         }
@@ -83,77 +106,99 @@ impl Walk {
 
     /// A line of another shell, whose variables are not this one's.
     pub(super) fn nested(&mut self, text: &str, through: &str, stdin: &Stdin) {
-        let (variables, folders) = (std::mem::take(&mut self.variables), self.folders.clone());
-        if through.starts_with("ssh ") {
-            self.folders = Folders::default();
-        }
+        let variables = std::mem::take(&mut self.variables);
+        let folders = self.folders.clone();
         self.through.push(through.to_owned());
         self.line(text, stdin);
         self.through.pop();
-        (self.variables, self.folders) = (variables, folders);
+        self.variables = variables;
+        self.folders = folders;
     }
 
-    /// Runs something in a shell of its own, whose variables and folder end with it.
-    fn apart(&mut self, what: impl FnOnce(&mut Self)) {
-        let before = (self.variables.clone(), self.folders.clone());
-        what(self);
-        (self.variables, self.folders) = before;
+    /// What runs on another host or in a container, whose folders are not this one's.
+    pub(super) fn elsewhere(&mut self, inside: impl FnOnce(&mut Self)) {
+        let folders = std::mem::replace(&mut self.folders, Folders::new());
+        inside(self);
+        self.folders = folders;
     }
 
-    fn list(&mut self, list: &CompoundList, stdin: &Stdin, certain: bool) {
+    /// What runs in a shell of its own: what it assigns and where it goes ends with it.
+    pub(super) fn apart(&mut self, inside: impl FnOnce(&mut Self)) {
+        let (variables, folders) = (self.variables.clone(), self.folders.clone());
+        inside(self);
+        self.variables = variables;
+        self.folders = folders;
+    }
+
+    /// A variable is not known any more.
+    pub(super) fn unknown_variable(&mut self, name: &str) {
+        self.assign(name.to_owned(), None);
+    }
+
+    fn assign(&mut self, name: String, value: Option<String>) {
+        self.changes += 1;
+        let value = value.filter(|_| keeps(&name));
+        self.variables.insert(name, value);
+    }
+
+    /// Nothing is known any more of variables and of the folder.
+    pub(super) fn forget(&mut self) {
+        self.changes += 1;
+        self.variables.clear();
+        self.folders.forget();
+    }
+
+    pub(super) fn list(&mut self, list: &CompoundList, stdin: &Stdin, certain: bool) {
+        self.plain &= list.0.len() == 1;
         for item in &list.0 {
-            if matches!(item.1, SeparatorOperator::Async) {
-                self.plain = false;
-                self.apart(|walk| walk.and_or(&item.0, stdin, certain));
-            } else {
-                self.and_or(&item.0, stdin, certain);
-            }
+            self.plain &= matches!(item.1, SeparatorOperator::Sequence);
+            self.and_or(&item.0, stdin, certain);
         }
     }
 
     fn and_or(&mut self, list: &AndOrList, stdin: &Stdin, certain: bool) {
-        let begun = self.folders.clone();
+        let before = self.folders.clone();
         self.pipeline(&list.first, stdin, certain);
         for next in &list.additional {
+            self.plain = false;
             match next {
-                // It runs where what came before has led.
                 AndOr::And(pipeline) => self.pipeline(pipeline, stdin, false),
                 AndOr::Or(pipeline) => {
-                    self.folders.or(&begun);
+                    self.folders.join(&before);
                     self.pipeline(pipeline, stdin, false);
                 }
             }
         }
-        // Any of it may have failed.
-        self.folders.or(&begun);
+        // Some of it may have failed, `cd` as well.
+        self.folders.join(&before);
     }
 
     fn pipeline(&mut self, pipeline: &Pipeline, stdin: &Stdin, certain: bool) {
         let mut input = stdin.clone();
         let several = pipeline.seq.len() > 1;
+        self.plain &= !several && !pipeline.bang && pipeline.timed.is_none();
+        let folders = several.then(|| self.folders.clone());
         for node in &pipeline.seq {
             let before = self.commands.len();
-            if several {
-                self.plain = false;
-                self.apart(|walk| walk.node(node, &input, certain));
-                // The last one may run in the shell itself (lastpipe); what it sets is not known.
-                self.forget(node);
-            } else {
-                self.node(node, &input, certain);
-            }
+            self.node(node, &input, certain && !several);
             // What the next one reads is what this one says, where that is known.
             input = Stdin::of_output(self.commands.get(before..).unwrap_or_default());
+        }
+        if let Some(folders) = folders {
+            // Each ran in a shell of its own, but for the last in some shells.
+            self.folders.join(&folders);
         }
     }
 
     fn node(&mut self, node: &Node, stdin: &Stdin, certain: bool) {
-        if self.commands.len() >= COMMANDS_MAX {
+        self.nodes += 1;
+        if self.commands.len() >= COMMANDS_MAX || self.nodes > NODES_MAX {
             return self.doubt("it has too many commands to be looked into");
         }
+        self.plain &= matches!(node, Node::Simple(_));
         match node {
             Node::Simple(simple) => self.simple(simple, stdin, certain),
             Node::Compound(compound, redirects) => {
-                self.plain = false;
                 let (paths, input) = self.redirects(redirects.iter().flat_map(|list| &list.0));
                 let begun = self.commands.len();
                 self.compound(compound, input.as_ref().unwrap_or(stdin), certain);
@@ -172,16 +217,13 @@ impl Walk {
                 self.redirected(begun, paths);
             }
             Node::ExtendedTest(_) => {
-                // `[[ … ]]` runs nothing but the substitutions in its words, which are not taken apart here, and what a
-                // number that it compares evaluates to.
+                // `[[ … ]]` runs nothing but the substitutions in its words, which are not taken apart here.
                 let text = format!("{node}");
-                let compares = ["-eq", "-ne", "-lt", "-le", "-gt", "-ge"];
-                let numbers = text.split_whitespace().any(|word| compares.contains(&word));
-                let subscript = text.contains("-v ") && text.replace("[[", "").contains('[');
-                if text.contains("$(") || text.contains('`') || subscript || (numbers && text.contains('$')) {
-                    self.doubt("a test may run a command");
+                if text.contains("$(") || text.contains('`') {
+                    self.doubt("a test runs a command");
                 }
-                self.plain = false;
+                const EVALUATING: [&str; 8] = ["-eq", "-ne", "-lt", "-le", "-gt", "-ge", "-v", "-R"];
+                self.evaluates |= EVALUATING.iter().any(|operator| text.contains(operator));
             }
         }
     }
@@ -193,22 +235,22 @@ impl Walk {
                 for part in [&clause.initializer, &clause.condition, &clause.updater].into_iter().flatten() {
                     self.arithmetic(&part.value);
                 }
-                self.list(&clause.body.list, stdin, false);
+                self.repeated(|walk| walk.list(&clause.body.list, stdin, false));
             }
             CompoundCommand::BraceGroup(group) => self.list(&group.list, stdin, certain),
             CompoundCommand::Subshell(subshell) => {
                 self.apart(|walk| walk.list(&subshell.list, stdin, certain));
             }
             CompoundCommand::ForClause(clause) => {
+                let words = clause.values.iter().flatten();
+                let values: Vec<Option<String>> = words.map(|word| self.expand(&word.value)).collect();
                 if let Some(reason) = changes_what_runs(&clause.variable_name, None) {
                     self.doubt(reason);
                 }
-                self.variables.insert(clause.variable_name.clone(), None);
-                for word in clause.values.iter().flatten() {
-                    let expanded = self.expand(&word.value);
-                    drop(expanded);
-                }
-                self.list(&clause.body.list, stdin, false);
+                self.repeated(|walk| {
+                    walk.each_value(&clause.variable_name, &values, &clause.body.list, stdin)
+                });
+                self.assign(clause.variable_name.clone(), None);
             }
             CompoundCommand::CaseClause(clause) => {
                 drop(self.expand(&clause.value.value));
@@ -232,13 +274,16 @@ impl Walk {
                 }
             }
             CompoundCommand::WhileClause(clause) | CompoundCommand::UntilClause(clause) => {
-                self.list(&clause.0, stdin, false);
-                self.list(&clause.1.list, stdin, false);
+                self.repeated(|walk| {
+                    walk.list(&clause.0, stdin, false);
+                    walk.list(&clause.1.list, stdin, false);
+                });
             }
         }
     }
 
     fn arithmetic(&mut self, expression: &str) {
+        self.evaluates = true;
         if !arithmetic_is_plain(expression, &self.variables) {
             self.doubt("an arithmetic expression may run a command");
         }
@@ -254,8 +299,10 @@ impl Walk {
         if expanded.opaque {
             self.doubt("a word of it is not understood");
         }
+        self.evaluates |= expanded.evaluates;
+        self.code |= expanded.code;
+        self.plain &= expanded.substitutions.is_empty();
         for text in &expanded.substitutions {
-            self.plain = false;
             self.apart(|walk| walk.line(text, &Stdin::Inherited));
         }
         expanded.text
@@ -272,56 +319,46 @@ impl Walk {
         if let Some(word) = &simple.word_or_name {
             argv.push(self.expand(&word.value));
         }
+        let mut unknown_words = false;
         for item in simple.suffix.iter().flat_map(|suffix| &suffix.0) {
+            let before = argv.len();
             self.item(item, &mut argv, &mut redirects, None);
+            let unknown = argv.get(before).is_some_and(Option::is_none);
+            unknown_words |= unknown && !matches!(item, CommandPrefixOrSuffixItem::AssignmentWord(_, _));
         }
-        self.plain &= redirects.is_empty() && assignments.is_empty();
         let (paths, input) = self.redirects(redirects.iter());
-        let begun = self.commands.len();
+        self.plain &= assignments.is_empty() && redirects.is_empty();
         if argv.is_empty() {
             for (name, value) in assignments {
                 if let Some(reason) = changes_what_runs(&name, value.as_deref()) {
                     self.doubt(reason);
                 }
                 let known = if certain { value } else { None };
-                self.variables.insert(name, known);
+                self.assign(name, known);
             }
             if !paths.is_empty() {
+                let begun = self.commands.len();
                 self.note("redirection", Effect::Read, None, &[]);
                 self.redirected(begun, paths);
-                self.locate(begun);
             }
             return;
         }
-        let changed = assignments.iter().find_map(|(name, value)| changes_what_runs(name, value.as_deref()));
-        variables::declared(self, &argv);
-        let moved = Folders::moved(&argv);
-        let invocation = Invocation { argv, stdin: input.unwrap_or_else(|| stdin.clone()) };
-        run::run(self, invocation);
+        // What `read` splits at changes nothing else.
+        let reads = matches!(argv.first(), Some(Some(program)) if program == "read");
+        let changing = assignments.iter().filter(|(name, _)| !(reads && name == "IFS"));
+        let changed =
+            changing.into_iter().find_map(|(name, value)| changes_what_runs(name, value.as_deref()));
+        for (name, _) in assignments {
+            // Before some builtins of some shells it stays.
+            self.assign(name, None);
+        }
+        let begun = self.commands.len();
+        let stdin = input.unwrap_or_else(|| stdin.clone());
+        run::run(self, Invocation { argv, stdin, only_values: !unknown_words });
         if let Some(reason) = changed {
             self.raise(begun, Effect::Unknown, reason);
         }
         self.redirected(begun, paths);
-        self.locate(begun);
-        if let Some(to) = moved {
-            self.folders.go(to);
-        }
-    }
-
-    /// The paths of the commands since `begun` from where they begin.
-    fn locate(&mut self, begun: usize) {
-        for command in self.commands.iter_mut().skip(begun) {
-            self.folders.locate(&mut command.paths);
-        }
-    }
-
-    /// What a part of a pipeline may have set is not known any more.
-    fn forget(&mut self, node: &Node) {
-        if let Node::Simple(simple) = node
-            && simple.word_or_name.as_ref().is_some_and(|word| variables::declares(&word.value))
-        {
-            self.variables.clear();
-        }
     }
 
     fn item(
@@ -345,14 +382,8 @@ impl Walk {
                     if let Some(reason) = changes_what_runs(&name, value.as_deref()) {
                         self.doubt(reason);
                     }
-                    let program = argv.first().and_then(Option::as_deref);
-                    if program.is_some_and(variables::declares) {
-                        // Such a word is not split, whatever its value is.
-                        argv.push(Some(format!("{name}={}", value.unwrap_or_default())));
-                    } else {
-                        argv.push(expand(&word.value, &self.variables, &self.options).text);
-                    }
-                    self.variables.insert(name, None);
+                    self.assign(name, None);
+                    argv.push(expand(&word.value, &self.variables, &self.options).text);
                 }
             },
             CommandPrefixOrSuffixItem::ProcessSubstitution(kind, subshell) => {
@@ -360,11 +391,6 @@ impl Walk {
                 argv.push(None);
             }
         }
-    }
-
-    pub(super) fn process_substitution(&mut self, _kind: &ProcessSubstitutionKind, list: &CompoundList) {
-        self.plain = false;
-        self.apart(|walk| walk.list(list, &Stdin::Unknown, false));
     }
 
     fn assignment(&mut self, assignment: &Assignment) -> (String, Option<String>) {
@@ -376,10 +402,13 @@ impl Walk {
             }
         };
         let value = match &assignment.value {
-            AssignmentValue::Scalar(word) if name == "PATH" => self.expand(&variables::path(&word.value)),
             AssignmentValue::Scalar(word) => self.expand(&word.value),
             AssignmentValue::Array(items) => {
-                for (_, word) in items {
+                for (index, word) in items {
+                    if let Some(index) = index {
+                        self.arithmetic(&index.value);
+                        drop(self.expand(&index.value));
+                    }
                     drop(self.expand(&word.value));
                 }
                 None
@@ -394,6 +423,14 @@ impl Walk {
         for command in self.commands.iter_mut().skip(begun).filter(|command| command.effect < effect) {
             command.effect = effect;
             command.reason = Some(reason.to_owned());
+        }
+    }
+
+    /// The last command touches these files.
+    pub(super) fn touches(&mut self, paths: Vec<PathUse>) {
+        let paths = folder::placed(&self.folders, paths);
+        if let Some(command) = self.commands.last_mut() {
+            command.paths = paths;
         }
     }
 
@@ -422,6 +459,9 @@ impl Walk {
 
     /// The whole, once all is walked.
     pub(super) fn finish(mut self) -> CommandLine {
+        if self.code && self.evaluates {
+            self.doubt("a text of it may be evaluated");
+        }
         for command in &mut self.commands {
             let paths = command.paths.clone();
             reach(command, &paths);

@@ -17,6 +17,15 @@ pub(super) struct Expanded {
     pub(super) substitutions: Vec<String>,
     /// Something in it could not be understood at all.
     pub(super) opaque: bool,
+    /// It evaluates what a variable holds: arithmetic, `${!x}`, `${x@P}`, a subscript.
+    pub(super) evaluates: bool,
+    /// Its literal text would run a command, were it evaluated.
+    pub(super) code: bool,
+}
+
+/// Whether a text runs a command once something evaluates it, also when its last character meets what follows elsewhere.
+pub(super) fn is_code(text: &str) -> bool {
+    text.contains("$(") || text.contains('`') || text.contains("${") || text.ends_with('$')
 }
 
 /// Expands one word as written.
@@ -29,6 +38,7 @@ pub(super) fn expand(written: &str, variables: &Variables, options: &ParserOptio
             expanded.opaque = true;
         }
     }
+    expanded.code |= expanded.text.as_deref().is_some_and(is_code);
     // `{rm,-rf,/}` becomes several words; an unquoted brace that is only itself does no harm as text.
     if has_unquoted_braces(written) {
         expanded.text = None;
@@ -78,6 +88,7 @@ fn has_unquoted_braces(written: &str) -> bool {
 
 impl Expanded {
     fn push(&mut self, text: &str) {
+        self.code |= is_code(text);
         if let Some(all) = &mut self.text {
             all.push_str(text);
         }
@@ -130,46 +141,38 @@ impl Expanded {
             WordPiece::ParameterExpansion(parameter) => self.parameter(parameter, variables, quoted),
             WordPiece::ArithmeticExpression(expression) => {
                 self.opaque |= !arithmetic_is_plain(&expression.value, variables);
+                self.evaluates = true;
                 self.text = None;
             }
         }
     }
 
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "every other expansion takes a value as it is, or counts it"
-    )]
     fn parameter(&mut self, parameter: &ParameterExpr, variables: &Variables, quoted: bool) {
-        if let ParameterExpr::Parameter { parameter: Parameter::Named(name), indirect: false } = parameter {
-            match variables.get(name) {
-                Some(Some(value)) => {
-                    let one_word = quoted || !value.contains([' ', '\t', '\n', '*', '?', '[']);
-                    if one_word && (quoted || !value.is_empty()) {
-                        return self.push(&value.clone());
-                    }
-                }
-                // Where the account's home is, `~` says as well.
-                None if name == "HOME" => return self.push("~"),
-                Some(None) | None => {}
+        if let ParameterExpr::Parameter { parameter: Parameter::Named(name), indirect: false } = parameter
+            && let Some(Some(value)) = variables.get(name)
+        {
+            let one_word = quoted || !value.contains([' ', '\t', '\n', '*', '?', '[']);
+            if one_word && (quoted || !value.is_empty()) {
+                return self.push(&value.clone());
             }
         }
+        // Where the account's home is, `~` says as well.
+        if let ParameterExpr::Parameter { parameter: Parameter::Named(name), indirect: false } = parameter
+            && name == "HOME"
+            && !variables.contains_key(name)
+        {
+            return self.push("~");
+        }
         self.text = None;
-        let debug = format!("{parameter:?}");
-        let plain = match parameter {
-            // What it holds is expanded once more, or it is set, or it is the name of another one.
-            ParameterExpr::Transform { .. } | ParameterExpr::AssignDefaultValues { .. } => false,
-            ParameterExpr::Substring { offset, length, .. } => {
-                arithmetic_is_plain(&offset.value, variables)
-                    && length.as_ref().is_none_or(|length| arithmetic_is_plain(&length.value, variables))
-            }
-            ParameterExpr::Parameter { parameter: Parameter::NamedWithIndex { index, .. }, .. } => {
-                arithmetic_is_plain(index, variables)
-            }
-            _ => !debug.contains("NamedWithIndex"),
-        };
-        self.opaque |= !plain || debug.contains("indirect: true");
+        self.evaluates |= evaluates(parameter);
+        self.opaque |= !subscripts_are_plain(parameter, variables);
+        // What a prompt would show is evaluated whatever it comes from.
+        self.opaque |= matches!(
+            parameter,
+            ParameterExpr::Transform { op: word::ParameterTransformOp::PromptExpand, .. }
+        );
         // `${x:-$(rm -rf /)}`: what stands in for a value may run something.
-        self.nested(&debug);
+        self.nested(&format!("{parameter:?}"));
     }
 
     /// A text that is not taken apart: a substitution in it could be anything.
@@ -181,26 +184,62 @@ impl Expanded {
 }
 
 /// Whether an arithmetic expression has nothing in it that is evaluated further: the value of a variable is an expression
-/// again, and an index in it may run a command (bash: Shell Arithmetic).
+/// again, and an index in it may run a command (bash: Shell Arithmetic). What a variable holds may have come from anywhere.
 pub(super) fn arithmetic_is_plain(expression: &str, variables: &Variables) -> bool {
     const NUMBERS: [&str; 8] =
         ["RANDOM", "SRANDOM", "SECONDS", "EPOCHSECONDS", "LINENO", "UID", "EUID", "PPID"];
-    if expression.contains(['`', '[', '\'', '"', '\\'])
-        || expression.contains("$(")
-        || expression.contains("$'")
-    {
+    if expression.contains(['`', '[', '\'', '"', '\\']) || expression.contains("$(") {
         return false;
     }
-    expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty()).all(
-        |word| {
-            let number = word.starts_with(|c: char| c.is_ascii_digit());
-            let known = || variables.get(word).and_then(Option::as_deref);
-            number
-                || NUMBERS.contains(&word)
-                || known()
-                    .is_some_and(|value| !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()))
-        },
-    )
+    let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| !word.is_empty()).all(|word| {
+        let known = || variables.get(word).and_then(Option::as_deref);
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        word.starts_with(|c: char| c.is_ascii_digit())
+            || NUMBERS.contains(&word)
+            || known().is_some_and(number)
+    })
+}
+
+/// Whether what an expansion evaluates, an index or a place in a text, is plain, and it names no other variable.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the others evaluate nothing of their own")]
+fn subscripts_are_plain(parameter: &ParameterExpr, variables: &Variables) -> bool {
+    match parameter {
+        ParameterExpr::Parameter { indirect: true, .. } => false,
+        ParameterExpr::Parameter { parameter: Parameter::NamedWithIndex { index, .. }, .. } => {
+            arithmetic_is_plain(index, variables)
+        }
+        ParameterExpr::Substring { offset, length, .. } => {
+            arithmetic_is_plain(&offset.value, variables)
+                && length.as_ref().is_none_or(|length| arithmetic_is_plain(&length.value, variables))
+        }
+        _ => true,
+    }
+}
+
+/// Whether an expansion evaluates what a variable holds, as arithmetic or as a name with a subscript.
+fn evaluates(parameter: &ParameterExpr) -> bool {
+    match parameter {
+        ParameterExpr::Substring { .. } | ParameterExpr::Transform { .. } => true,
+        ParameterExpr::VariableNames { .. } | ParameterExpr::MemberKeys { .. } => false,
+        ParameterExpr::Parameter { parameter, indirect }
+        | ParameterExpr::UseDefaultValues { parameter, indirect, .. }
+        | ParameterExpr::AssignDefaultValues { parameter, indirect, .. }
+        | ParameterExpr::IndicateErrorIfNullOrUnset { parameter, indirect, .. }
+        | ParameterExpr::UseAlternativeValue { parameter, indirect, .. }
+        | ParameterExpr::ParameterLength { parameter, indirect }
+        | ParameterExpr::RemoveSmallestSuffixPattern { parameter, indirect, .. }
+        | ParameterExpr::RemoveLargestSuffixPattern { parameter, indirect, .. }
+        | ParameterExpr::RemoveSmallestPrefixPattern { parameter, indirect, .. }
+        | ParameterExpr::RemoveLargestPrefixPattern { parameter, indirect, .. }
+        | ParameterExpr::UppercaseFirstChar { parameter, indirect, .. }
+        | ParameterExpr::UppercasePattern { parameter, indirect, .. }
+        | ParameterExpr::LowercaseFirstChar { parameter, indirect, .. }
+        | ParameterExpr::LowercasePattern { parameter, indirect, .. }
+        | ParameterExpr::ReplaceSubstring { parameter, indirect, .. } => {
+            *indirect || matches!(parameter, Parameter::NamedWithIndex { .. })
+        }
+    }
 }
 
 /// Inside backquotes a backslash before `$`, a backquote or a backslash is taken off (POSIX, 2.6.3).

@@ -1,15 +1,48 @@
 //! Programs that run other programs: sudo, env, xargs, ssh, shells and their like.
 
+use super::identity::{env, su, sudo};
+use super::options::Options;
+use super::remote::{container, pod, ssh};
 use super::run::{Invocation, Stdin, run};
-use super::variables::changes_what_runs;
 use super::walk::Walk;
 use crate::request::Effect;
 
 /// Shells whose syntax is looked into.
 const SHELLS: [&str; 6] = ["sh", "bash", "dash", "ash", "ksh", "zsh"];
 
+/// Wrappers inside wrappers at most.
+const THROUGH_MAX: usize = 16;
+
 /// Kind of a command that is a shell which runs what the client sends.
 pub(in crate::request) const SHELL: &str = "shell";
+
+/// Why a wrapper's command is not looked for.
+pub(super) const STRANGE_OPTION: &str = "an option of it is not known";
+
+/// Wrappers with nothing but options, so many operands and then a command: what their options are.
+fn simple_wrapper(program: &str) -> Option<(Options<'static>, usize)> {
+    Some(match program {
+        "nohup" | "builtin" | "busybox" | "toybox" => (Options::new("", "", &[], &[]), 0),
+        "setsid" => (Options::new("cfw", "", &["--ctty", "--fork", "--wait"], &[]), 0),
+        "chronic" => (Options::new("ev", "", &[], &[]), 0),
+        "unbuffer" => (Options::new("p", "", &[], &[]), 0),
+        "nice" => (Options::new("0123456789", "n", &[], &["--adjustment"]), 0),
+        "ionice" => (Options::new("t", "cn", &["--ignore"], &["--class", "--classdata"]), 0),
+        "stdbuf" => (Options::new("", "ioe", &[], &["--input", "--output", "--error"]), 0),
+        "time" => (Options::new("pvq", "f", &["--portability", "--verbose", "--quiet"], &["--format"]), 0),
+        "timeout" => (
+            Options::new(
+                "fpv",
+                "ks",
+                &["--preserve-status", "--foreground", "--verbose"],
+                &["--kill-after", "--signal"],
+            ),
+            1,
+        ),
+        "exec" => (Options::new("cl", "a", &[], &[]), 0),
+        _ => return None,
+    })
+}
 
 /// Programs that run what their own words say. `false` when this is none.
 pub(super) fn wrapper(
@@ -19,22 +52,13 @@ pub(super) fn wrapper(
     argv: &[Option<String>],
     stdin: &Stdin,
 ) -> bool {
-    let plain: Option<(&[&str], usize)> = match program {
-        "nohup" | "setsid" | "builtin" | "chronic" | "busybox" | "toybox" | "unbuffer" => Some((&[], 0)),
-        "nice" => Some((&["-n", "--adjustment"], 0)),
-        "ionice" => Some((&["-c", "-n", "--class", "--classdata"], 0)),
-        "stdbuf" => Some((&["-i", "-o", "-e", "--input", "--output", "--error"], 0)),
-        "time" => Some((&["-f", "-o", "--format", "--output"], 0)),
-        "timeout" => Some((&["-k", "-s", "--kill-after", "--signal"], 1)),
-        "exec" => Some((&["-a"], 0)),
-        _ => None,
-    };
-    if let Some((values, operands)) = plain {
-        let rest = after_options(arguments, values, operands);
-        if rest.is_empty() {
-            walk.note(program, Effect::Read, None, argv);
-        } else {
-            inside(walk, program, rest, stdin);
+    if let Some((options, operands)) = simple_wrapper(program) {
+        match options.skip(arguments) {
+            None => walk.note(program, Effect::Unknown, Some(STRANGE_OPTION), argv),
+            Some(at) => match arguments.get(at + operands..).unwrap_or_default() {
+                [] => walk.note(program, Effect::Read, None, argv),
+                rest => inside(walk, program, rest, stdin),
+            },
         }
         return true;
     }
@@ -43,10 +67,13 @@ pub(super) fn wrapper(
         "sudoedit" => walk.note("sudoedit", Effect::Admin, Some("edits a file as another user"), argv),
         "env" => env(walk, arguments, argv, stdin),
         "command" => match arguments.first() {
-            Some(Some(option)) if option == "-v" || option == "-V" => {
+            Some(Some(option)) if ["-v", "-V", "-pv", "-pV"].contains(&option.as_str()) => {
                 walk.note("command", Effect::Read, None, argv)
             }
-            _ => inside(walk, "command", after_options(arguments, &[], 0), stdin),
+            _ => match Options::new("p", "", &[], &[]).skip(arguments) {
+                Some(at) => inside(walk, "command", arguments.get(at..).unwrap_or_default(), stdin),
+                None => walk.note("command", Effect::Unknown, Some(STRANGE_OPTION), argv),
+            },
         },
         "su" | "runuser" => su(walk, program, arguments, argv),
         "eval" => {
@@ -63,14 +90,7 @@ pub(super) fn wrapper(
         }
         "xargs" => xargs(walk, arguments, argv),
         "watch" => watch(walk, arguments, argv, stdin),
-        "flock" => {
-            let rest = after_options(arguments, &["-w", "-E", "--timeout"], 1);
-            match rest.split_first() {
-                Some((Some(option), [Some(text), ..])) if option == "-c" => walk.nested(text, "flock", stdin),
-                Some(_) => inside(walk, "flock", rest, stdin),
-                None => walk.note("flock", Effect::Read, None, argv),
-            }
-        }
+        "flock" => flock(walk, arguments, argv, stdin),
         "ssh" => ssh(walk, arguments, argv),
         "docker" | "podman" | "nerdctl" | "docker-compose" => {
             return container(walk, program, arguments, stdin);
@@ -83,218 +103,125 @@ pub(super) fn wrapper(
 }
 
 /// Runs the rest under a wrapper.
-fn inside(walk: &mut Walk, through: &str, argv: &[Option<String>], stdin: &Stdin) {
+pub(super) fn inside(walk: &mut Walk, through: &str, argv: &[Option<String>], stdin: &Stdin) {
     walk.through.push(through.to_owned());
-    if walk.through.len() > 16 {
+    if walk.through.len() > THROUGH_MAX {
         walk.doubt("it nests too deeply to be looked into");
     } else {
-        run(walk, Invocation { argv: argv.to_vec(), stdin: stdin.clone() });
+        run(walk, Invocation { argv: argv.to_vec(), stdin: stdin.clone(), only_values: false });
     }
     walk.through.pop();
 }
 
-/// The words after options (and the values some of them take) and after so many operands.
-fn after_options<'a>(
-    arguments: &'a [Option<String>],
-    values: &[&str],
-    operands: usize,
-) -> &'a [Option<String>] {
-    let mut at = 0;
-    while let Some(Some(word)) = arguments.get(at) {
-        if word == "--" {
-            at += 1;
-            break;
-        }
-        if !word.starts_with('-') || word == "-" {
-            break;
-        }
-        at += if values.contains(&word.as_str()) { 2 } else { 1 };
-    }
-    arguments.get(at + operands..).unwrap_or_default()
-}
-
-fn sudo(
-    walk: &mut Walk,
-    program: &str,
-    arguments: &[Option<String>],
-    argv: &[Option<String>],
-    stdin: &Stdin,
-) {
-    let values =
-        ["-u", "-g", "-h", "-p", "-C", "-r", "-t", "-U", "-T", "-D", "-R", "--user", "--group", "--chdir"];
-    let has = |wanted: &[&str]| {
-        arguments
-            .iter()
-            .flatten()
-            .take_while(|word| word.starts_with('-'))
-            .any(|word| wanted.contains(&word.as_str()))
+fn flock(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>], stdin: &Stdin) {
+    let options = Options::new(
+        "sxenuoF",
+        "wE",
+        &["--shared", "--exclusive", "--nonblock", "--nb", "--unlock", "--close", "--no-fork", "--verbose"],
+        &["--wait", "--timeout", "--conflict-exit-code"],
+    );
+    let Some(at) = options.skip(arguments) else {
+        return walk.note("flock", Effect::Unknown, Some(STRANGE_OPTION), argv);
     };
-    let mut rest = after_options(arguments, &values, 0);
-    let begun = walk.commands.len();
-    let mut changed = None;
-    while let Some((Some(word), more)) = rest.split_first()
-        && let Some((name, value)) = word.split_once('=')
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-    {
-        changed = changed.or(changes_what_runs(name, Some(value)));
-        rest = more;
-    }
-    if has(&["-e", "--edit"]) {
-        return walk.note("sudoedit", Effect::Admin, Some("edits a file as another user"), argv);
-    }
-    let options = arguments.get(..arguments.len() - rest.len()).unwrap_or_default();
-    if options.iter().any(|word| word.is_none())
-        || has(&["-R", "--chroot", "-s", "--shell"]) && !rest.is_empty()
-    {
-        return walk.note(program, Effect::Unknown, Some("an option of it changes what is run"), argv);
-    }
-    if rest.is_empty() {
-        let looks = has(&["-l", "-v", "-k", "-K", "-V", "--list", "--version"]);
-        return if looks {
-            walk.note(program, Effect::Read, None, argv);
-        } else {
-            walk.note(SHELL, Effect::Unknown, Some("a shell of another user"), argv);
-        };
-    }
-    inside(walk, &as_user(program, options), rest, stdin);
-    if let Some(reason) = changed {
-        walk.raise(begun, Effect::Unknown, reason);
-    }
-}
-
-/// `sudo`, or `sudo -u USER`.
-fn as_user(program: &str, options: &[Option<String>]) -> String {
-    let mut words = options.iter().flatten();
-    while let Some(word) = words.next() {
-        let attached =
-            word.strip_prefix("-u").or_else(|| word.strip_prefix("--user=")).filter(|user| !user.is_empty());
-        let user = match word.as_str() {
-            "-u" | "--user" => words.next().map(String::as_str),
-            _ => attached,
-        };
-        if let Some(user) = user {
-            return format!("{program} -u {user}");
+    match arguments.get(at + 1..).unwrap_or_default() {
+        [] => walk.note("flock", Effect::Read, None, argv),
+        [Some(option), Some(text)] if option == "-c" || option == "--command" => {
+            walk.nested(text, "flock", stdin);
         }
-    }
-    program.to_owned()
-}
-
-fn env(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>], stdin: &Stdin) {
-    let begun = walk.commands.len();
-    let mut rest = arguments;
-    let mut changed = None;
-    while let Some((first, more)) = rest.split_first() {
-        let Some(word) = first else {
-            return walk.note(
-                "env",
-                Effect::Unknown,
-                Some("an argument is known to the running shell alone"),
-                argv,
-            );
-        };
-        let cluster = word.strip_prefix('-').filter(|letters| !letters.starts_with('-'));
-        if word.starts_with("--s") || cluster.is_some_and(|letters| letters.contains('S')) {
-            return walk.note("env", Effect::Unknown, Some("splits a text into a command"), argv);
-        }
-        if ["-u", "-C", "--unset", "--chdir"].contains(&word.as_str()) {
-            rest = more.get(1..).unwrap_or_default();
-        } else if word.starts_with('-') {
-            rest = more;
-        } else if let Some((name, value)) = word.split_once('=') {
-            changed = changed.or(changes_what_runs(name, Some(value)));
-            rest = more;
-        } else {
-            break;
-        }
-    }
-    if rest.is_empty() {
-        return walk.note("env", Effect::Read, None, argv);
-    }
-    inside(walk, "env", rest, stdin);
-    if let Some(reason) = changed {
-        walk.raise(begun, Effect::Unknown, reason);
-    }
-}
-
-fn su(walk: &mut Walk, program: &str, arguments: &[Option<String>], argv: &[Option<String>]) {
-    let at = arguments.iter().position(|word| {
-        word.as_deref().is_some_and(|word| {
-            word == "-c"
-                || word == "--command"
-                || (word.starts_with('-') && !word.starts_with("--") && word.ends_with('c'))
-        })
-    });
-    match at.and_then(|at| arguments.get(at + 1)) {
-        Some(Some(text)) => walk.nested(text, program, &Stdin::Inherited),
-        Some(None) => {
-            walk.note(program, Effect::Unknown, Some("its command is known to the running shell alone"), argv)
-        }
-        None if program == "runuser" && arguments.iter().flatten().any(|word| word == "-u") => {
-            inside(walk, program, after_options(arguments, &["-u", "--user"], 0), &Stdin::Inherited);
-        }
-        None => walk.note(SHELL, Effect::Unknown, Some("a shell of another user"), argv),
+        rest => inside(walk, "flock", rest, stdin),
     }
 }
 
 fn xargs(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
-    let values = [
-        "-I",
-        "-n",
-        "-P",
-        "-L",
-        "-d",
-        "-E",
-        "-s",
-        "-a",
-        "--max-args",
-        "--max-procs",
-        "--delimiter",
-        "--arg-file",
-    ];
-    let rest = after_options(arguments, &values, 0);
+    let options = Options::new(
+        "0oprtx",
+        "aEIdLnPs",
+        &[
+            "--null",
+            "--no-run-if-empty",
+            "--verbose",
+            "--exit",
+            "--interactive",
+            "--open-tty",
+            "--show-limits",
+            "--replace",
+        ],
+        &["--arg-file", "--delimiter", "--max-args", "--max-chars", "--max-lines", "--max-procs"],
+    );
+    let Some((at, replaced)) = xargs_options(&options, arguments) else {
+        return walk.note("xargs", Effect::Unknown, Some(STRANGE_OPTION), argv);
+    };
+    let rest = arguments.get(at..).unwrap_or_default();
     if rest.is_empty() {
         return walk.note("xargs", Effect::Read, None, argv);
     }
-    let options = arguments.get(..arguments.len() - rest.len()).unwrap_or_default();
-    let Some(replaced) = replaced(options) else {
-        return walk.note(
-            "xargs",
-            Effect::Unknown,
-            Some("its words are known to the running shell alone"),
-            argv,
-        );
-    };
     // What it puts in and adds, nobody here knows.
-    let stays = |word: &String| !replaced.iter().any(|text| word.contains(text.as_str()));
-    let mut with_more: Vec<Option<String>> = rest.iter().map(|word| word.clone().filter(stays)).collect();
+    let holds = |word: &str| replaced.iter().any(|text| word.contains(text.as_str()));
+    let mut with_more: Vec<Option<String>> =
+        rest.iter().map(|word| word.clone().filter(|word| !holds(word))).collect();
     with_more.push(None);
     inside(walk, "xargs", &with_more, &Stdin::Unknown);
 }
 
-/// Texts that xargs puts its input in the place of (`-I`, `-i`, `--replace`); `None` when nobody knows them.
-fn replaced(options: &[Option<String>]) -> Option<Vec<String>> {
-    let mut texts = vec!["{}".to_owned()];
-    let mut words = options.iter();
-    while let Some(word) = words.next() {
-        let word = word.as_deref()?;
-        if let Some(text) = word.strip_prefix("--replace=") {
-            texts.push(text.to_owned());
-        } else if !word.starts_with("--")
-            && let Some((_, text)) = word.split_once(['I', 'i'])
-        {
-            match text {
-                "" if word.contains('I') => texts.push(words.next()?.clone()?),
-                text => texts.push(text.to_owned()),
+/// Where the command of xargs begins, and the texts that it replaces. `None` for options that are not known.
+fn xargs_options(options: &Options<'_>, arguments: &[Option<String>]) -> Option<(usize, Vec<String>)> {
+    let mut replaced = Vec::new();
+    let mut at = 0;
+    while let Some(Some(word)) = arguments.get(at) {
+        // Values of these stand in the same word or not at all: `-i{}`, `-l5`, `-eEOF`.
+        if let Some(attached) = word.strip_prefix("-i") {
+            replaced.push(if attached.is_empty() { "{}" } else { attached }.to_owned());
+            at += 1;
+            continue;
+        }
+        if word.starts_with("-l") || word.starts_with("-e") {
+            at += 1;
+            continue;
+        }
+        if let Some(value) = word.strip_prefix("--replace") {
+            match value.strip_prefix('=') {
+                Some(text) => replaced.push(text.to_owned()),
+                None if value.is_empty() => replaced.push("{}".to_owned()),
+                None => return None,
             }
+            at += 1;
+            continue;
+        }
+        let Some(step) = options.step(word)? else { break };
+        let given = arguments.get(at..at + step).unwrap_or_default();
+        match options.value(given, 'I', "--no-such-option") {
+            Some(text) => replaced.push(text?),
+            None if word.starts_with('-') && !word.starts_with("--") && word.contains('I') && step == 2 => {
+                return None;
+            }
+            None => {}
+        }
+        at += step;
+        if word == "--" {
+            break;
         }
     }
-    // `-i` alone, or an empty text, stands for the usual one.
-    texts.retain(|text| !text.is_empty());
-    Some(texts)
+    Some((at, replaced))
 }
 
 fn watch(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>], stdin: &Stdin) {
-    let rest = after_options(arguments, &["-n", "--interval", "-q"], 0);
+    let options = Options::new(
+        "bcdegptwrx",
+        "nq",
+        &[
+            "--beep",
+            "--color",
+            "--differences",
+            "--errexit",
+            "--chgexit",
+            "--no-title",
+            "--no-wrap",
+            "--precise",
+        ],
+        &["--interval", "--equexit"],
+    );
+    let at = options.skip(arguments).unwrap_or(arguments.len());
+    let rest = arguments.get(at..).unwrap_or_default();
     let words: Option<Vec<&str>> = rest.iter().map(Option::as_deref).collect();
     match words {
         Some(words) if !words.is_empty() => walk.nested(&words.join(" "), "watch", stdin),
@@ -302,96 +229,6 @@ fn watch(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>],
             walk.note("watch", Effect::Unknown, Some("its command is known to the running shell alone"), argv)
         }
     }
-}
-
-/// Whether an option of ssh's configuration runs and loads nothing (ssh_config(5)).
-fn is_plain_option(text: &str) -> bool {
-    const PLAIN: [&str; 16] = [
-        "addressfamily",
-        "batchmode",
-        "connectionattempts",
-        "connecttimeout",
-        "globalknownhostsfile",
-        "identitiesonly",
-        "identityfile",
-        "loglevel",
-        "passwordauthentication",
-        "port",
-        "preferredauthentications",
-        "serveralivecountmax",
-        "serveraliveinterval",
-        "stricthostkeychecking",
-        "user",
-        "userknownhostsfile",
-    ];
-    let text = text.strip_prefix("-o").unwrap_or(text).trim_start();
-    let name = text.split(['=', ' ']).next().unwrap_or_default().to_ascii_lowercase();
-    // The option alone: its value is the next word, which is looked at as well.
-    name.is_empty() || PLAIN.contains(&name.as_str())
-}
-
-fn ssh(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
-    let values = [
-        "-b", "-c", "-D", "-E", "-e", "-F", "-I", "-i", "-J", "-L", "-l", "-m", "-O", "-o", "-p", "-Q", "-R",
-        "-S", "-W", "-w",
-    ];
-    let leads_on = |word: &str| {
-        ["-D", "-L", "-R", "-W", "-w", "-J", "-F", "-A", "-X", "-Y"]
-            .iter()
-            .any(|option| word.starts_with(option))
-            || ["-I", "-S", "-O", "-o"].iter().any(|option| word.starts_with(option))
-                && !is_plain_option(word)
-    };
-    let rest = after_options(arguments, &values, 0);
-    let options = arguments.get(..arguments.len() - rest.len()).unwrap_or_default();
-    let settings = options.windows(2).filter_map(|pair| match pair {
-        [Some(option), value] if option == "-o" => Some(value.as_deref()),
-        _ => None,
-    });
-    let strange = settings.into_iter().any(|value| value.is_none_or(|value| !is_plain_option(value)));
-    if strange || options.iter().any(|word| word.as_deref().is_none_or(leads_on)) {
-        return walk.note("ssh", Effect::Unknown, Some("an option of ssh leads on or runs a command"), argv);
-    }
-    let words: Option<Vec<&str>> = rest.iter().map(Option::as_deref).collect();
-    match words.as_deref() {
-        Some([host, command @ ..]) if !command.is_empty() => {
-            walk.nested(&command.join(" "), &format!("ssh {host}"), &Stdin::Inherited);
-        }
-        Some(_) => walk.note(SHELL, Effect::Unknown, Some("a shell on another host"), argv),
-        None => {
-            walk.note("ssh", Effect::Unknown, Some("its words are known to the running shell alone"), argv)
-        }
-    }
-}
-
-/// `docker exec CONTAINER CMD`; anything else is the catalogue's.
-fn container(walk: &mut Walk, program: &str, arguments: &[Option<String>], stdin: &Stdin) -> bool {
-    let at = arguments.iter().position(|word| word.as_deref() == Some("exec"));
-    let before = arguments.get(..at.unwrap_or(0)).unwrap_or_default();
-    let plain = before
-        .iter()
-        .all(|word| word.as_deref().is_some_and(|word| word == "compose" || word == "container"));
-    let (Some(at), true) = (at, plain) else { return false };
-    let values = ["-e", "-u", "-w", "--env", "--user", "--workdir", "--env-file", "--detach-keys", "--index"];
-    let rest = after_options(arguments.get(at + 1..).unwrap_or_default(), &values, 1);
-    if rest.is_empty() {
-        return false;
-    }
-    inside(walk, &format!("{program} exec"), rest, stdin);
-    true
-}
-
-/// `kubectl exec POD -- CMD`.
-fn pod(walk: &mut Walk, program: &str, arguments: &[Option<String>], stdin: &Stdin) -> bool {
-    let Some(at) = arguments.iter().position(|word| word.as_deref() == Some("--")) else { return false };
-    let before = arguments.get(..at).unwrap_or_default();
-    let exec = before.iter().all(Option::is_some) && before.iter().flatten().any(|word| word == "exec");
-    let rest = arguments.get(at + 1..).unwrap_or_default();
-    if !exec || rest.is_empty() {
-        return false;
-    }
-    inside(walk, &format!("{program} exec"), rest, stdin);
-    true
 }
 
 /// `sh -c TEXT`, or a shell that reads its commands.
@@ -411,6 +248,12 @@ fn shell(
         let letters = word.strip_prefix('-').filter(|letters| !letters.starts_with('-'));
         if letters.is_some_and(|letters| letters.contains('c')) {
             return match arguments.get(at) {
+                // Their own syntax runs commands where the others' does not: `*(e:'id':)`, `=ls`.
+                Some(Some(text))
+                    if matches!(program, "zsh" | "ksh") && text.contains(['(', '=', '~', '^', '{']) =>
+                {
+                    walk.doubt("another shell may read this otherwise");
+                }
                 Some(Some(text)) => walk.nested(text, &format!("{program} -c"), stdin),
                 Some(None) | None => {
                     walk.note(

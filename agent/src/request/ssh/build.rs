@@ -220,10 +220,11 @@ impl Transfer {
     }
 }
 
-/// Whether a variable may be handed to a shell: a value that is evaluated, as arithmetic does, must not run anything.
+/// Whether the value of an environment variable (an `env` request, RFC 4254 §6.4) runs nothing when a line evaluates it: shells
+/// evaluate what variables hold in arithmetic, in prompts and in `${x@P}`, and old ones take a function from a value.
 #[must_use]
 pub fn variable_is_plain(value: &str) -> bool {
-    !value.contains("$(") && !value.contains('`') && !value.contains("<(")
+    !["$(", "${", "`", "()", "<(", "\0"].iter().any(|part| value.contains(part))
 }
 
 #[cfg(test)]
@@ -253,10 +254,11 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_could_run_something_is_told() {
-        assert!(variable_is_plain("C.UTF-8"));
-        assert!(variable_is_plain("$HOME"));
-        for value in ["a[$(id)]", "`id`", "x<(id)"] {
+    fn values_that_would_run_something_are_not_plain() {
+        for value in ["", "C.UTF-8", "xterm-256color", "en_US.UTF-8:en", "$5", "a[0]"] {
+            assert!(variable_is_plain(value), "{value}");
+        }
+        for value in ["$(id)", "a[$(id)]", "`id`", "${x@P}", "() { :; }; id", "a\0b", "x<(id)"] {
             assert!(!variable_is_plain(value), "{value}");
         }
     }

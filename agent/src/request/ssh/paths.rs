@@ -40,13 +40,21 @@ const UNIT_FOLDERS: [&str; 2] = ["/.config/systemd/", "/.config/autostart/"];
 #[must_use]
 pub fn sensitive(path: &str) -> Option<&'static str> {
     let path = normal(path);
+    // `../../etc/passwd`: how deep the folder is where it begins, nobody knows.
+    if let Some((_, rest)) = path.rsplit_once("../") {
+        return sensitive(&format!("/{rest}"));
+    }
     if LOGIN_FILES.iter().any(|end| path == *end || path.ends_with(&format!("/{end}")))
         || path.contains("/.ssh/")
+        || path.starts_with(".ssh/")
     {
         return Some("writes a file that decides about logins");
     }
-    if UNIT_FOLDERS.iter().any(|part| path.contains(part)) {
+    if UNIT_FOLDERS.iter().any(|part| format!("/{path}").contains(part)) {
         return Some("writes a file that is run by the system");
+    }
+    if glob_may_find(&path) {
+        return Some("may write a file of the system");
     }
     let below = |folder: &&str| {
         let folder: &str = folder;
@@ -55,6 +63,20 @@ pub fn sensitive(path: &str) -> Option<&'static str> {
     let local = ["/usr/local", "/usr/src", "/dev/shm", "/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty"];
     let system = path == "/" || SYSTEM_FOLDERS.iter().any(below);
     (system && !local.iter().any(below)).then_some("writes a file of the system")
+}
+
+/// Whether a glob (`/e*/passwd`, `~/.bash*`) may find one of these files.
+fn glob_may_find(path: &str) -> bool {
+    let wild = ['*', '?', '[', '{'];
+    let Some((beginning, _)) = path.split_once(wild) else { return false };
+    let system = path.starts_with('/') && SYSTEM_FOLDERS.iter().any(|folder| folder.starts_with(beginning));
+    // Without a dot of its own a glob finds no hidden file.
+    let mut hidden = path.split('/').filter_map(|part| part.split_once(wild)).map(|(stem, _)| stem);
+    let login = hidden.any(|stem| {
+        stem.starts_with('.')
+            && LOGIN_FILES.iter().any(|file| file.split('/').any(|part| part.starts_with(stem)))
+    });
+    system || login
 }
 
 /// Without empty, `.` and `..` parts, as far as the text says.
@@ -95,12 +117,28 @@ mod tests {
             "/",
             "/root/x",
             "~/.config/systemd/user/x.service",
+            "../../etc/passwd",
+            "/e?c/passwd",
+            "/*/passwd",
+            "/var/sp*/cron/x",
+            "~/.bash*",
+            "/home/a/.s*/authorized_keys",
+            "~/../../etc/passwd",
         ] {
             assert!(sensitive(path).is_some(), "{path}");
         }
-        for path in
-            ["/srv/app/x", "/tmp/etc/passwd", "notes.txt", "/usr/local/bin/x", "~/x", "/dev/null", "/var/www"]
-        {
+        for path in [
+            "/srv/*",
+            "*.txt",
+            "/home/*/x",
+            "/srv/app/x",
+            "/tmp/etc/passwd",
+            "notes.txt",
+            "/usr/local/bin/x",
+            "~/x",
+            "/dev/null",
+            "/var/www",
+        ] {
             assert!(sensitive(path).is_none(), "{path}");
         }
         assert_eq!(normal("/a/./b/../../c//d"), "/c/d");

@@ -1,5 +1,7 @@
 //! What programs do: the shipped catalogue, and how one command line is looked up in it.
 
+mod words;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
@@ -7,6 +9,8 @@ use serde::Deserialize;
 
 use crate::request::Effect;
 use crate::request::ssh::{Access, PathUse};
+
+use words::{Words, readings, values_of};
 
 /// Words of a subcommand's name at most.
 const SUB_WORDS_MAX: usize = 3;
@@ -38,6 +42,11 @@ struct Rule {
     kind: Option<String>,
     paths: Option<Operands>,
     values: Vec<String>,
+    flags: Vec<String>,
+    writes: Vec<String>,
+    assigns: Option<Effect>,
+    schemes: Vec<String>,
+    verbs: Vec<String>,
     raise: Vec<Raise>,
     sub: BTreeMap<String, Sub>,
     operands_max: Option<usize>,
@@ -46,10 +55,8 @@ struct Rule {
     read_if: Vec<String>,
     read_without_operands: bool,
     only_if_alone: bool,
-    read_if_only: bool,
+    creates: bool,
     last_word: BTreeMap<String, Effect>,
-    operand_with: BTreeMap<String, Effect>,
-    plus: Option<Effect>,
 }
 
 /// How far, where nothing is written: what is not known is feared.
@@ -71,7 +78,7 @@ enum Operands {
     Write,
     Remove,
     LastWrite,
-    /// All but the first, which is a mode or an owner.
+    /// As `write`, but for the first where there are more: a mode or an owner.
     RestWrite,
 }
 
@@ -101,6 +108,8 @@ struct SubRule {
     #[serde(default)]
     read_if: Vec<String>,
     #[serde(default)]
+    flags: Vec<String>,
+    #[serde(default)]
     raise: Vec<Raise>,
 }
 
@@ -113,136 +122,125 @@ pub(super) struct Known {
     pub(super) paths: Vec<PathUse>,
 }
 
+/// Why, where an option or a subcommand could stand in a word that is not known.
+const DYNAMIC: &str = "an argument is known to the running shell alone";
+
 /// Looks a command up; `None` when nobody wrote down what the program does.
 pub(super) fn look_up(program: &str, arguments: &[Option<String>]) -> Option<Known> {
     let rule = CATALOGUE.get(program)?;
-    let words = Words::of(rule, arguments);
-    let (sub_name, sub) = rule.find_sub(&words);
+    let words = Words::of(&rule.values, arguments);
+    let destroys = matches!(rule.effect.0, Effect::Admin | Effect::Ddl) && rule.sub.is_empty();
+    if matches!(arguments, [Some(only)] if only == "--version") && !destroys {
+        return Some(Known {
+            kind: program.to_owned(),
+            effect: Effect::Read,
+            reason: None,
+            paths: Vec::new(),
+        });
+    }
     let mut known = Known {
         kind: rule.kind.clone().unwrap_or_else(|| program.to_owned()),
         effect: rule.effect.0,
         reason: None,
         paths: rule.paths(&words),
     };
-    if let Some(sub) = sub {
-        rule.apply_sub(sub, &sub_name, &words, &mut known, program);
-    } else {
+    if rule.sub.is_empty() && rule.verbs.is_empty() {
         rule.apply(&words, &mut known);
+    } else {
+        known = rule.of_sub(&words, &known, program, arguments);
     }
     for raise in &rule.raise {
         raise.apply(&words, &mut known);
     }
-    if let Some(plus) = rule.plus
-        && words.options.iter().any(|option| option.starts_with('+'))
-    {
-        known.effect = known.effect.max(plus);
-    }
-    let writes = rule.paths.is_some_and(|what| what != Operands::Read);
-    if words.dynamic && writes && known.effect < Effect::Admin {
-        known.effect = Effect::Admin;
-        known.reason = Some("a file that it changes is known to the running shell alone");
-    }
-    let could_be_more = words.dynamic && known.effect < Effect::Unknown;
-    if could_be_more && let Some(worst) = rule.raise.iter().map(|raise| raise.effect).max() {
-        // What only the running shell knows could be any of these options.
-        if worst > known.effect && worst < Effect::Unknown {
-            known.effect = worst;
-            known.reason = Some("an argument is known to the running shell alone");
-        }
-    }
-    if words.dynamic && sub.is_none() && !rule.sub.is_empty() {
+    if words.operands.iter().any(|word| rule.schemes.iter().any(|scheme| word.starts_with(scheme))) {
         known.effect = Effect::Unknown;
-        known.reason = Some("its subcommand is known to the running shell alone");
+    }
+    rule.written(arguments, &mut known);
+    let changes = rule.paths.is_some_and(|what| what != Operands::Read) && !rule.creates;
+    if words.dynamic && changes && known.effect > Effect::Read && known.effect < Effect::Admin {
+        // The file that it changes could be any.
+        known.effect = Effect::Admin;
+        known.reason = Some(DYNAMIC);
+    }
+    if words.could_be_options
+        && let Some(worst) = rule.worst()
+    {
+        // What only the running shell knows could be any of these options.
+        if worst > known.effect {
+            known.effect = worst;
+            known.reason = Some(DYNAMIC);
+        }
     }
     Some(known)
 }
 
-/// The words of a command, told apart.
-struct Words<'a> {
-    /// All of them, without options (and their values) before the first operand.
-    after_globals: Vec<&'a str>,
-    options: Vec<&'a str>,
-    operands: Vec<&'a str>,
-    /// Some are known to the running shell alone.
-    dynamic: bool,
-    count: usize,
-}
-
-impl<'a> Words<'a> {
-    fn of(rule: &Rule, arguments: &'a [Option<String>]) -> Self {
-        let mut words = Self {
-            after_globals: Vec::new(),
-            options: Vec::new(),
-            operands: Vec::new(),
-            dynamic: arguments.iter().any(Option::is_none),
-            count: arguments.len(),
-        };
-        let mut rest = arguments.iter().flatten().map(String::as_str);
-        let mut only_operands = false;
-        while let Some(word) = rest.next() {
-            let is_option = !only_operands && word.len() > 1 && word.starts_with(['-', '+']);
-            if word == "--" && !only_operands {
-                only_operands = true;
-                continue;
-            }
-            if !is_option {
-                words.operands.push(word);
-                words.after_globals.push(word);
-                continue;
-            }
-            words.options.push(word);
-            if !words.operands.is_empty() {
-                words.after_globals.push(word);
-            }
-            if rule.values.iter().any(|option| option == word) {
-                // Its value is neither an option nor an operand.
-                rest.next();
-            }
-        }
-        if words.after_globals.is_empty() {
-            words.after_globals.clone_from(&words.options);
-        }
-        words
-    }
-
-    /// Whether an option is given: itself, in a cluster of letters, with a value, or by the beginning of its long name.
-    fn has(&self, option: &str) -> bool {
-        self.options.iter().any(|given| is_option(given, option))
-    }
-}
-
-fn is_option(given: &str, option: &str) -> bool {
-    if given == option {
-        return true;
-    }
-    if let Some(long) = option.strip_prefix("--") {
-        let Some(given) = given.strip_prefix("--") else { return false };
-        let name = given.split('=').next().unwrap_or(given);
-        // GNU programs take any beginning of a name that is clear to them.
-        return name == long || (name.len() >= 3 && long.starts_with(name));
-    }
-    let mut letters = option.chars().skip(1);
-    match (letters.next(), letters.next()) {
-        (Some(letter), None) => {
-            !given.starts_with("--") && given.strip_prefix('-').is_some_and(|given| given.contains(letter))
-        }
-        // `-out`: openssl and its like.
-        (Some(_) | None, _) => given.strip_prefix(option).is_some_and(|rest| rest.starts_with('=')),
-    }
-}
-
 impl Rule {
-    /// The longest name that fits, with the options between its words and without.
-    fn find_sub(&self, words: &Words<'_>) -> (String, Option<&Sub>) {
-        for length in (1..=SUB_WORDS_MAX).rev() {
-            for list in [&words.after_globals, &words.operands] {
-                let name = list.iter().take(length).copied().collect::<Vec<_>>().join(" ");
-                if let Some(sub) = self.sub.get(&name).filter(|_| list.len() >= length) {
-                    return (name, Some(sub));
+    /// The farthest that an option makes it reach.
+    fn worst(&self) -> Option<Effect> {
+        let options = self.raise.iter().map(|raise| raise.effect);
+        options.chain((!self.writes.is_empty()).then_some(Effect::Write)).max()
+    }
+
+    /// What it does by its subcommand. An option that nobody wrote down may take the next word as its value, or not: the
+    /// farthest of both counts.
+    fn of_sub(&self, words: &Words<'_>, known: &Known, program: &str, arguments: &[Option<String>]) -> Known {
+        let Some(readings) = readings(&self.values, &self.flags, arguments, |words| self.goes_on(words))
+        else {
+            let reason = Some("its subcommand is known to the running shell alone");
+            return Known { effect: Effect::Unknown, reason, ..known.clone() };
+        };
+        let with_options = self.sub_at(&words.after_globals).filter(|(name, _)| name.contains('-'));
+        let sure = words.operands.first().copied().unwrap_or_default();
+        if let Some((name, sub)) = with_options
+            && (name.starts_with('-') || readings.iter().all(|reading| reading.first() == Some(&sure)))
+        {
+            let mut found = known.clone();
+            self.apply_sub(sub, &name, words, &mut found, program);
+            return found;
+        }
+        let each = readings.iter().map(|reading| {
+            let mut found = known.clone();
+            match self.sub_at(reading) {
+                Some((name, sub)) => self.apply_sub(sub, &name, words, &mut found, program),
+                None => {
+                    self.apply(words, &mut found);
+                    let verb = reading.get(1).copied().unwrap_or_default();
+                    if self.verbs.iter().any(|known| verb.starts_with(known)) {
+                        found.effect = Effect::Read;
+                    }
+                }
+            }
+            found
+        });
+        each.max_by_key(|found| found.effect).unwrap_or_else(|| known.clone())
+    }
+
+    /// Whether one more word could make another subcommand of these.
+    fn goes_on(&self, words: &[&str]) -> bool {
+        let begun = words.join(" ");
+        let longer = |name: &String| name.strip_prefix(&begun).is_some_and(|rest| rest.starts_with(' '));
+        words.is_empty() || (words.len() < 2 && !self.verbs.is_empty()) || self.sub.keys().any(longer)
+    }
+
+    /// The subcommand that words begin with, by the most of them.
+    fn sub_at(&self, words: &[&str]) -> Option<(String, &Sub)> {
+        (1..=SUB_WORDS_MAX.min(words.len())).rev().find_map(|length| {
+            let name = words.iter().take(length).copied().collect::<Vec<_>>().join(" ");
+            self.sub.get(&name).map(|sub| (name, sub))
+        })
+    }
+
+    /// Files that options name to be written.
+    fn written(&self, arguments: &[Option<String>], known: &mut Known) {
+        for option in &self.writes {
+            for path in values_of(arguments, option) {
+                known.effect = known.effect.max(Effect::Write);
+                let path = path.unwrap_or_default();
+                if !["-", "/dev/null", "/dev/stdout", "/dev/stderr"].contains(&path.as_str()) {
+                    known.paths.push(PathUse { path, access: Access::Write });
                 }
             }
         }
-        (String::new(), None)
     }
 
     fn apply_sub(&self, sub: &Sub, name: &str, words: &Words<'_>, known: &mut Known, program: &str) {
@@ -256,12 +254,18 @@ impl Rule {
                 if let Some(kind) = &more.kind {
                     known.kind.clone_from(kind);
                 }
-                let alone = words.after_globals.len() == name.split(' ').count();
+                let parts = name.split(' ').filter(|part| !part.starts_with('-')).count();
+                let listed = words.only(&[&more.read_if, &more.flags, &self.flags], &self.values, name);
                 match more.bare {
-                    Some(bare) if alone && !words.dynamic => known.effect = bare,
+                    Some(bare) if words.operands.len() == parts && listed && !words.dynamic => {
+                        known.effect = bare
+                    }
                     Some(_) | None => {}
                 }
-                if more.read_if.iter().any(|option| words.has(option)) {
+                if more.read_if.iter().any(|option| words.has_exactly(option))
+                    && listed
+                    && !words.could_be_options
+                {
                     known.effect = Effect::Read;
                 }
                 for raise in &more.raise {
@@ -272,70 +276,63 @@ impl Rule {
     }
 
     fn apply(&self, words: &Words<'_>, known: &mut Known) {
-        if !words.dynamic && self.asks_to_look(words) {
-            known.effect = Effect::Read;
-        }
-        if self.read_without_operands && words.count == 0 {
-            known.effect = Effect::Read;
-        }
-        if let [_, last] = words.operands.as_slice()
-            && let Some(effect) = self.last_word.get(*last)
-        {
-            known.effect = *effect;
-        }
-        for (text, effect) in &self.operand_with {
-            if words.operands.iter().any(|word| word.contains(text)) {
-                known.effect = known.effect.max(*effect);
-            }
-        }
-        if self.operands_max.is_some_and(|max| words.operands.len() > max) {
+        if self.operands_max.is_some_and(|max| words.operands.len() > max || words.dynamic) {
             known.effect = self.effect_operands.unwrap_or(Effect::Write);
             if let Some(kind) = &self.kind_operands {
                 known.kind.clone_from(kind);
             }
         }
-    }
-
-    /// Whether an option says that nothing is changed.
-    fn asks_to_look(&self, words: &Words<'_>) -> bool {
-        let known = |word: &str| self.read_if.iter().any(|option| option == word);
-        if self.only_if_alone {
-            // The whole line is that word: in a cluster of letters others could hide.
-            return words.count == 1 && words.options.iter().chain(&words.operands).all(|word| known(word));
+        let alone = !self.only_if_alone || words.count == 1;
+        let asked = self
+            .read_if
+            .iter()
+            .any(|option| words.has_exactly(option) || words.operands.first() == Some(&option.as_str()));
+        if alone && asked && !words.dynamic && words.only(&[&self.read_if, &self.flags], &self.values, "") {
+            known.effect = Effect::Read;
+            for path in &mut known.paths {
+                path.access = Access::Read;
+            }
         }
-        if self.read_if_only {
-            return !words.options.is_empty() && words.options.iter().all(|word| known(word));
+        if self.read_without_operands
+            && words.operands.is_empty()
+            && !words.dynamic
+            && words.only(&[&self.read_if, &self.flags], &self.values, "")
+        {
+            known.effect = Effect::Read;
         }
-        self.read_if.iter().any(|option| words.has(option) || words.operands.contains(&option.as_str()))
+        if let ([_, last], true) = (words.operands.as_slice(), words.options.is_empty() && !words.dynamic)
+            && let Some(effect) = self.last_word.get(*last)
+        {
+            known.effect = *effect;
+        }
+        if let Some(effect) = self.assigns
+            && words.operands.iter().any(|word| word.contains('='))
+        {
+            known.effect = known.effect.max(effect);
+        }
     }
 
     fn paths(&self, words: &Words<'_>) -> Vec<PathUse> {
         let Some(what) = self.paths else { return Vec::new() };
         let last = words.operands.len().saturating_sub(1);
-        // `cp -t FOLDER FILE`: what is written does not come last.
-        let target = words.has("-t") || words.has("--target-directory");
-        let referenced = words.has("--reference");
+        if self.operands_max.is_some_and(|max| words.operands.len() <= max) {
+            return Vec::new();
+        }
         let access = |index| match what {
             Operands::Read => Access::Read,
-            Operands::Write => Access::Write,
+            Operands::Write | Operands::RestWrite => Access::Write,
             Operands::Remove => Access::Remove,
-            Operands::LastWrite if index == last || target => Access::Write,
+            Operands::LastWrite if index == last => Access::Write,
             Operands::LastWrite => Access::Read,
-            Operands::RestWrite => Access::Write,
         };
-        let skipped = usize::from(what == Operands::RestWrite && !referenced);
+        let first = words.operands.first().copied().unwrap_or_default();
+        let skipped = usize::from(what == Operands::RestWrite && last > 0 && !first.contains('/'));
+        // `ln -s /x`: the link is made where the command runs.
+        let here = what == Operands::LastWrite && last == 0 && self.operands_max.is_none();
+        let here = here.then(|| PathUse { path: ".".to_owned(), access: Access::Write });
         let operands = words.operands.iter().enumerate().skip(skipped);
-        let operands =
-            operands.map(|(index, path)| PathUse { path: (*path).to_owned(), access: access(index) });
-        let attached =
-            words.options.iter().filter(|_| target && what != Operands::Read).filter_map(|option| {
-                let path = match option.split_once('=') {
-                    Some((_, path)) => path,
-                    None => option.split_once('t').filter(|_| !option.starts_with("--"))?.1,
-                };
-                (!path.is_empty()).then(|| PathUse { path: path.to_owned(), access: Access::Write })
-            });
-        operands.chain(attached).collect()
+        let named = operands.map(|(index, path)| PathUse { path: (*path).to_owned(), access: access(index) });
+        named.chain(here).collect()
     }
 }
 
@@ -408,6 +405,7 @@ mod tests {
     #[test]
     fn what_nobody_knows_is_feared() {
         let known = look_up("rm", &[None]).unwrap();
+        // It could be any file, those of the system among them.
         assert_eq!(known.effect, Effect::Admin);
         assert_eq!(look_up("git", &[None]).unwrap().effect, Effect::Unknown);
         assert_eq!(look_up("cat", &[None]).unwrap().effect, Effect::Read);

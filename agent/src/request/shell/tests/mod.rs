@@ -51,6 +51,15 @@ fn ordinary_lines_have_their_effect() {
     );
 }
 
+/// None of them is in the catalogue's mind: at most one in twenty is feared.
+#[test]
+fn lines_of_runbooks_are_looks() {
+    let lines = corpus(include_str!("runbook.txt"));
+    let raised: Vec<&String> =
+        lines.iter().filter(|(_, line)| effect(line) > Effect::Read).map(|(_, line)| line).collect();
+    assert!(raised.len() * 20 <= lines.len(), "{} of {}: {raised:#?}", raised.len(), lines.len());
+}
+
 #[test]
 fn nothing_destructive_is_taken_for_a_look() {
     let lowered: Vec<String> = corpus(include_str!("hostile.txt"))
@@ -105,6 +114,37 @@ fn transfers_are_recognised() {
         transfer("git-receive-pack '/srv/x.git'"),
         Some(Transfer::GitReceivePack { repository: "/srv/x.git".to_owned() })
     );
+    for line in [
+        "rsync --server -vlogDtprze.iLsfxCIvu --log-format=%i --partial . /srv/x",
+        "rsync --server --sender -de.LsfxCIvu --list-only . /srv/x",
+        "rsync --server -logDtpre.iLsfxCIvu --delete-during --bwlimit=100 -B1024 --inplace . /srv/x",
+    ] {
+        assert!(matches!(transfer(line), Some(Transfer::Rsync { .. })), "{line}");
+    }
+    for line in [
+        "LD_PRELOAD=x git-upload-pack y",
+        "X=y git-upload-pack y",
+        "git-upload-pack y > z",
+        "git-upload-pack y < z",
+        "git-upload-pack y <<EOF\nEOF",
+        "git-upload-pack y &",
+        "! git-upload-pack y",
+        "(git-upload-pack y)",
+        "git-upload-pack --strict y",
+        "git-upload-pack \"y$(true)\"",
+        "sh -c 'git-upload-pack y'",
+        "X=y; git-upload-pack $X",
+        "if git-upload-pack y; then :; fi",
+        "scp -t -- -x",
+        "rsync --server --daemon . x",
+        "rsync --server --sender -vse.iLsfxCIvu . x",
+        "rsync --server --remove-source-files --sender -re.iLsfxCIvu . x",
+        "rsync --server -re.iLsfxCIvu --backup-dir /etc . x",
+        "rsync --server -re.iLsfxCIvu --log-file=/etc/x . x",
+        "rsync --server -re.iLsfxCIvu . -x",
+    ] {
+        assert_eq!(transfer(line), None, "{line}");
+    }
     assert_eq!(effect("git-upload-pack '/srv/x.git'"), Effect::Read);
     assert_eq!(effect("git-receive-pack '/srv/x.git'"), Effect::Write);
     assert_eq!(effect("scp -t /etc/passwd"), Effect::Admin);
@@ -118,6 +158,43 @@ fn nested_commands_say_what_they_run_under() {
     let last = found.commands.last().unwrap();
     assert_eq!(last.program.as_deref(), Some("rm"));
     assert_eq!(last.through, ["sudo", "env", "bash -c", "xargs"]);
+}
+
+#[test]
+fn a_line_says_whether_all_of_it_was_understood() {
+    for line in ["ls", "rm -rf /", "frobnicate", "bash x.sh", "psql -f x", "export FOO=bar; ls"] {
+        assert_eq!(analyse(line).opaque, None, "{line}");
+    }
+    for line in ["frobnicate; PATH=/tmp; ls", "frobnicate; ls ${x:-$(id)}", "frobnicate (", "((x[`id`])); ls"]
+    {
+        assert!(analyse(line).opaque.is_some(), "{line}");
+    }
+}
+
+/// Loops are walked several times, within bounds.
+#[test]
+fn loops_in_loops_are_bounded() {
+    let body = "x=1; ls; ".repeat(100);
+    let line = format!("{}{body}{}", "while true; do x=2; cd a; ".repeat(7), "done; ".repeat(7));
+    assert_eq!(analyse(&line).effect, Effect::Unknown);
+    assert_eq!(effect("while true; do x=2; ls; while true; do y=3; ls $x; done; done"), Effect::Read);
+}
+
+#[test]
+fn paths_are_placed_where_the_line_stands() {
+    let paths = |line: &str| {
+        let last = analyse(line).commands.pop().unwrap();
+        last.paths.into_iter().map(|path| path.path).collect::<Vec<_>>()
+    };
+    assert_eq!(paths("cd /srv/app && cat x"), ["/srv/app/x"]);
+    assert_eq!(paths("cd /srv && cd app && cat ./x ../y /z"), ["/srv/app/x", "/srv/y", "/z"]);
+    // `cd` may have failed.
+    assert_eq!(paths("cd /srv/app; cat x"), ["/srv/app/x", "x"]);
+    assert_eq!(paths("(cd /srv/app && ls); cat x"), ["x"]);
+    assert_eq!(paths("cd /srv/app && ssh web cat x"), ["x"]);
+    // Anywhere.
+    assert_eq!(paths("cd $X && cat x"), ["x", ""]);
+    assert_eq!(paths("cd && cat x"), ["~/x"]);
 }
 
 /// What random lines are made of.
