@@ -129,7 +129,10 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
         }
     };
     match admitted {
-        Admitted::Yes(admission) => relay::serve(tcp, *admission, &host.relay, record, shutdown).await,
+        Admitted::Yes(admission) => {
+            let (shutdown, _live) = host.relay.live.enter(flow.session, &shutdown);
+            relay::serve(tcp, *admission, &host.relay, record, shutdown).await;
+        }
         Admitted::No(denial) => {
             tracing::info!(session = %flow.session, run = %flow.run, destination = %flow.destination,
                 reason = %denial.reason, "refused a connection");

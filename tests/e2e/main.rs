@@ -23,6 +23,8 @@ mod interactive;
 #[cfg(test)]
 mod intercept;
 #[cfg(test)]
+mod kill;
+#[cfg(test)]
 mod masks;
 #[cfg(test)]
 mod names;

@@ -15,6 +15,7 @@ mod known_hosts;
 pub mod policy;
 pub mod replay;
 pub mod run;
+mod search;
 pub mod sessions;
 pub mod status;
 pub mod terminal;
@@ -193,8 +194,13 @@ fn dispatch(arguments: Arguments, entry: &Entry) -> Result<(), Failure> {
         Command::Policy(arguments) => policy_command(&arguments),
         Command::Approvals(arguments) => approvals::run(arguments, &configuration(file)?),
         Command::Sessions(arguments) => {
+            let config = configuration(file)?;
+            let command = arguments.command();
+            if let sessions::SessionsCommand::Kill(kill) = command {
+                return end_session(kill, &config);
+            }
             let (mut out, style) = (io::stdout().lock(), style());
-            Ok(sessions::run(&arguments.command(), &configuration(file)?.state_dir, &mut out, style)?)
+            Ok(sessions::run(&command, &config.state_dir, &mut out, style)?)
         }
         Command::Replay(arguments) => {
             let (mut out, style) = (io::stdout().lock(), style());
@@ -202,6 +208,15 @@ fn dispatch(arguments: Arguments, entry: &Entry) -> Result<(), Failure> {
             Ok(replay::run(&arguments, &state, &mut out, style, &mut |pause| std::thread::sleep(pause))?)
         }
     }
+}
+
+/// `portcullis sessions kill`.
+fn end_session(kill: sessions::KillArgs, config: &Config) -> Result<(), Failure> {
+    let request = Request::Kill { session: kill.id, reason: kill.reason };
+    let Reply::Killed(session) = ask(config, &request)? else {
+        return Err(ClientError::NotUnderstood.into());
+    };
+    Ok(writeln!(io::stdout(), "session {session} is ended")?)
 }
 
 /// `portcullis policy`: it needs no daemon and brings its own exit code.

@@ -1,15 +1,18 @@
 //! `portcullis sessions`: which conversations were recorded, and one of them in full.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::asciicast::{Cast, Version as CastVersion};
+use super::complain;
 use super::har::Archive;
+use super::search::Search;
 use super::terminal::{Escaped, Style, fit, write_row};
 use super::text::duration;
 use super::transcript::Transcript;
@@ -18,6 +21,9 @@ use crate::record::asked::base64;
 use crate::record::event::Event;
 use crate::record::read::{Catalogue, ReadError, Recorded};
 use crate::record::summary::SessionSummary;
+
+/// How often a session that is followed is looked at.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Rows of each result that `show` prints.
 const ROWS_SHOWN_MAX: u64 = 10;
@@ -47,6 +53,10 @@ pub enum SessionsCommand {
     List(ListArgs),
     /// Show one session: every operation with its verdict, outcome and first rows.
     Show(ShowArgs),
+    /// Watch a session that goes on, until it ends.
+    Follow(FollowArgs),
+    /// End a session that goes on; its client is told.
+    Kill(KillArgs),
     /// Write one session in a format of other tools.
     Export(ExportArgs),
 }
@@ -72,6 +82,16 @@ pub struct ListArgs {
     /// Only sessions with a held operation.
     #[arg(long)]
     pub held: bool,
+    /// Only sessions that go on.
+    #[arg(long)]
+    pub live: bool,
+    /// Only sessions in which a statement, request or command line has this text, in upper or lower case.
+    #[arg(long, value_name = "TEXT")]
+    pub command: Option<String>,
+    /// Only sessions in which an SSH command or shell showed this text, in upper or lower case; colours do not hide it. Reads the
+    /// recordings: narrow it by --since and the like.
+    #[arg(long, value_name = "TEXT")]
+    pub output: Option<String>,
     /// At most this many.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: usize,
@@ -88,6 +108,26 @@ pub struct ShowArgs {
     /// One JSON object per recorded event and line, complete.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `sessions follow`.
+#[derive(Clone, Debug, Args)]
+pub struct FollowArgs {
+    /// Session id, a unique beginning or end of one, or `last`.
+    pub id: String,
+    /// One JSON object per recorded event and line, complete.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `sessions kill`.
+#[derive(Clone, Debug, Args)]
+pub struct KillArgs {
+    /// Session id, or a unique beginning or end of one.
+    pub id: String,
+    /// Why, in one line; the client is told, and it is recorded.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub reason: String,
 }
 
 /// Arguments of `sessions export`.
@@ -153,7 +193,44 @@ pub fn run(
     match command {
         SessionsCommand::List(args) => list(args, &catalogue, out),
         SessionsCommand::Show(args) => show(args, &catalogue, out, style),
+        SessionsCommand::Follow(args) => follow(args, data_dir, out, style),
         SessionsCommand::Export(args) => export(args, &catalogue, out),
+        // The daemon's: whoever dispatches asks it.
+        SessionsCommand::Kill(_) => Ok(()),
+    }
+}
+
+/// Prints what is on record and what comes, until the session ends.
+fn follow(
+    args: &FollowArgs,
+    data_dir: &Path,
+    out: &mut dyn Write,
+    style: Style,
+) -> Result<(), SessionsError> {
+    let session = Catalogue::open(data_dir)?.resolve(&args.id)?;
+    let mut transcript = Transcript::new(out, style, ROWS_SHOWN_MAX);
+    let mut seen = 0;
+    loop {
+        let begun = Instant::now();
+        // A segment that is being written may end in the middle of a frame: that one comes with the next look.
+        for recorded in Catalogue::open(data_dir)?.events(session)? {
+            let recorded = recorded?;
+            if recorded.header.sequence <= seen {
+                continue;
+            }
+            seen = recorded.header.sequence;
+            if args.json {
+                transcript.line(&event_json(&recorded))?;
+            } else {
+                transcript.event(&recorded)?;
+            }
+            if matches!(recorded.event, Some(Event::SessionClosed(_))) {
+                return Ok(transcript.flush()?);
+            }
+        }
+        transcript.flush()?;
+        // A long recording takes longer to look through, and is looked at less often.
+        std::thread::sleep(FOLLOW_INTERVAL.max(begun.elapsed() * 3));
     }
 }
 
@@ -161,7 +238,20 @@ fn list(args: &ListArgs, catalogue: &Catalogue, out: &mut dyn Write) -> Result<(
     let since = args.since.and_then(|age| SystemTime::now().checked_sub(age));
     let since = since.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
     let since_ns = since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
-    let sessions = catalogue.sessions(since_ns, args.limit, &|session| matches(args, session))?;
+    let search = Search { command: args.command.as_deref(), output: args.output.as_deref() };
+    let unreadable = Cell::new(0_usize);
+    let wanted = |session: &SessionSummary| {
+        matches(args, session)
+            && (search.is_empty()
+                || search.is_in(session.session, catalogue).unwrap_or_else(|_| {
+                    unreadable.set(unreadable.get() + 1);
+                    false
+                }))
+    };
+    let sessions = catalogue.sessions(since_ns, args.limit, &wanted)?;
+    if unreadable.get() > 0 {
+        complain(&format!("warning: {} sessions could not be read and were left out", unreadable.get()));
+    }
     if args.json {
         for session in &sessions {
             write_json(out, session)?;
@@ -194,6 +284,7 @@ fn matches(args: &ListArgs, session: &SessionSummary) -> bool {
     args.run.as_ref().is_none_or(run_matches)
         && args.policy.as_deref().is_none_or(|wanted| policy == Some(wanted))
         && args.connection.as_deref().is_none_or(|wanted| connection == Some(wanted))
+        && (!args.live || session.ended_reason.is_none())
         && (!args.denied || session.denied > 0)
         && (!args.held || session.held > 0)
 }
@@ -484,6 +575,9 @@ mod tests {
 
     fn list_args() -> ListArgs {
         ListArgs {
+            live: false,
+            command: None,
+            output: None,
             run: None,
             policy: None,
             connection: None,

@@ -82,6 +82,14 @@ impl<'a> Transcript<'a> {
         }
     }
 
+    /// Writes a line of JSON instead.
+    ///
+    /// # Errors
+    /// The output fails.
+    pub fn line(&mut self, value: &serde_json::Value) -> io::Result<()> {
+        writeln!(self.out, "{value}")
+    }
+
     /// Passes on what was written.
     ///
     /// # Errors

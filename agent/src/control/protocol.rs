@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::approval::{Answer, Digest, Entry};
-use crate::flow::{ApprovalId, RunId, Side};
+use crate::flow::{ApprovalId, RunId, SessionId, Side};
 use crate::run::RunInfo;
 
 /// Version of this protocol. Client and daemon are one binary, so a difference means that one of them was upgraded
@@ -63,6 +63,14 @@ pub enum Request {
         #[serde(default)]
         reason: String,
     },
+    /// End a session. Root and operators.
+    Kill {
+        /// Its id, or a beginning or end of it.
+        session: String,
+        /// Why; its client is told.
+        #[serde(default)]
+        reason: String,
+    },
     /// End the daemon; agents stay governed and are refused. Root.
     Stop,
 }
@@ -87,6 +95,8 @@ pub enum Reply {
     Approvals(Vec<Entry>),
     /// To `Decide`: how it now is. To `Watch`: one change.
     Approval(Box<Entry>),
+    /// To `Kill`: this session ends.
+    Killed(SessionId),
     /// To `Stop`: it begins when this is sent.
     Done,
     /// To anything.

@@ -17,9 +17,10 @@ use super::protocol::{
 };
 use super::with_causes;
 use crate::approval::{Answer, Approvals, DecideError, Digest, Reviewer};
-use crate::flow::{ApprovalId, Side};
+use crate::flow::{ApprovalId, SessionId, Side};
 use crate::policy::Policy;
 use crate::policy::rule::{RunRules, known_hosts_names};
+use crate::relay::stop::{Kill, REASON_CHARS_MAX};
 use crate::run::caller::Caller;
 use crate::run::{RunInfo, Runs, Start, Subject};
 
@@ -61,6 +62,9 @@ pub type FindPolicy = Box<dyn Fn(&str) -> Result<Arc<Policy>, String> + Send + S
 /// the error is one line for the caller of `portcullis run`.
 pub type Environment = Box<dyn Fn(&RunInfo, &str) -> Result<BTreeMap<String, String>, String> + Send + Sync>;
 
+/// Ends a session by its id, or a beginning or end of it; the error is one line for the operator.
+pub type KillSession = Box<dyn Fn(&str, Kill) -> Result<SessionId, String> + Send + Sync>;
+
 /// What the control socket gives access to. The closures may block.
 pub struct Service {
     /// Every run.
@@ -73,6 +77,10 @@ pub struct Service {
     pub environment: Environment,
     /// The rest of `status`.
     pub status: Box<dyn Fn() -> HostStatus + Send + Sync>,
+    /// Ends a session; the error is one line for the operator.
+    pub kill: KillSession,
+    /// Group of the operators.
+    pub operators: String,
     /// Begins the daemon's end.
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
@@ -236,6 +244,7 @@ async fn answer(request: Request, caller: Arc<Caller>, service: &Arc<Service>) -
         }
         Request::Approvals | Request::Watch => Ok(service.visible(&reviewer(&caller))),
         Request::Decide { id, digest, answer, reason } => service.decide(&caller, id, digest, answer, reason),
+        Request::Kill { session, reason } => service.kill(&caller, &session, reason),
         Request::Stop => may_stop(&caller),
     });
     match done.await {
@@ -328,6 +337,23 @@ impl Service {
             .map_err(|message| Refusal::new(Side::Portcullis, message))?;
         environment.insert("PORTCULLIS_RUN".to_owned(), run.id.to_string());
         Ok(Reply::Started { run: run.id, environment, ssh_hosts: known_hosts_names(&policy.connections) })
+    }
+
+    fn kill(&self, caller: &Caller, session: &str, reason: String) -> Result<Reply, Refusal> {
+        let Subject { uid, user, groups, .. } = caller.subject();
+        if uid != 0 && !groups.contains(&self.operators) {
+            let who = format!("only root and group {} may end sessions", self.operators);
+            return Err(Refusal::new(Side::Client, who));
+        }
+        let plain = reason.chars().count() <= REASON_CHARS_MAX && !reason.chars().any(char::is_control);
+        if !plain {
+            let problem = format!("a reason is one line of at most {REASON_CHARS_MAX} characters");
+            return Err(Refusal::new(Side::Client, problem));
+        }
+        let killed = (self.kill)(session, Kill { by: user.clone(), reason });
+        let session = killed.map_err(|problem| Refusal::new(Side::Client, problem))?;
+        tracing::info!(%session, by = user, "an operator ended a session");
+        Ok(Reply::Killed(session))
     }
 
     fn visible(&self, who: &Reviewer) -> Reply {

@@ -41,6 +41,8 @@ impl Daemon {
             policy: Box::new(|name| Err(format!("no policy is named `{name}`"))),
             environment: Box::new(|_, _| Ok(std::collections::BTreeMap::new())),
             status: Box::new(|| HostStatus { mode: "no-lsm".to_owned(), ..HostStatus::default() }),
+            kill: Box::new(|session, _| Err(format!("no session {session}"))),
+            operators: "portcullis".to_owned(),
             stop: Box::new(|| ()),
         });
         let listener = socket::bind(&config).unwrap();
@@ -99,7 +101,12 @@ fn held() -> crate::approval::Request {
 fn refusal(reply: &str) -> String {
     match serde_json::from_str(reply).unwrap_or_else(|error| panic!("{error}: {reply:?}")) {
         Reply::Refused(refusal) => refusal.message,
-        Reply::Status(_) | Reply::Started { .. } | Reply::Approvals(_) | Reply::Approval(_) | Reply::Done => {
+        Reply::Status(_)
+        | Reply::Started { .. }
+        | Reply::Killed(_)
+        | Reply::Approvals(_)
+        | Reply::Approval(_)
+        | Reply::Done => {
             panic!("not refused: {reply}")
         }
     }

@@ -182,13 +182,14 @@ impl Daemon {
             http_masks: crate::relay::http::MaskCache::new(Arc::clone(&hash_key)),
             hash_key,
             http_pool: Arc::default(),
+            live: Arc::default(),
             recorder,
             sides: SideConnections::new(credentials),
             ssh_key: Arc::new(ssh_key),
         });
         let (trigger, shutdown) = Shutdown::new();
         let proxy = listeners.first().map(|listener| listener.tcp.local_addr()).transpose()?;
-        let view = HostView { started: SystemTime::now(), proxy, trust };
+        let view = HostView { started: SystemTime::now(), proxy, trust, operators: config.operators.clone() };
         let (gate, recorder) = (Arc::clone(&relay.gate), Arc::clone(&relay.recorder));
         let resolver = Arc::new(Resolver::new(upstream, gate, recorder, Arc::clone(&runs)));
         let host = Arc::new(Host { kernel, runs, relay, resolver, places: Places::default() });

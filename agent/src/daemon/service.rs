@@ -23,6 +23,8 @@ pub(super) struct HostView {
     pub(super) started: SystemTime,
     pub(super) proxy: Option<SocketAddr>,
     pub(super) trust: Arc<Trust>,
+    /// Group of the operators.
+    pub(super) operators: String,
 }
 
 /// The control socket's view of the daemon.
@@ -36,7 +38,7 @@ pub(super) fn service(
     let find = Arc::clone(policies);
     let (status_host, status_policies, status_view) =
         (Arc::downgrade(host), Arc::clone(policies), view.clone());
-    let trust = Arc::clone(&view.trust);
+    let (trust, live) = (Arc::clone(&view.trust), Arc::clone(&host.relay.live));
     Service {
         runs: Arc::clone(&host.runs),
         approvals: Arc::clone(approvals),
@@ -46,6 +48,8 @@ pub(super) fn service(
             Some(host) => status(&host, &status_policies, &status_view),
             None => HostStatus::default(),
         }),
+        kill: Box::new(move |session, kill| live.kill(session, kill).map_err(|error| error.to_string())),
+        operators: view.operators.clone(),
         stop: Box::new(move || stop.notify_one()),
     }
 }

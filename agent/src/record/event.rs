@@ -381,6 +381,8 @@ pub enum EndReason {
     Failed,
     /// A peer said goodbye.
     Finished,
+    /// An operator ended it.
+    Killed,
     /// A peer's connection broke or closed without a goodbye.
     Lost,
     /// The connection was refused.
@@ -397,6 +399,7 @@ impl EndReason {
             Self::Drained => "drained",
             Self::Failed => "failed",
             Self::Finished => "finished",
+            Self::Killed => "killed",
             Self::Lost => "lost",
             Self::Refused => "refused",
         }

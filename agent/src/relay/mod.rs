@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 use crate::credential::Credentials;
 use crate::flow::Flow;
@@ -28,7 +27,10 @@ mod open;
 mod opening;
 pub mod postgres;
 pub mod ssh;
+pub mod stop;
 mod waiting;
+
+pub use stop::{Shutdown, ShutdownTrigger};
 
 /// What every relay uses and none owns.
 pub struct Relay {
@@ -52,6 +54,8 @@ pub struct Relay {
     pub http_masks: http::MaskCache,
     /// Key of the `hash` mask.
     pub hash_key: Arc<HashKey>,
+    /// Sessions that go on.
+    pub live: Arc<stop::Live>,
     /// The store.
     pub recorder: Arc<Recorder>,
     /// Catalogues and planners of the servers.
@@ -119,34 +123,4 @@ pub fn open_record(
         through: admission.and_then(|admission| Some(admission.through()?.proxy().flow().session)),
     };
     recorder.session(&opened, result_bytes_max)
-}
-
-/// Says when the daemon begins to stop.
-#[derive(Clone, Debug)]
-pub struct Shutdown(watch::Receiver<bool>);
-
-/// Begins the stop; dropping it does too.
-#[derive(Debug)]
-pub struct ShutdownTrigger(watch::Sender<bool>);
-
-impl Shutdown {
-    /// A trigger and what it triggers.
-    #[must_use]
-    pub fn new() -> (ShutdownTrigger, Self) {
-        let (sender, receiver) = watch::channel(false);
-        (ShutdownTrigger(sender), Self(receiver))
-    }
-
-    /// Completes when the stop has begun.
-    pub async fn begun(&mut self) {
-        // An error means that the trigger is gone, which is a stop as well.
-        drop(self.0.wait_for(|stopping| *stopping).await);
-    }
-}
-
-impl ShutdownTrigger {
-    /// Begins the stop.
-    pub fn begin(&self) {
-        self.0.send_replace(true);
-    }
 }

@@ -28,7 +28,7 @@ pub(crate) async fn serve(
 ) {
     let ended = tokio::select! {
         ended = connect_and_relay(tcp, beginning, admission, relay, &mut record) => ended,
-        () = shutdown.begun() => Ended { reason: EndReason::Drained, side: Side::Portcullis, detail: None },
+        () = shutdown.begun() => shutdown.ended(),
     };
     if let Err(error) = record.close(ended) {
         tracing::error!(%error, "cannot record a session's end");

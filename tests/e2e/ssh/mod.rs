@@ -14,6 +14,7 @@ mod forwards;
 mod hosts;
 mod lines;
 mod logins;
+mod operators;
 mod peers;
 mod record;
 mod sftp;

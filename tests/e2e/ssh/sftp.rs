@@ -201,3 +201,32 @@ fn paramiko_is_told_why() {
     };
     assert!(hashed("in/appended"), "{files:?}");
 }
+
+#[test]
+fn the_content_of_files_is_kept_masked_where_the_policy_says_so() {
+    let folder = folders("sftp-kept");
+    let rules = format!(
+        "{}[record]\nfiles = true\n[[mask]]\ndetect = [\"email\"]\nwith = \"redact\"\n",
+        rules(&folder)
+    );
+    let daemon = daemon(&rules);
+    let (local, remote, back) = (folder.join("local"), folder.join("in/remote"), folder.join("back"));
+    let text = "name,mail\nAda,ada@example.com\n".repeat(3000);
+    std::fs::write(&local, &text).unwrap();
+    for (from, to, stream) in [
+        (local.display().to_string(), at(&remote), "stdin"),
+        (at(&remote), back.display().to_string(), "stdout"),
+    ] {
+        let seen = scp(&daemon, &from, &to);
+        assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
+        let events = last_session(&daemon);
+        let kept: String = events
+            .iter()
+            .filter(|event| event["event"] == "stream" && event["stream"] == stream)
+            .filter_map(|event| event["bytes"].as_str())
+            .collect();
+        assert!(kept.starts_with("name,mail\nAda,") && !kept.contains("example.com"), "{kept}");
+        assert_eq!(kept.matches("Ada").count(), 3000);
+    }
+    assert_eq!(std::fs::read_to_string(&back).unwrap(), text, "what is moved is not masked");
+}

@@ -246,8 +246,6 @@ table! {
         optional form: List<NameGlob>,
         /// With http: response (the default) or request, so that secrets do not leave.
         optional direction: MaskDirection,
-        /// With ssh and detect: true masks files that are downloaded as well. Their lengths stay, so secrets become asterisks.
-        optional downloads: bool,
         /// How a value is rewritten: redact, partial, hash, null.
         required with: Method,
         /// Names of connections it is for. Without it, all.

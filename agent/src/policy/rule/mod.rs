@@ -293,8 +293,6 @@ pub struct MaskRule {
     pub what: MaskTarget,
     /// `direction =`, for HTTP.
     pub direction: MaskDirection,
-    /// `downloads =`: also files that come over SFTP and scp.
-    pub downloads: bool,
     /// `with =`.
     pub with: Method,
     /// `connections = [...]`; empty is all.

@@ -131,8 +131,10 @@ async fn http1(stream: Counted<Stream>, session: &Arc<Session>, mut shutdown: Sh
         served = connection.as_mut() => return ended(served),
         () = shutdown.begun() => connection.as_mut().graceful_shutdown(),
     }
-    drop(tokio::time::timeout(STOP_TIME_MAX, connection).await);
-    drained()
+    if shutdown.is_gentle() {
+        drop(tokio::time::timeout(STOP_TIME_MAX, connection).await);
+    }
+    shutdown.ended()
 }
 
 async fn http2(stream: Counted<Stream>, session: &Arc<Session>, mut shutdown: Shutdown) -> Ended {
@@ -160,8 +162,10 @@ async fn http2(stream: Counted<Stream>, session: &Arc<Session>, mut shutdown: Sh
         served = connection.as_mut() => return ended(served),
         () = shutdown.begun() => connection.as_mut().graceful_shutdown(),
     }
-    drop(tokio::time::timeout(STOP_TIME_MAX, connection).await);
-    drained()
+    if shutdown.is_gentle() {
+        drop(tokio::time::timeout(STOP_TIME_MAX, connection).await);
+    }
+    shutdown.ended()
 }
 
 /// Sees out what became another protocol's: hyper's connection is over with the answer that said so. Says how it ended, when
@@ -172,13 +176,9 @@ async fn upgraded(session: &Session, mut shutdown: Shutdown) -> Option<Ended> {
         () = shutdown.begun() => {
             session.cut_upgraded();
             session.no_longer_upgraded().await;
-            Some(drained())
+            Some(shutdown.ended())
         }
     }
-}
-
-fn drained() -> Ended {
-    Ended { reason: EndReason::Drained, side: Side::Portcullis, detail: None }
 }
 
 /// How the client's side of the connection ended.

@@ -272,10 +272,10 @@ impl Pump {
     }
 
     async fn stopped(&mut self) -> Ended {
-        let refusal = Refusal::new(sqlstate::ADMIN_SHUTDOWN, "portcullis: the daemon is stopping");
+        let refusal = Refusal::new(sqlstate::ADMIN_SHUTDOWN, self.shutdown.told());
         self.client.outbox.extend_from_slice(&refusal.fatal());
         super::close_politely(&mut self.client, super::STOP_WORDS_TIME_MAX).await;
-        Ended { reason: EndReason::Drained, side: Side::Portcullis, detail: None }
+        self.shutdown.ended()
     }
 
     async fn last_words(&mut self, refusal: &Refusal) {

@@ -116,6 +116,10 @@ pub(super) struct OperationLog {
     content: Content,
     /// What is recorded of the input is masked, what the server gets is not.
     stdin_masker: Option<TerminalMasker>,
+    /// The same of what comes back, where the client gets it as it is: files.
+    stdout_masker: Option<TerminalMasker>,
+    /// Whether what is typed at a terminal is kept.
+    typed: bool,
     stdin: Taken,
     stdout: Taken,
     stderr: Taken,
@@ -160,6 +164,8 @@ impl OperationLog {
             terminal: with.terminal.is_some(),
             content: Content::Kept,
             stdin_masker: None,
+            stdout_masker: None,
+            typed: connection.admission.policy().record.typed,
             stdin: Taken::default(),
             stdout: Taken::default(),
             stderr: Taken::default(),
@@ -187,6 +193,28 @@ impl OperationLog {
         self.chunk(StreamName::Stdin, &shown)
     }
 
+    /// The content of its file is kept, masked.
+    pub(super) fn keep_file(&mut self, masks: &Arc<BodyMasks>) {
+        self.content = Content::Kept;
+        self.stdin_masker = masker(Some(masks));
+        self.stdout_masker = masker(Some(masks));
+    }
+
+    /// Bytes of a file that came out of order, and are not kept.
+    pub(super) fn leave_out(&mut self, bytes: usize) {
+        self.outcome.left_out += bytes as u64;
+    }
+
+    /// Bytes of a file that go to the client as they are.
+    ///
+    /// # Errors
+    /// They cannot be recorded, so they must not pass.
+    pub(super) fn output(&mut self, data: &Bytes) -> Result<(), RecordError> {
+        let Some(masker) = &mut self.stdout_masker else { return self.chunk(StreamName::Stdout, data) };
+        let shown = masker.push(data.clone());
+        self.chunk(StreamName::Stdout, &shown)
+    }
+
     /// Bytes that pass, as they may be recorded.
     ///
     /// # Errors
@@ -194,7 +222,8 @@ impl OperationLog {
     pub(super) fn chunk(&mut self, stream: StreamName, data: &Bytes) -> Result<(), RecordError> {
         // What is typed at a terminal may be a password, and nothing here says that its echo is off: what is shown of it comes
         // back as output.
-        let keep = self.content == Content::Kept && !(self.terminal && stream == StreamName::Stdin);
+        let typed = self.terminal && stream == StreamName::Stdin;
+        let keep = self.content == Content::Kept && (self.typed || !typed);
         let room = usize::try_from(self.bytes_max.saturating_sub(self.kept)).unwrap_or(usize::MAX);
         let kept = if keep { data.get(..room.min(data.len())).unwrap_or_default() } else { &[] };
         self.kept += kept.len() as u64;
@@ -311,6 +340,10 @@ impl OperationLog {
         if let Some(mut masker) = self.stdin_masker.take() {
             let shown = masker.relent();
             self.chunk(StreamName::Stdin, &shown)?;
+        }
+        if let Some(mut masker) = self.stdout_masker.take() {
+            let shown = masker.relent();
+            self.chunk(StreamName::Stdout, &shown)?;
         }
         self.pause()
     }

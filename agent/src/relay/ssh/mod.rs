@@ -76,7 +76,7 @@ pub(super) async fn serve(
     };
     let ended = tokio::select! {
         ended = converse(stream, &connection) => ended,
-        () = shutdown.begun() => stop(&connection).await,
+        () = shutdown.begun() => stop(&connection, &shutdown).await,
     };
     connection.leave();
     close(&connection, Some(&counts), ended).await;
@@ -130,14 +130,14 @@ fn config(key: &PrivateKey) -> server::Config {
     }
 }
 
-/// Tells the client that the daemon stops.
-async fn stop(connection: &Connection) -> Ended {
+/// Tells the client why it ends.
+async fn stop(connection: &Connection, shutdown: &Shutdown) -> Ended {
     if let Some(client) = connection.client() {
-        let told = "portcullis is stopping; connect again".to_owned();
+        let told = shutdown.told();
         let say = client.disconnect(Disconnect::ByApplication, told, String::new());
         drop(tokio::time::timeout(STOP_TIME_MAX, say).await);
     }
-    Ended { reason: EndReason::Drained, side: Side::Portcullis, detail: None }
+    shutdown.ended()
 }
 
 async fn close(connection: &Connection, counts: Option<&Counts>, ended: Ended) {

@@ -1,6 +1,7 @@
 //! Joins the client's half of a channel with the server's: bytes, ends, signals and sizes, each way on its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, server};
@@ -16,6 +17,10 @@ use crate::mask::http::BodyMasks;
 use crate::record::RecordError;
 use crate::record::stream::StreamName;
 use crate::upstream::ssh::WINDOW_BYTES;
+
+/// How long the end of output waits for the exit status, so that it comes first, as from a server that is near: some clients
+/// (Dropbear's) close the channel once nothing more comes, and then hear of no status.
+const EXIT_STATUS_TIME_MAX: Duration = Duration::from_millis(200);
 
 /// The two halves.
 pub(super) struct Join<'j> {
@@ -103,6 +108,7 @@ pub(super) async fn run(
         stdout: Output::new(masks, client.terminal),
         stderr: Output::new(masks, client.terminal),
         granted: Granted::default(),
+        ended: None,
     };
     let over = tokio::select! {
         over = up => over,
@@ -198,12 +204,14 @@ struct Down<'d> {
     stdout: Output,
     stderr: Output,
     granted: Granted,
+    /// Nothing more comes; when the client is told so at the latest.
+    ended: Option<Instant>,
 }
 
 impl Down<'_> {
     async fn run(&mut self, from_server: &mut ChannelReadHalf) -> Over {
         loop {
-            let due = [self.stdout.due, self.stderr.due].into_iter().flatten().min();
+            let due = [self.stdout.due, self.stderr.due, self.ended].into_iter().flatten().min();
             let message = match due {
                 None => from_server.wait().await,
                 Some(due) if due > Instant::now() => {
@@ -235,6 +243,7 @@ impl Down<'_> {
         match message {
             None | Some(ChannelMsg::Close) => {
                 self.finish().await?;
+                self.end().await?;
                 Err(Over::Server)
             }
             Some(ChannelMsg::Data { data }) => {
@@ -259,10 +268,14 @@ impl Down<'_> {
             Some(ChannelMsg::Eof) => {
                 // What is held back belongs before the end.
                 self.finish().await?;
-                self.to_client.eof().await.map(|()| 0).map_err(|_| Over::Client)
+                self.ended = Some(Instant::now() + EXIT_STATUS_TIME_MAX);
+                Ok(0)
             }
             // Output may come after it is said how the command ended.
-            Some(other) => self.event(other).await.map(|()| 0),
+            Some(other) => {
+                self.event(other).await?;
+                self.end().await.map(|()| 0)
+            }
         }
     }
 
@@ -293,9 +306,20 @@ impl Down<'_> {
         sent.map_err(|_| Over::Client)
     }
 
+    /// Tells the client that nothing more comes, if nothing does.
+    async fn end(&mut self) -> Result<(), Over> {
+        match self.ended.take() {
+            Some(_) => self.to_client.eof().await.map_err(|_| Over::Client),
+            None => Ok(()),
+        }
+    }
+
     /// Something was held back for as long as it may be.
     async fn relent(&mut self) -> Result<(), Over> {
         let now = Instant::now();
+        if self.ended.is_some_and(|due| due <= now) {
+            self.end().await?;
+        }
         let (stdout, stderr) = (self.stdout.relent(now), self.stderr.relent(now));
         self.show(StreamName::Stdout, stdout).await?;
         self.show(StreamName::Stderr, stderr).await?;

@@ -206,7 +206,6 @@ fn mask(table: MaskTable) -> Option<MaskRule> {
         on: value(table.on),
         what,
         direction: value(table.direction).unwrap_or(MaskDirection::Response),
-        downloads: value(table.downloads).unwrap_or(false),
         with: value(table.with)?,
         connections: list(table.connections, |name| name.0),
         exempt: list(table.exempt, |name| name.0),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, server};
 
 use super::files::{Pending, answers};
-use super::{Connection, OWN_ID, Over, Shared};
+use super::{Connection, OWN_ID, Over, Shared, unrecorded};
 use crate::codec::sftp::{
     Bulk, Direction, Outgoing, Packet, Piece, SftpError, Splitter, kind, known_extensions,
 };
@@ -114,7 +114,7 @@ impl<'d> Down<'d> {
                     outgoing.pass(&bulk.raw);
                 }
                 Some(Piece::Part(part)) => {
-                    self.part(&part);
+                    self.part(&part)?;
                     outgoing.pass(&part);
                 }
             }
@@ -156,12 +156,13 @@ impl<'d> Down<'d> {
         Ok(())
     }
 
-    fn part(&mut self, part: &Bytes) {
-        let Some((handle, offset)) = &mut self.reading else { return };
+    fn part(&mut self, part: &Bytes) -> Result<(), Over> {
+        let Some((handle, offset)) = &mut self.reading else { return Ok(()) };
         if let Some(file) = self.shared.state().files.file(handle) {
-            file.read.take(*offset, part);
+            file.reads(*offset, part).map_err(|error| unrecorded(&error))?;
         }
         *offset += part.len() as u64;
+        Ok(())
     }
 
     /// What a reply answers.

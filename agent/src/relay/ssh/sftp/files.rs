@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::super::log::OperationLog;
 use crate::codec::sftp::{HandleReply, InOrder, Name, Packet, Status, StatusCode, kind};
+use crate::record::RecordError;
 use crate::record::stream::FileOutcome;
 
 /// A request whose reply has not come.
@@ -37,6 +38,8 @@ pub(super) struct OpenFile {
     pub(super) upload: Option<OperationLog>,
     /// What is written goes to its end.
     pub(super) appends: bool,
+    /// Its content is kept in the record.
+    pub(super) keep: bool,
     pub(super) read: InOrder,
     pub(super) written: InOrder,
     /// A write that the server refused.
@@ -44,6 +47,40 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
+    /// Bytes of it that the client reads.
+    ///
+    /// # Errors
+    /// They are to be kept and cannot be, so they must not pass.
+    pub(super) fn reads(&mut self, offset: u64, data: &Bytes) -> Result<(), RecordError> {
+        let next = offset == self.read.position();
+        self.read.take(offset, data);
+        match &mut self.download {
+            Some(log) if self.keep && next => log.output(data),
+            Some(log) if self.keep => {
+                log.leave_out(data.len());
+                Ok(())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Bytes of it that the client writes.
+    ///
+    /// # Errors
+    /// They are to be kept and cannot be, so they must not pass.
+    pub(super) fn writes(&mut self, offset: u64, data: &Bytes) -> Result<(), RecordError> {
+        let next = offset == self.written.position();
+        self.written.take(offset, data);
+        match &mut self.upload {
+            Some(log) if self.keep && next => log.input(data),
+            Some(log) if self.keep => {
+                log.leave_out(data.len());
+                Ok(())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn refused(&mut self, why: &str) {
         for log in [&mut self.download, &mut self.upload].into_iter().flatten() {
             log.failed(why);

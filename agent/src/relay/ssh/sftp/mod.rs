@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::connection::Connection;
 use super::log::OperationLog;
 use super::pump::{Join, Over, cut};
+use crate::record::RecordError;
 use files::{Files, Pending};
 
 mod down;
@@ -56,6 +57,12 @@ impl Shared {
         self.state().answers.push(packet);
         self.answered.notify_one();
     }
+}
+
+/// What is to be kept of a file and cannot be.
+fn unrecorded(error: &RecordError) -> Over {
+    tracing::error!(%error, "a file cannot be recorded, and is cut");
+    Over::Unrecorded
 }
 
 /// Moves everything until the channel is closed.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, server};
 
 use super::files::{OpenFile, Pending};
-use super::{Connection, OPEN_MAX, OWN_ID, Over, PENDING_MAX, Shared};
+use super::{Connection, OPEN_MAX, OWN_ID, Over, PENDING_MAX, Shared, unrecorded};
 use crate::codec::sftp::{
     Bulk, Direction, ExtendedRequest, InOrder, Outgoing, Packet, Piece, Request, SftpError, Splitter,
     StatusCode, init, realpath, status,
@@ -113,7 +113,7 @@ impl<'u> Up<'u> {
                 None => break,
                 Some(Piece::Packet(packet)) => self.packet(packet, &mut outgoing).await?,
                 Some(Piece::Bulk(bulk)) => self.write(&bulk, &mut outgoing).await?,
-                Some(Piece::Part(part)) => self.part(&part, &mut outgoing),
+                Some(Piece::Part(part)) => self.part(&part, &mut outgoing)?,
             }
         }
         self.send(&mut outgoing).await?;
@@ -287,7 +287,7 @@ impl<'u> Up<'u> {
                 }
             }
         }
-        Ok(Course::On(pending(request, logs)))
+        Ok(Course::On(self.pending(request, logs)))
     }
 
     /// Asks the gate, and a human where it says so; then writes the intent down, but for looks at names.
@@ -354,17 +354,18 @@ impl<'u> Up<'u> {
         Ok(())
     }
 
-    fn part(&mut self, part: &Bytes, outgoing: &mut Outgoing) {
+    fn part(&mut self, part: &Bytes, outgoing: &mut Outgoing) -> Result<(), Over> {
         match &mut self.writing {
             Writing::Nowhere => {}
             Writing::To(handle, offset) => {
                 if let Some(file) = self.shared.state().files.file(handle) {
-                    file.written.take(*offset, part);
+                    file.writes(*offset, part).map_err(|error| unrecorded(&error))?;
                 }
                 *offset += part.len() as u64;
                 outgoing.pass(part);
             }
         }
+        Ok(())
     }
 
     fn no_sftp(&self, error: SftpError) -> Over {
@@ -375,33 +376,40 @@ impl<'u> Up<'u> {
         tracing::warn!(session = %self.connection.id(), what, "an SFTP client does not speak the protocol");
         Over::NoProtocol
     }
-}
 
-/// What waits for the reply to a permitted request.
-fn pending(request: &Request, logs: Vec<(SshOperation, Option<OperationLog>)>) -> Pending {
-    let Request::Open { flags, .. } = request else {
-        return match logs.into_iter().find_map(|(_, log)| log) {
-            Some(log) if matches!(request, Request::Opendir(_)) => Pending::Opendir(Box::new(log)),
-            Some(log) => Pending::Change(Box::new(log)),
-            None => Pending::Look,
+    /// What waits for the reply to a permitted request.
+    fn pending(&self, request: &Request, logs: Vec<(SshOperation, Option<OperationLog>)>) -> Pending {
+        let Request::Open { flags, .. } = request else {
+            return match logs.into_iter().find_map(|(_, log)| log) {
+                Some(log) if matches!(request, Request::Opendir(_)) => Pending::Opendir(Box::new(log)),
+                Some(log) => Pending::Change(Box::new(log)),
+                None => Pending::Look,
+            };
         };
-    };
-    let path = logs.first().and_then(|(operation, _)| operation.paths.first());
-    let mut file = OpenFile {
-        path: path.map(|path| path.path.clone()).unwrap_or_default(),
-        download: None,
-        upload: None,
-        appends: flags.appends(),
-        read: InOrder::default(),
-        written: InOrder::default(),
-        failed: None,
-    };
-    for (operation, log) in logs {
-        if operation.kind == OperationKind::Download {
-            file.download = log;
-        } else {
-            file.upload = log;
+        let path = logs.first().and_then(|(operation, _)| operation.paths.first());
+        // What cannot be masked is not written down.
+        let kept = self.connection.admission.policy().record.files;
+        let masks = kept.then(|| self.connection.masks().ok()).flatten();
+        let mut file = OpenFile {
+            path: path.map(|path| path.path.clone()).unwrap_or_default(),
+            download: None,
+            upload: None,
+            appends: flags.appends(),
+            keep: masks.is_some(),
+            read: InOrder::default(),
+            written: InOrder::default(),
+            failed: None,
+        };
+        for (operation, mut log) in logs {
+            if let (Some(log), Some(masks)) = (&mut log, &masks) {
+                log.keep_file(masks);
+            }
+            if operation.kind == OperationKind::Download {
+                file.download = log;
+            } else {
+                file.upload = log;
+            }
         }
+        Pending::Open(Box::new(file))
     }
-    Pending::Open(Box::new(file))
 }
