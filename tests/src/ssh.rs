@@ -79,7 +79,7 @@ impl SshServer {
              AuthorizedKeysFile {folder}/authorized_keys\nTrustedUserCAKeys {folder}/user_ca.pub\n\
              PermitRootLogin yes\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
              PidFile none\nAcceptEnv LANG LC_* GIT_PROTOCOL SECRET_*\nMaxSessions 100\nMaxStartups 200\nLogLevel VERBOSE\n\
-             AllowTcpForwarding yes\nAllowStreamLocalForwarding yes\n\
+             AllowTcpForwarding yes\nAllowStreamLocalForwarding yes\nX11Forwarding yes\n\
              Subsystem sftp internal-sftp\n"
         )
     }

@@ -112,6 +112,11 @@ const TEST: &[Need] = &[
         why: "Dropbear: another SSH server and client",
     },
     Need {
+        present: || shell::which("xauth").is_some(),
+        packages: &["xauth"],
+        why: "xauth: OpenSSH forwards no display without it",
+    },
+    Need {
         present: || python_has("asyncssh") && python_has("fabric"),
         packages: &["python3-asyncssh", "python3-fabric"],
         why: "asyncssh and Fabric: libraries that agents run commands with",

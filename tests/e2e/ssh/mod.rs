@@ -11,6 +11,7 @@ use serde_json::Value;
 mod commands;
 mod files;
 mod forwards;
+mod hostile;
 mod hosts;
 mod lines;
 mod logins;

@@ -117,14 +117,6 @@ impl OpenChannelMessage {
         Ok(())
     }
 
-    /// Pushes an unknown type error to the vec.
-    pub fn unknown_type(&self, buffer: &mut Vec<u8>) -> Result<(), crate::Error> {
-        self.fail(
-            buffer,
-            msg::SSH_OPEN_UNKNOWN_CHANNEL_TYPE,
-            b"Unknown channel type",
-        )
-    }
 }
 
 #[derive(Debug)]

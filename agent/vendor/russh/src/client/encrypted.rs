@@ -964,9 +964,7 @@ impl Session {
                                 .await?;
                         } else {
                             debug!("unknown channel type: {typ}");
-                            if let Some(ref mut enc) = self.common.encrypted {
-                                msg.unknown_type(&mut enc.write)?;
-                            }
+                            reply.reject(ChannelOpenFailure::UnknownChannelType).await;
                         }
                     }
                 };

@@ -1671,7 +1671,7 @@ impl Session {
                             let terminal_modes = modes[..i].to_vec();
                             let _ = chan
                                 .send(ChannelMsg::RequestPty {
-                                    want_reply: true,
+                                    want_reply: wants_reply != 0,
                                     term: term.clone(),
                                     col_width,
                                     row_height,
@@ -1707,7 +1707,7 @@ impl Session {
                         if let Some(chan) = self.channels.get(&channel_num) {
                             let _ = chan
                                 .send(ChannelMsg::RequestX11 {
-                                    want_reply: true,
+                                    want_reply: wants_reply != 0,
                                     single_connection,
                                     x11_authentication_cookie: x11_auth_cookie.clone(),
                                     x11_authentication_protocol: x11_auth_protocol.clone(),
@@ -1735,7 +1735,7 @@ impl Session {
                         if let Some(chan) = self.channels.get(&channel_num) {
                             let _ = chan
                                 .send(ChannelMsg::SetEnv {
-                                    want_reply: true,
+                                    want_reply: wants_reply != 0,
                                     variable_name: env_variable.clone(),
                                     variable_value: env_value.clone(),
                                 })
@@ -1751,7 +1751,7 @@ impl Session {
                         map_err!(ensure_end(r))?;
                         if let Some(chan) = self.channels.get(&channel_num) {
                             let _ = chan
-                                .send(ChannelMsg::RequestShell { want_reply: true })
+                                .send(ChannelMsg::RequestShell { want_reply: wants_reply != 0 })
                                 .await;
                         }
                         debug!("handler.shell_request {channel_num:?}");
@@ -1761,7 +1761,7 @@ impl Session {
                         map_err!(ensure_end(r))?;
                         if let Some(chan) = self.channels.get(&channel_num) {
                             let _ = chan
-                                .send(ChannelMsg::AgentForward { want_reply: true })
+                                .send(ChannelMsg::AgentForward { want_reply: wants_reply != 0 })
                                 .await;
                         }
                         debug!("handler.agent_request {channel_num:?}");
@@ -1780,7 +1780,7 @@ impl Session {
                         if let Some(chan) = self.channels.get(&channel_num) {
                             let _ = chan
                                 .send(ChannelMsg::Exec {
-                                    want_reply: true,
+                                    want_reply: wants_reply != 0,
                                     command: req.to_vec(),
                                 })
                                 .await;
@@ -1795,7 +1795,7 @@ impl Session {
                         if let Some(chan) = self.channels.get(&channel_num) {
                             let _ = chan
                                 .send(ChannelMsg::RequestSubsystem {
-                                    want_reply: true,
+                                    want_reply: wants_reply != 0,
                                     name: name.clone(),
                                 })
                                 .await;
@@ -2143,9 +2143,7 @@ impl Session {
             }
             ChannelType::Unknown { typ } => {
                 debug!("unknown channel type: {typ}");
-                if let Some(ref mut enc) = self.common.encrypted {
-                    msg.unknown_type(&mut enc.write)?;
-                }
+                reply.reject(ChannelOpenFailure::UnknownChannelType).await;
                 Ok(())
             }
         }
