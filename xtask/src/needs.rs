@@ -68,6 +68,11 @@ const RUN: &[Need] = &[
         packages: &["util-linux"],
         why: "setpriv: starts the agent without privileges",
     },
+    Need {
+        present: || Path::new("/usr/sbin/sshd").is_file() && shell::which("ssh").is_some(),
+        packages: &["openssh-server", "openssh-client"],
+        why: "OpenSSH: a real SSH server, and unchanged clients of it",
+    },
 ];
 
 const TEST: &[Need] = &[
@@ -95,11 +100,6 @@ const TEST: &[Need] = &[
         present: || python_has("brotli") && python_has("zstandard"),
         packages: &["python3-brotli", "python3-zstandard"],
         why: "brotli and zstandard: the test server answers in every content coding",
-    },
-    Need {
-        present: || Path::new("/usr/sbin/sshd").is_file() && shell::which("ssh").is_some(),
-        packages: &["openssh-server", "openssh-client"],
-        why: "OpenSSH: a real SSH server, and unchanged clients of it",
     },
     Need {
         present: || shell::which("rsync").is_some() && python_has("paramiko"),

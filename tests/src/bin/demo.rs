@@ -1,8 +1,9 @@
-//! The demo: a private PostgreSQL and a private HTTPS API, the daemon in a scratch folder, unprivileged agents, a reviewer.
+//! The demo: a private PostgreSQL, a private HTTPS API and a private SSH server, the daemon in a scratch folder, unprivileged agents, a reviewer.
 //! It leaves nothing behind.
 
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -12,11 +13,13 @@ use harness::daemon::{Daemon, shop_policy};
 use harness::http::HttpServer;
 use harness::postgres::Server;
 use harness::process::{self, NOBODY, Owned, REVIEWER};
+use harness::ssh::SshServer;
 use serde_json::Value;
 
 /// What the agents do, read-only for them.
 const AGENT: &str = include_str!("../agent.py");
 const WEB_AGENT: &str = include_str!("../web_agent.py");
+const SSH_AGENT: &str = include_str!("../ssh_agent.py");
 
 /// What the policy `web` says beside its connections.
 const WEB_RULES: &str = r#"
@@ -44,6 +47,28 @@ with = "redact"
 
 [[mask]]
 detect = ["payment-card", "email", "api-key"]
+with = "partial"
+"#;
+
+/// What the policy `ops` says beside its connection.
+const SSH_RULES: &str = r#"
+[[guard]]
+name = "nothing is wiped unseen"
+on = "ssh"
+kind = ["rm -rf"]
+action = "hold"
+approvers = ["user:daemon"]
+hold = "30s"
+
+[[guard]]
+name = "nothing from elsewhere"
+on = "ssh"
+kind = ["curl | sh"]
+action = "deny"
+hint = "Packages come from the company's own mirror."
+
+[[mask]]
+detect = ["email", "payment-card"]
 with = "partial"
 "#;
 
@@ -76,9 +101,19 @@ fn run(verbose: bool) -> Result<()> {
     let api = HttpServer::start(Ipv4Addr::new(127, 20, 0, 20))?;
     show("", &format!("listening on https://{}:8443; its token, too, only the daemon knows", api.address()));
 
+    title("A private SSH server of the shop's web host");
+    let host = SshServer::start(Ipv4Addr::new(127, 20, 0, 30))?;
+    let folder = host.scratch("shop")?;
+    prepare_host(&folder)?;
+    show("", &format!("listening on {}; its key, too, only the daemon has", host.at()));
+
     title("The daemon, in a scratch folder, with a policy for each kind of agent");
-    let mut daemon = Daemon::prepare(&[("shop", &shop_policy(&server)), ("web", &api.policy(WEB_RULES))])?;
+    let ops = host.policy("", "", SSH_RULES)?.replacen("name = \"shop\"", "name = \"ops\"", 1);
+    let policies = [("shop", shop_policy(&server)), ("web", api.policy(WEB_RULES)), ("ops", ops)];
+    let policies: Vec<(&str, &str)> = policies.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let mut daemon = Daemon::prepare(&policies)?;
     daemon.credential("shop-token", harness::http::TOKEN)?;
+    daemon.credential("account-key", &host.key("account")?)?;
     daemon.launch()?;
     let status = process::run(daemon.command()?.arg("status"))?;
     show("", &status);
@@ -90,17 +125,25 @@ fn run(verbose: bool) -> Result<()> {
     title("Another agent, under `portcullis run --policy web`, against the API");
     watch_agent(&daemon, "web", WEB_AGENT, &[api.address().to_string()])?;
 
+    title("A third, under `portcullis run --policy ops`, with OpenSSH's client");
+    let (at, place) = (host.at(), folder.display().to_string());
+    watch_agent(&daemon, "ops", SSH_AGENT, &[at.ip().to_string(), at.port().to_string(), place])?;
+
     title("What was recorded");
     show("$ portcullis sessions list", "");
     show("", &process::run(daemon.command()?.args(["sessions", "list"]))?);
     let session = session_of_the_update(&daemon)?;
     show(&format!("$ portcullis replay {session} --speed max"), "");
     show("", &process::run(daemon.command()?.args(["replay", &session, "--speed", "max"]))?);
-    let api_session = session_of_the_refund(&daemon)?;
+    let api_session = session_of_policy(&daemon, "web")?;
     show(&format!("$ portcullis sessions show {api_session}"), "");
     show("", &process::run(daemon.command()?.args(["sessions", "show", &api_session]))?);
+    let ssh_session = session_of_policy(&daemon, "ops")?;
+    show(&format!("$ portcullis replay {ssh_session} --speed max"), "");
+    show("", &process::run(daemon.command()?.args(["replay", &ssh_session, "--speed", "max"]))?);
     check(&server)?;
     check_api(&api)?;
+    check_host(&folder)?;
     if verbose {
         title("The daemon's log");
         show("", &daemon.log());
@@ -128,7 +171,7 @@ fn watch_agent(daemon: &Daemon, policy: &str, script: &str, arguments: &[String]
     let mut run = agent::under(daemon, NOBODY, policy)?;
     let file = daemon.folder().join(format!("{policy}.py"));
     std::fs::write(&file, script)?;
-    run.arg(process::python()).arg(&file).args(arguments);
+    run.arg(process::python()).arg(&file).args(arguments).env("HOME", agents_home(daemon)?);
     let (reader, writer) = std::io::pipe()?;
     run.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     let mut agent = Owned::spawn(&mut run)?;
@@ -147,6 +190,14 @@ fn watch_agent(daemon: &Daemon, policy: &str, script: &str, arguments: &[String]
         bail!("the agent ended with {status}");
     }
     Ok(())
+}
+
+/// A home for the agents' user, who has none.
+fn agents_home(daemon: &Daemon) -> Result<PathBuf> {
+    let home = daemon.folder().join("home");
+    std::fs::create_dir_all(&home)?;
+    std::os::unix::fs::chown(&home, Some(NOBODY.uid), Some(NOBODY.gid))?;
+    Ok(home)
 }
 
 enum Event {
@@ -187,12 +238,17 @@ fn events(
     receiver
 }
 
-/// The reviewer's judgement: updates are fine, dropping databases is not.
+/// The reviewer's judgement: updates and old releases are fine, dropping databases and whatever a variable says is not.
 fn review(daemon: &Daemon, entry: &Value) -> Result<()> {
     let id = entry.get("id").and_then(Value::as_str).context("an approval without id")?;
     let effect = entry.pointer("/request/effect").and_then(Value::as_str).unwrap_or_default();
+    let statement = entry.pointer("/request/content/statement").and_then(Value::as_str).unwrap_or_default();
     let (answer, reason) = if effect == "write" {
         ("approve", "agreed in the stand-up")
+    } else if statement.contains("/releases/old ") {
+        ("approve", "the old release may go")
+    } else if statement.contains("rm ") {
+        ("deny", "what would this remove?")
     } else {
         ("deny", "nobody drops databases from CI")
     };
@@ -205,20 +261,40 @@ fn review(daemon: &Daemon, entry: &Value) -> Result<()> {
 
 /// The session in which the reviewer approved something.
 fn session_of_the_update(daemon: &Daemon) -> Result<String> {
-    let listed = process::run(daemon.command()?.args(["sessions", "list", "--held", "--json"]))?;
+    let listed =
+        process::run(daemon.command()?.args(["sessions", "list", "--held", "--policy", "shop", "--json"]))?;
     let sessions = listed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let denied = |session: &Value| session.get("denied").and_then(Value::as_u64).unwrap_or(0);
     let session = sessions.min_by_key(denied).context("no session was held")?;
     Ok(session.get("session").and_then(Value::as_str).context("a session without id")?.to_owned())
 }
 
-/// The session in which the API's refund was held.
-fn session_of_the_refund(daemon: &Daemon) -> Result<String> {
+/// The first session of a policy in which something was held.
+fn session_of_policy(daemon: &Daemon, policy: &str) -> Result<String> {
     let listed =
-        process::run(daemon.command()?.args(["sessions", "list", "--held", "--policy", "web", "--json"]))?;
-    let first = listed.lines().next().context("no request was held")?;
+        process::run(daemon.command()?.args(["sessions", "list", "--held", "--policy", policy, "--json"]))?;
+    let first = listed.lines().last().context("nothing was held")?;
     let session: Value = serde_json::from_str(first)?;
     Ok(session.get("session").and_then(Value::as_str).context("a session without id")?.to_owned())
+}
+
+/// Files of the shop on its host.
+fn prepare_host(folder: &Path) -> Result<()> {
+    for release in ["old", "current"] {
+        std::fs::create_dir_all(folder.join("releases").join(release))?;
+    }
+    let customers = "name,mail,card\nAda,ada@example.com,4111 1111 1111 1111\nGrace,grace@example.com,5500 0000 0000 0004\n";
+    Ok(std::fs::write(folder.join("customers.csv"), customers)?)
+}
+
+/// What was approved on the host is done, and nothing else.
+fn check_host(folder: &Path) -> Result<()> {
+    let is_there = |release: &str| folder.join("releases").join(release).is_dir();
+    if is_there("old") || !is_there("current") {
+        bail!("on the host, something else was removed than what was approved");
+    }
+    show("", "On the host: the old release is gone, as approved; the current one is there.");
+    Ok(())
 }
 
 /// What the API got is what was allowed, with the real token.
