@@ -6,7 +6,7 @@ use super::decide::{HttpOperation, PostgresOperation, SshAsked, UnreadBody, obje
 use super::rule::{Connection, Policy, Protocol, SshRules, Verdict};
 use crate::request::http::{HttpRequest, Scheme, analyze as analyze_http};
 use crate::request::sql::{Analysis, analyze};
-use crate::request::ssh::exec;
+use crate::request::ssh::{OperationKind, SshOperation, described, exec};
 use crate::request::{Effect, ObjectName};
 
 /// Where PostgreSQL looks for unqualified names unless told otherwise. The schema named like the user, which comes
@@ -29,6 +29,10 @@ pub struct Circumstances {
     pub database: Option<String>,
     /// Schemas that unqualified names are looked up in; without it `public`.
     pub search_path: Option<Vec<String>>,
+    /// Of SSH, what the text is about; without it a command line that is run.
+    pub operation: Option<OperationKind>,
+    /// Account on the server; without it the one that the connection logs in to.
+    pub user: Option<String>,
     /// The planner's row estimate for every statement; without it unknown.
     pub rows: Option<u64>,
 }
@@ -112,29 +116,48 @@ fn judge_http(policy: &Policy, text: &str, circumstances: &Circumstances) -> Res
     Ok(Trial { operations: vec![tried], effect: analysis.effect, verdict })
 }
 
-/// Judges one command line, as a client sends it to be run.
+/// Judges one operation of SSH: a command line, as a client sends it to be run, or what else the circumstances say it is.
 ///
 /// # Errors
 /// When the circumstances name a connection that the policy does not have.
 pub fn judge_ssh(policy: &Policy, command: &[u8], circumstances: &Circumstances) -> Result<Trial, NoTrial> {
     let connection = connection(policy, circumstances, Protocol::Ssh)?;
-    let operation = exec(command);
+    let operation = match circumstances.operation {
+        None | Some(OperationKind::Exec) => exec(command),
+        Some(kind) => described(kind, &String::from_utf8_lossy(command)),
+    };
     let rules = SshRules::default();
+    let account = connection.and_then(|connection| connection.upstream.user.as_deref());
     let asked = SshAsked {
         connection: connection.map_or("", |connection| &connection.name),
         rules: connection.map_or(&rules, |connection| &connection.ssh),
-        user: connection.and_then(|connection| connection.upstream.user.as_deref()).unwrap_or_default(),
+        user: circumstances.user.as_deref().or(account).unwrap_or_default(),
         operation: &operation,
     };
     let verdict = policy.decide_ssh(&asked, &circumstances.groups);
+    Ok(Trial { operations: tried(&operation), effect: operation.effect, verdict })
+}
+
+/// The commands of a line; of what is none, the operation itself.
+fn tried(operation: &SshOperation) -> Vec<Tried> {
     let commands = operation.command_line.iter().flat_map(|line| &line.commands);
-    let operations = commands.map(|command| Tried {
-        kind: command.kind.clone(),
-        effect: command.effect,
-        objects: command.objects(),
-        reason: command.reason.clone(),
-    });
-    Ok(Trial { operations: operations.collect(), effect: operation.effect, verdict })
+    let commands: Vec<Tried> = commands
+        .map(|command| Tried {
+            kind: command.kind.clone(),
+            effect: command.effect,
+            objects: command.objects(),
+            reason: command.reason.clone(),
+        })
+        .collect();
+    if !commands.is_empty() || operation.command_line.is_some() {
+        return commands;
+    }
+    vec![Tried {
+        kind: operation.kind.to_string(),
+        effect: operation.effect,
+        objects: operation.objects().into_iter().chain(operation.target.clone()).collect(),
+        reason: operation.reason.clone(),
+    }]
 }
 
 /// `METHOD URL`, header fields, an empty line, the body.

@@ -1,4 +1,4 @@
-//! Files: scp by its old protocol, sftp where a rule lets the subsystem pass, rsync, git.
+//! Files that move as programs like it: paramiko's prefetching, rsync, git.
 
 use std::process::Command;
 
@@ -7,31 +7,6 @@ use harness::process::{self, NOBODY};
 use harness::ssh::SshServer;
 
 use super::{ALLOW, daemon, server};
-
-fn scp(daemon: &harness::daemon::Daemon, more: &[&str], from: &str, to: &str) -> Command {
-    let mut run = agent::under(daemon, NOBODY, "shop").unwrap();
-    run.arg("scp").args(SshServer::options(daemon).unwrap());
-    run.args(["-P", &server().at().port().to_string()]).args(more).args([from, to]);
-    run
-}
-
-#[test]
-fn scp_copies_both_ways_and_its_direction_is_judged() {
-    let daemon =
-        daemon("[[guard]]\nname = \"files\"\non = \"ssh\"\nkind = [\"scp *\"]\naction = \"allow\"\n");
-    let folder = server().scratch("scp").unwrap();
-    let (local, remote, back) = (folder.join("local"), folder.join("remote"), folder.join("back"));
-    let data = vec![b'x'; 3 * 1024 * 1024 + 17];
-    std::fs::write(&local, &data).unwrap();
-    let at = |path: &std::path::Path| format!("agent@{}:{}", server().at().ip(), path.display());
-    let name = |path: &std::path::Path| path.display().to_string();
-    let seen = process::finish(&mut scp(&daemon, &["-O"], &name(&local), &at(&remote))).unwrap();
-    assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
-    assert!(std::fs::read(&remote).unwrap() == data);
-    let seen = process::finish(&mut scp(&daemon, &["-O"], &at(&remote), &name(&back))).unwrap();
-    assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
-    assert!(std::fs::read(&back).unwrap() == data);
-}
 
 /// A plain splice of two connections stops here for ever: the client asks for everything at once.
 #[test]

@@ -18,6 +18,7 @@ mod logins;
 mod operators;
 mod peers;
 mod record;
+mod scp;
 mod sftp;
 mod terminal;
 

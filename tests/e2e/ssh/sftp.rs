@@ -24,14 +24,14 @@ fn rules(folder: &Path) -> String {
     )
 }
 
-fn folders(name: &str) -> std::path::PathBuf {
+pub(super) fn folders(name: &str) -> std::path::PathBuf {
     let folder = server().scratch(name).unwrap();
     server().scratch(&format!("{name}/in")).unwrap();
     server().scratch(&format!("{name}/secret")).unwrap();
     folder
 }
 
-fn at(path: &Path) -> String {
+pub(super) fn at(path: &Path) -> String {
     format!("agent@{}:{}", server().at().ip(), path.display())
 }
 
@@ -52,13 +52,13 @@ fn sftp(daemon: &Daemon, folder: &Path, batch: &str) -> Command {
     run
 }
 
-fn sha256(path: &Path) -> String {
+pub(super) fn sha256(path: &Path) -> String {
     let said = process::run(Command::new("sha256sum").arg(path)).unwrap();
     said.split(' ').next().unwrap().to_owned()
 }
 
 /// The files of a session: operation and what is recorded of the file.
-fn moved(events: &[Value]) -> Vec<(String, Value)> {
+pub(super) fn moved(events: &[Value]) -> Vec<(String, Value)> {
     let outcomes = events.iter().filter(|event| event["event"] == "outcome");
     outcomes
         .filter(|outcome| !outcome["ssh"]["file"].is_null())

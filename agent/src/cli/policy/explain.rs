@@ -67,6 +67,8 @@ pub(super) fn run(args: &ExplainArgs, console: &mut Console<'_>) -> io::Result<E
         connection: args.connection.clone(),
         database: args.database.clone(),
         search_path: args.search_path.clone(),
+        operation: Some(args.operation),
+        user: args.user.clone(),
         rows: args.rows,
     };
     loop {

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::policy::load::POLICY_BYTES_MAX;
 use crate::policy::schema::schema;
+use crate::request::ssh::OperationKind;
 
 mod check;
 mod explain;
@@ -70,6 +71,12 @@ struct ExplainArgs {
     /// Schemas that unqualified names are looked up in
     #[arg(long, value_name = "SCHEMA,...", value_delimiter = ',')]
     search_path: Option<Vec<String>>,
+    /// Of SSH, what the lines of stdin are about: `upload` and its like take a path, `rename` and `link` two, forwards where they lead
+    #[arg(long, value_name = "KIND", default_value = "exec")]
+    operation: OperationKind,
+    /// Account on the SSH server [default: the one the connection logs in to]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     /// The planner's row estimate [default: unknown, which matches every deny or hold that has a bound]
     #[arg(long, value_name = "NUMBER")]
     rows: Option<u64>,

@@ -245,6 +245,10 @@ fn explain_judges_command_lines() {
     let operation = &lines[1]["operations"][0];
     assert_eq!((&operation["kind"], &operation["objects"][0]), (&"rm -rf".into(), &"/srv".into()));
     assert_eq!(lines[2]["effect"], "unknown");
+    let arguments = ["explain", "--policy", &file, "--protocol", "ssh", "--operation", "rename", "--json"];
+    let ended = portcullis(b"/srv/a /etc/passwd\n", &arguments);
+    let line: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!((&line["effect"], &line["operations"][0]["kind"]), (&"admin".into(), &"rename".into()));
 }
 
 #[test]

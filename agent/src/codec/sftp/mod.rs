@@ -12,7 +12,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use in_order::InOrder;
+pub use in_order::{InOrder, Kept};
 pub use outgoing::Outgoing;
 pub use reply::{HandleReply, Name, Status, StatusCode, init, known_extensions, realpath, status};
 pub use request::{Attributes, ExtendedRequest, OpenFlags, Request};

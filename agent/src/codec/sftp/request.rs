@@ -70,11 +70,18 @@ pub enum Request {
         /// The name that comes.
         to: Bytes,
     },
-    /// `SSH_FXP_SYMLINK` (in OpenSSH's order, which clients follow), `hardlink@openssh.com`.
-    Link {
-        /// What it leads to.
+    /// `SSH_FXP_SYMLINK` (in OpenSSH's order, which clients follow).
+    Symlink {
+        /// What it leads to, as seen from the link's folder.
         target: Bytes,
         /// The link.
+        link: Bytes,
+    },
+    /// `hardlink@openssh.com`.
+    Hardlink {
+        /// The file that gets another name.
+        target: Bytes,
+        /// That name.
         link: Bytes,
     },
     /// Another extension.
@@ -208,7 +215,7 @@ impl Request {
     fn plain(kind: u8, fields: &mut Fields) -> Option<Self> {
         Some(match kind {
             kind::OPEN => Self::Open {
-                path: fields.string()?,
+                path: path(fields)?,
                 flags: OpenFlags(fields.u32()?),
                 attributes: Attributes::read(fields)?,
             },
@@ -217,17 +224,17 @@ impl Request {
                 Self::Read { handle: handle(fields)?, offset: fields.u64()?, length: fields.u32()? }
             }
             kind::FSTAT | kind::READDIR => Self::LookAtHandle(handle(fields)?),
-            kind::LSTAT | kind::STAT | kind::READLINK => Self::LookAtPath(fields.string()?),
-            kind::SETSTAT => Self::Setstat { path: fields.string()?, attributes: Attributes::read(fields)? },
+            kind::LSTAT | kind::STAT | kind::READLINK => Self::LookAtPath(path(fields)?),
+            kind::SETSTAT => Self::Setstat { path: path(fields)?, attributes: Attributes::read(fields)? },
             kind::FSETSTAT => {
                 Self::Fsetstat { handle: handle(fields)?, attributes: Attributes::read(fields)? }
             }
-            kind::OPENDIR => Self::Opendir(fields.string()?),
-            kind::REMOVE | kind::RMDIR => Self::Remove(fields.string()?),
-            kind::MKDIR => Self::Mkdir { path: fields.string()?, attributes: Attributes::read(fields)? },
-            kind::REALPATH => Self::Realpath(fields.string()?),
-            kind::RENAME => Self::Rename { from: fields.string()?, to: fields.string()? },
-            kind::SYMLINK => Self::Link { target: fields.string()?, link: fields.string()? },
+            kind::OPENDIR => Self::Opendir(path(fields)?),
+            kind::REMOVE | kind::RMDIR => Self::Remove(path(fields)?),
+            kind::MKDIR => Self::Mkdir { path: path(fields)?, attributes: Attributes::read(fields)? },
+            kind::REALPATH => Self::Realpath(path(fields)?),
+            kind::RENAME => Self::Rename { from: path(fields)?, to: path(fields)? },
+            kind::SYMLINK => Self::Symlink { target: path(fields)?, link: path(fields)? },
             _ => return None,
         })
     }
@@ -235,14 +242,14 @@ impl Request {
     fn extended(fields: &mut Fields) -> Option<Self> {
         let name = fields.string()?;
         Some(match name.as_ref() {
-            b"posix-rename@openssh.com" => Self::Rename { from: fields.string()?, to: fields.string()? },
-            b"hardlink@openssh.com" => Self::Link { target: fields.string()?, link: fields.string()? },
-            b"statvfs@openssh.com" => Self::LookAtPath(fields.string()?),
+            b"posix-rename@openssh.com" => Self::Rename { from: path(fields)?, to: path(fields)? },
+            b"hardlink@openssh.com" => Self::Hardlink { target: path(fields)?, link: path(fields)? },
+            b"statvfs@openssh.com" => Self::LookAtPath(path(fields)?),
             b"fstatvfs@openssh.com" => Self::LookAtHandle(handle(fields)?),
             b"lsetstat@openssh.com" => {
-                Self::Setstat { path: fields.string()?, attributes: Attributes::read(fields)? }
+                Self::Setstat { path: path(fields)?, attributes: Attributes::read(fields)? }
             }
-            b"expand-path@openssh.com" => Self::Realpath(fields.string()?),
+            b"expand-path@openssh.com" => Self::Realpath(path(fields)?),
             b"fsync@openssh.com" => Self::Extended(ExtendedRequest::Fsync(handle(fields)?)),
             b"copy-data" => {
                 let from = handle(fields)?;
@@ -254,17 +261,22 @@ impl Request {
             }
             b"limits@openssh.com" => Self::Extended(ExtendedRequest::Harmless),
             b"home-directory" => {
-                fields.string()?;
+                path(fields)?;
                 Self::Extended(ExtendedRequest::Harmless)
             }
             b"users-groups-by-id@openssh.com" => {
-                fields.string()?;
-                fields.string()?;
+                path(fields)?;
+                path(fields)?;
                 Self::Extended(ExtendedRequest::Harmless)
             }
             _ => Self::Extended(ExtendedRequest::Unknown),
         })
     }
+}
+
+/// A server's programs end a name at its first NUL: it would not be the name that was looked at.
+fn path(fields: &mut Fields) -> Option<Bytes> {
+    fields.string().filter(|path| !path.contains(&0))
 }
 
 fn handle(fields: &mut Fields) -> Option<Bytes> {

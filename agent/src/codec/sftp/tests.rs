@@ -147,6 +147,9 @@ fn requests_are_understood_whole_or_not_at_all() {
         (kind::OPEN, &[id(), text(), Field::U32(1)]),
         (kind::SETSTAT, &[id(), text(), Field::U32(16)]),
         (kind::EXTENDED, &[id()]),
+        // The server would see another name.
+        (kind::REMOVE, &[id(), Field::Text(b"/srv/x\0/y")]),
+        (kind::RENAME, &[id(), text(), Field::Text(b"/y\0")]),
         (kind::CLOSE, &[id(), Field::Text(&[0; 300])]),
     ] {
         assert_eq!(parsed(kind, fields), Err(SftpError::Malformed(kind)), "{kind}");

@@ -10,7 +10,7 @@
 //! ```
 //! `@` lines set what a live session would know, for the next case only: `as GROUP, …`, `connection NAME`, `database
 //! NAME`, `protocol http` (the lines are then a request: METHOD URL, header fields, an empty line, a body) or
-//! `protocol ssh` (a command line), `search_path SCHEMA, …`, `rows NUMBER`. `=` gives verdict, effect, rule (`default` when no guard decides) and
+//! `protocol ssh` (a command line, or what `operation KIND` says: a path, where a forward leads), `user ACCOUNT`, `search_path SCHEMA, …`, `rows NUMBER`. `=` gives verdict, effect, rule (`default` when no guard decides) and
 //! the reason, which is what a failing case shows to whoever changed the policy.
 
 use std::fmt;
@@ -160,13 +160,18 @@ fn set(circumstances: &mut Circumstances, text: &str) -> Result<(), String> {
             "ssh" => circumstances.protocol = Some(Protocol::Ssh),
             _ => return Err(format!("{value:?} is no protocol with cases (one of: postgres, http, ssh)")),
         },
+        "operation" => {
+            circumstances.operation =
+                Some(value.parse().map_err(|known| format!("{value:?} is no operation of SSH ({known})"))?)
+        }
+        "user" => circumstances.user = Some(value.to_owned()),
         "rows" => {
             let rows = value.parse().map_err(|_| format!("{value:?} is not a number of rows"))?;
             circumstances.rows = Some(rows);
         }
         _ => {
             return Err(format!(
-                "{key:?} cannot be set (one of: as, connection, database, protocol, search_path, rows)"
+                "{key:?} cannot be set (one of: as, connection, database, operation, protocol, search_path, rows, user)"
             ));
         }
     }

@@ -21,6 +21,8 @@ fn a_file_with_everything() {
     assert_eq!(
         first.circumstances,
         Circumstances {
+            operation: None,
+            user: None,
             protocol: None,
             groups: words(&["ci", "dev"]),
             connection: Some("db".to_owned()),
@@ -54,7 +56,7 @@ fn what_is_wrong_is_said_with_its_line() {
         ("> SELECT 1\n= allow read big writes -- x\n", "2: write '= VERDICT EFFECT RULE -- WHY'"),
         ("> SELECT 1\n= allow read \"big writes -- x\n", "2: write '= VERDICT EFFECT RULE -- WHY'"),
         ("> SELECT 1\n= allow\n", "2: write '= VERDICT EFFECT RULE -- WHY'"),
-        ("@ user bob\n", "1: \"user\" cannot be set"),
+        ("@ nobody bob\n", "1: \"nobody\" cannot be set"),
         ("@ rows many\n", "1: \"many\" is not a number of rows"),
         ("@ as\n", "1: \"as\" needs a value"),
         ("\n@ rows 1\n", "2: no case follows the last '@' line"),

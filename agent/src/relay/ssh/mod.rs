@@ -36,6 +36,7 @@ mod log;
 mod output;
 mod pump;
 mod refusal;
+mod scp;
 mod session_channel;
 mod sftp;
 

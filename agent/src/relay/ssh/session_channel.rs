@@ -13,11 +13,12 @@ use super::line::Lines;
 use super::log::{Content, OperationLog};
 use super::pump::{self, Join};
 use super::refusal::Refusal;
-use super::sftp;
+use super::{scp, sftp};
 use crate::flow::Side;
 use crate::gate::{Denial, Permit};
 use crate::policy::rule::Interactive;
 use crate::request::shell::Transfer;
+use crate::request::ssh::scp::Places;
 use crate::request::ssh::{self, OperationKind, SFTP, SshOperation};
 use crate::upstream::ssh::MESSAGES_MAX;
 
@@ -75,10 +76,11 @@ pub(super) async fn serve(connection: &Arc<Connection>, channel: Channel<server:
             let guarded = guards_lines(connection, &operation);
             let lines = if guarded { Lines::new(&asked) } else { None };
             let join = Join { client, from_server, to_server, lines: lines.as_ref() };
-            if is_sftp(&asked, &operation) {
-                sftp::run(connection, join, &mut log).await;
-            } else {
-                pump::run(connection, join, masks, &mut log).await;
+            let transfer = operation.command_line.as_ref().and_then(|line| line.transfer.as_ref());
+            match transfer.and_then(Places::of) {
+                Some(places) => scp::run(connection, join, places, &mut log).await,
+                None if is_sftp(&asked, &operation) => sftp::run(connection, join, &mut log).await,
+                None => pump::run(connection, join, masks, &mut log).await,
             }
         }
         Err(refusal) => {
@@ -212,6 +214,10 @@ fn possible(connection: &Connection, asked: &Asked, operation: &SshOperation) ->
             "the policy guards lines, which nobody sees without a terminal",
             "ask for one (ssh -tt), or give the command on the command line: ssh HOST COMMAND",
         )),
+        // A terminal's line discipline makes other bytes of those that were looked at.
+        What::Subsystem(_) if asked.terminal.is_some() => {
+            Err(Denial::new(Side::Client, "a subsystem has no place on a terminal", "leave out -t"))
+        }
         What::Exec(_) | What::Shell | What::Subsystem(_) => Ok(()),
     }
 }

@@ -46,6 +46,15 @@ const TAR: Options<'_> = Options::new(
     &["--directory", "--exclude", "--exclude-from", "--file", "--files-from", "--group", "--mode", "--owner"],
 );
 
+/// What goes into an archive, from each folder that `-C` names.
+fn packed(folders: &[&str], operand: &str) -> Vec<PathUse> {
+    let read = |path: String| PathUse { path, access: Access::Read };
+    if folders.is_empty() || operand.starts_with(['/', '~']) {
+        return vec![read(operand.to_owned())];
+    }
+    folders.iter().map(|folder| read(format!("{folder}/{operand}"))).collect()
+}
+
 /// `tar`.
 pub(super) fn tar(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>]) {
     let Some(mut words) = all(arguments) else {
@@ -85,7 +94,10 @@ pub(super) fn tar(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<
         }
     } else if has(&["-c", "--create", "-r", "--append", "-u", "--update", "-A"]) {
         let files: Vec<PathUse> = archives.iter().copied().filter(|file| *file != "-").map(write).collect();
-        (if files.is_empty() && !archives.is_empty() { Effect::Read } else { Effect::Write }, files)
+        let effect = if files.is_empty() && !archives.is_empty() { Effect::Read } else { Effect::Write };
+        let folders: Vec<&str> = folders.collect();
+        let packed = parsed.operands.iter().flat_map(|operand| packed(&folders, operand));
+        (effect, files.into_iter().chain(packed).collect())
     } else if has(&["-t", "--list", "-d", "--diff", "--version"]) {
         (Effect::Read, Vec::new())
     } else {

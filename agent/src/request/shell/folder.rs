@@ -64,7 +64,7 @@ impl Folders {
     pub(super) fn place(&self, path: &PathUse) -> Vec<PathUse> {
         let mut placed: Vec<PathUse> = Vec::new();
         for folder in &self.now {
-            let path = PathUse { path: below(folder, &path.path), access: path.access };
+            let path = PathUse { path: seen_from(folder, &path.path), access: path.access };
             if !placed.contains(&path) {
                 placed.push(path);
             }
@@ -88,6 +88,16 @@ fn add(folders: &mut Vec<String>, folder: &str) {
     {
         // What rules the host is kept above all.
         folder.clone_into(plain);
+    }
+}
+
+/// A path as a program sees it from a folder: a `..` may be above a link, which only the server knows.
+fn seen_from(folder: &str, path: &str) -> String {
+    let relative = !folder.is_empty() && !path.is_empty() && !path.starts_with(['/', '~', '-']);
+    if relative && path.split('/').any(|part| part == "..") {
+        format!("{folder}/{path}")
+    } else {
+        below(folder, path)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Operations as clients ask for them.
 
+use super::paths::{holds_ruling_files, sensitive};
 use super::{Access, OperationKind, PathUse, SshOperation};
 use crate::request::shell::{self, Command, CommandLine, SHELL, Transfer};
 use crate::request::{Effect, ObjectName};
@@ -49,6 +50,8 @@ fn exec_line(command: &[u8], terminal: bool) -> SshOperation {
     };
     if terminal {
         on_a_terminal(&mut line);
+    } else {
+        file_by_file(&mut line);
     }
     SshOperation {
         kind: OperationKind::Exec,
@@ -57,13 +60,45 @@ fn exec_line(command: &[u8], terminal: bool) -> SshOperation {
         text,
         command_line: Some(line),
         paths: Vec::new(),
+        literal: false,
         target: None,
     }
 }
 
-/// Of programs that take commands from a terminal, nobody knows what is typed there.
+/// To begin a transfer of which each file is judged is nothing, as with the subsystem.
+fn file_by_file(line: &mut CommandLine) {
+    match &line.transfer {
+        Some(Transfer::ScpSource { .. } | Transfer::ScpSink { .. } | Transfer::SftpServer) => {}
+        Some(
+            Transfer::Rsync { .. }
+            | Transfer::GitUploadPack { .. }
+            | Transfer::GitReceivePack { .. }
+            | Transfer::GitUploadArchive { .. },
+        )
+        | None => return,
+    }
+    for command in &mut line.commands {
+        command.effect = Effect::Read;
+        command.reason = Some("each file is judged".to_owned());
+        command.paths.clear();
+    }
+    line.effect = Effect::Read;
+    line.reason = None;
+}
+
+/// Of programs that take commands from a terminal, nobody knows what is typed there. A protocol of files has no place on one: the
+/// server's terminal would make other bytes of those that were looked at.
 fn on_a_terminal(line: &mut CommandLine) {
     const REASON: &str = "it takes commands from its terminal";
+    if line.transfer.take().is_some() {
+        const FILES: &str = "a protocol of files on a terminal";
+        line.effect = Effect::Unknown;
+        line.reason = Some(FILES.to_owned());
+        for command in &mut line.commands {
+            command.effect = Effect::Unknown;
+            command.reason = Some(FILES.to_owned());
+        }
+    }
     for command in &mut line.commands {
         let offers = command.program.as_deref().is_some_and(|program| ON_A_TERMINAL.contains(&program));
         let says_no = |word: &str| matches!(word, "--no-pager" | "-b" | "--batch");
@@ -86,6 +121,7 @@ pub fn shell() -> SshOperation {
         text: "interactive shell".to_owned(),
         command_line: None,
         paths: Vec::new(),
+        literal: false,
         target: None,
     }
 }
@@ -95,8 +131,6 @@ pub fn shell() -> SshOperation {
 #[must_use]
 pub fn line(text: &str, doubt: Option<&'static str>) -> SshOperation {
     let mut line = shell::analyse(text);
-    // A file's protocol has no place on a terminal.
-    line.transfer = None;
     on_a_terminal(&mut line);
     if let Some(doubt) = doubt {
         line.effect = Effect::Unknown;
@@ -114,6 +148,7 @@ pub fn line(text: &str, doubt: Option<&'static str>) -> SshOperation {
         text: shown.to_owned(),
         command_line: Some(line),
         paths: Vec::new(),
+        literal: false,
         target: None,
     }
 }
@@ -165,8 +200,27 @@ pub fn request(kind: OperationKind, target: &str) -> SshOperation {
         text: if target.is_empty() { kind.to_string() } else { format!("{kind} {target}") },
         command_line: None,
         paths: Vec::new(),
+        literal: false,
         target: Some(target.to_owned()).filter(|target| !target.is_empty()),
     }
+}
+
+/// Files or names that are moved, made, changed or looked at.
+pub(super) fn moves(kind: OperationKind, paths: Vec<PathUse>) -> SshOperation {
+    let looks = matches!(kind, OperationKind::Download | OperationKind::Stat);
+    let folders = matches!(kind, OperationKind::Rename | OperationKind::Link);
+    let mut effect = if looks { Effect::Read } else { Effect::Write };
+    let mut reason = None;
+    for path in paths.iter().filter(|path| path.access != Access::Read) {
+        let rules = sensitive(&path.path);
+        if let Some(rules) = rules.or_else(|| folders.then(|| holds_ruling_files(&path.path)).flatten()) {
+            (effect, reason) = (Effect::Admin, Some(rules.to_owned()));
+        }
+    }
+    let mut names: Vec<&str> = paths.iter().map(|path| path.path.as_str()).collect();
+    names.dedup();
+    let text = format!("{kind} {}", names.join(" "));
+    SshOperation { kind, effect, reason, text, command_line: None, paths, literal: true, target: None }
 }
 
 impl SshOperation {
@@ -240,6 +294,22 @@ mod tests {
         for line in ["git --no-pager log", "ls -la", "top -b -n 1"] {
             assert_eq!(exec_on_terminal(line.as_bytes()).effect, Effect::Read, "{line}");
         }
+    }
+
+    #[test]
+    fn a_transfer_whose_files_are_judged_begins_as_nothing_and_not_on_a_terminal() {
+        for line in ["scp -t /etc", "scp -r -f /srv", "/usr/lib/openssh/sftp-server"] {
+            let operation = exec(line.as_bytes());
+            assert_eq!((operation.effect, operation.objects().len()), (Effect::Read, 0), "{line}");
+            let terminal = exec_on_terminal(line.as_bytes());
+            assert_eq!(terminal.effect, Effect::Unknown, "{line}");
+            assert_eq!(terminal.command_line.unwrap().transfer, None, "{line}");
+        }
+        for typed in ["scp -t /srv", "rsync --server . /srv", "git-receive-pack x"] {
+            assert_eq!(line(typed, None).effect, Effect::Unknown, "{typed}");
+        }
+        assert!(exec(b"sudo scp -t /etc").effect > Effect::Write);
+        assert_eq!(exec(b"rsync --server . /srv").effect, Effect::Write);
     }
 
     #[test]

@@ -8,11 +8,15 @@ use super::Effect;
 use super::shell::CommandLine;
 
 mod build;
+mod described;
 pub mod line;
 pub mod paths;
+pub mod scp;
 pub mod sftp;
 
+use build::moves;
 pub use build::{SFTP, exec, exec_on_terminal, line, request, shell, subsystem, variable_is_plain};
+pub use described::described;
 
 /// What kind of thing is asked, by RFC 4254's and the SFTP draft's own names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -155,6 +159,8 @@ pub struct SshOperation {
     pub command_line: Option<CommandLine>,
     /// Paths of the server that the operation itself names. Those of commands are in `command_line`.
     pub paths: Vec<PathUse>,
+    /// These paths are names as they are, of which no shell makes others.
+    pub literal: bool,
     /// Where a forward leads (`host:port`, or a socket's path), or the name of a subsystem or environment variable.
     pub target: Option<String>,
 }

@@ -45,12 +45,13 @@ pub fn sensitive(path: &str) -> Option<&'static str> {
         return sensitive(&format!("/{rest}"));
     }
     if LOGIN_FILES.iter().any(|end| path == *end || path.ends_with(&format!("/{end}")))
-        || path.contains("/.ssh/")
-        || path.starts_with(".ssh/")
+        || format!("/{path}/").contains("/.ssh/")
     {
         return Some("writes a file that decides about logins");
     }
-    if UNIT_FOLDERS.iter().any(|part| format!("/{path}").contains(part)) {
+    if UNIT_FOLDERS.iter().any(|part| format!("/{path}/").contains(part))
+        || format!("/{path}").ends_with("/.config")
+    {
         return Some("writes a file that is run by the system");
     }
     if glob_may_find(&path) {
@@ -63,6 +64,29 @@ pub fn sensitive(path: &str) -> Option<&'static str> {
     let local = ["/usr/local", "/usr/src", "/dev/shm", "/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty"];
     let system = path == "/" || SYSTEM_FOLDERS.iter().any(below);
     (system && !local.iter().any(below)).then_some("writes a file of the system")
+}
+
+/// Why giving a folder another name, or making this name lead to another folder, is administration: in a home are files that
+/// decide about logins. Beside what `sensitive` says of the path itself.
+pub(super) fn holds_ruling_files(path: &str) -> Option<&'static str> {
+    let path = normal(path);
+    let home = path == "/home" || path.strip_prefix("/home/").is_some_and(|rest| !rest.contains('/'));
+    let above = path == "/var"
+        || path == "/var/spool"
+        || path == "/var/lib"
+        || path.starts_with('~') && !path.contains('/');
+    (home || above || path.is_empty()).then_some("moves files that decide about logins or the system")
+}
+
+/// Whether a path is a door to another one, as `/proc/self/root` is to `/`: what stands after it says nothing.
+#[must_use]
+pub fn is_door(path: &str) -> bool {
+    let path = normal(path);
+    let parts = || path.split('/').filter(|part| !part.is_empty());
+    let doors = ["root", "cwd", "fd", "exe", "map_files"];
+    path == "/dev/fd"
+        || path.starts_with("/dev/fd/")
+        || parts().next() == Some("proc") && parts().any(|part| doors.contains(&part))
 }
 
 /// Whether a glob (`/e*/passwd`, `~/.bash*`) may find one of these files.
@@ -124,6 +148,11 @@ mod tests {
             "~/.bash*",
             "/home/a/.s*/authorized_keys",
             "~/../../etc/passwd",
+            "/home/a/.ssh",
+            ".ssh",
+            "~/.config",
+            "/home/a/.config/systemd",
+            "/home/a/.config/autostart",
         ] {
             assert!(sensitive(path).is_some(), "{path}");
         }
@@ -141,6 +170,20 @@ mod tests {
         ] {
             assert!(sensitive(path).is_none(), "{path}");
         }
+        for path in ["/home", "/home/a", "/home/a/", "~", "", "/var"] {
+            assert!(holds_ruling_files(path).is_some(), "{path}");
+        }
+        assert!(holds_ruling_files("/home/a/x").is_none());
+        for path in [
+            "/proc/self/root/etc/shadow",
+            "/proc/1/cwd/x",
+            "/proc/self/fd/3",
+            "/dev/fd/3",
+            "/proc/self/task/1/root",
+        ] {
+            assert!(is_door(path), "{path}");
+        }
+        assert!(!is_door("/proc/cpuinfo") && !is_door("/srv/root/fd"));
         assert_eq!(normal("/a/./b/../../c//d"), "/c/d");
         assert_eq!(normal("../a/.."), "..");
     }

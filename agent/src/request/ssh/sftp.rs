@@ -1,7 +1,6 @@
 //! What a request of SFTP does, in words for policies.
 
-use super::paths::{normal, sensitive};
-use super::{Access, OperationKind, PathUse, SshOperation};
+use super::{Access, OperationKind, PathUse, SshOperation, moves};
 use crate::codec::sftp::{Attributes, Request};
 use crate::request::Effect;
 
@@ -38,15 +37,19 @@ pub fn operations(request: &Request, home: Home<'_>) -> Vec<SshOperation> {
             let mkdir = moved(OperationKind::Mkdir, vec![(place(path), Access::Write)]);
             vec![with_attributes(mkdir, attributes)]
         }
+        // What it holds can be read under its new name.
         Request::Rename { from, to } => {
-            let paths = vec![(place(from), Access::Remove), (place(to), Access::Write)];
+            let from = place(from);
+            let paths =
+                vec![(from.clone(), Access::Read), (from, Access::Remove), (place(to), Access::Write)];
             vec![moved(OperationKind::Rename, paths)]
         }
-        // Whoever writes through the link later writes what it leads to.
-        Request::Link { target, link } => {
-            let paths = vec![(place(link), Access::Write), (place(target), Access::Write)];
-            vec![moved(OperationKind::Link, paths)]
+        Request::Symlink { target, link } => {
+            let link = place(link);
+            let target = from_folder_of(&link, target);
+            vec![linked(link, target)]
         }
+        Request::Hardlink { target, link } => vec![linked(place(link), place(target))],
         Request::Init(_)
         | Request::Close(_)
         | Request::Read { .. }
@@ -72,23 +75,21 @@ pub fn file(kind: OperationKind, path: &str) -> SshOperation {
 }
 
 fn moved(kind: OperationKind, paths: Vec<(String, Access)>) -> SshOperation {
-    let looks = matches!(kind, OperationKind::Download | OperationKind::Stat);
-    let mut effect = if looks { Effect::Read } else { Effect::Write };
-    let mut reason = None;
-    for (path, _) in paths.iter().filter(|(_, access)| *access != Access::Read) {
-        if let Some(rules) = sensitive(path) {
-            (effect, reason) = (Effect::Admin, Some(rules.to_owned()));
-        }
-    }
-    let names: Vec<&str> = paths.iter().map(|(path, _)| path.as_str()).collect();
-    SshOperation {
-        kind,
-        effect,
-        reason,
-        text: format!("{kind} {}", names.join(" ")),
-        command_line: None,
-        paths: paths.into_iter().map(|(path, access)| PathUse { path, access }).collect(),
-        target: None,
+    moves(kind, paths.into_iter().map(|(path, access)| PathUse { path, access }).collect())
+}
+
+/// Whoever reads or writes through the link later reads or writes what it leads to.
+fn linked(link: String, target: String) -> SshOperation {
+    let paths = vec![(link, Access::Write), (target.clone(), Access::Read), (target, Access::Write)];
+    moved(OperationKind::Link, paths)
+}
+
+/// What a symbolic link leads to is seen from the folder that the link is in.
+fn from_folder_of(link: &str, target: &[u8]) -> String {
+    let target = String::from_utf8_lossy(target);
+    match link.rsplit_once('/') {
+        Some((folder, _)) if !target.starts_with('/') => format!("{folder}/{target}"),
+        Some(_) | None => target.into_owned(),
     }
 }
 
@@ -100,12 +101,12 @@ fn with_attributes(mut operation: SshOperation, attributes: &Attributes) -> SshO
     operation
 }
 
-/// A path in full, as far as it is known. Bytes that are no UTF-8 are no character that a rule could have named.
+/// A path in full, as far as it is known; a `..` stays, for only the server knows where it leads. Bytes that are no UTF-8 are no character that a rule could have named.
 #[must_use]
 pub fn place(path: &[u8], home: Home<'_>) -> String {
     let path = String::from_utf8_lossy(path);
     match home {
-        Some(home) if !path.starts_with('/') => normal(&format!("{home}/{path}")),
+        Some(home) if !path.starts_with('/') => format!("{home}/{path}"),
         Some(_) | None => path.into_owned(),
     }
 }
@@ -146,8 +147,16 @@ mod tests {
         );
         let rename = Request::Rename { from: bytes("/tmp/x"), to: bytes("/etc/cron.d/x") };
         assert_eq!(of(&rename), [expected(Rename, Effect::Admin, "rename /tmp/x /etc/cron.d/x")]);
-        let link = Request::Link { target: bytes("/etc/passwd"), link: bytes("/srv/x") };
-        assert_eq!(of(&link), [expected(Link, Effect::Admin, "link /srv/x /etc/passwd")]);
+        let folder = Request::Rename { from: bytes("/home/a/new"), to: bytes("/home/a/.ssh") };
+        assert_eq!(of(&folder)[0].1, Effect::Admin);
+        for (target, leads_to) in
+            [("/etc/passwd", "/etc/passwd"), ("../../etc/passwd", "/srv/in/../../etc/passwd")]
+        {
+            let link = Request::Symlink { target: bytes(target), link: bytes("/srv/in/x") };
+            assert_eq!(of(&link), [expected(Link, Effect::Admin, &format!("link /srv/in/x {leads_to}"))]);
+        }
+        let hard = Request::Hardlink { target: bytes("x"), link: bytes("/srv/x") };
+        assert_eq!(of(&hard), [expected(Link, Effect::Write, "link /srv/x /home/deploy/x")]);
         let attributes = Attributes { permissions: Some(0o4755), ..Attributes::default() };
         let setuid = Request::Setstat { path: bytes("/srv/x"), attributes };
         assert_eq!(of(&setuid), [expected(Setstat, Effect::Admin, "setstat /srv/x")]);

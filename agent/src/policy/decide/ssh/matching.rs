@@ -1,17 +1,15 @@
 //! Whether a guard speaks of an operation. What cannot be told may restrain, and never permits.
 
-use globset::GlobMatcher;
-
 use super::super::{Match, Stance};
 use super::Unit;
+use super::files::matches_files;
 use crate::policy::rule::{CommandPattern, Guard, Protocol, SshWhen};
 use crate::request::Effect;
 use crate::request::shell::Command;
-use crate::request::ssh::paths::normal;
-use crate::request::ssh::{OperationKind, PathUse};
+use crate::request::ssh::OperationKind;
 
 /// Characters by which a shell makes several paths of one word.
-const WILDCARDS: [char; 4] = ['*', '?', '[', '{'];
+pub(super) const WILDCARDS: [char; 4] = ['*', '?', '[', '{'];
 
 impl Guard {
     pub(super) fn matches_ssh(&self, unit: &Unit<'_>) -> Match {
@@ -175,75 +173,8 @@ fn permits(patterns: &[CommandPattern], command: &Command, plain: &[&str]) -> bo
         .any(|pattern| pattern.is_match(&line) && options().all(|option| pattern.has_option(option)))
 }
 
-fn matches_files(when: &SshWhen, unit: &Unit<'_>, stance: Stance) -> Match {
-    if when.files.is_empty() && when.access.is_empty() {
-        return Match::Yes;
-    }
-    let own = unit.command.map(|command| command.paths.as_slice());
-    let paths = own.unwrap_or(&unit.asked.operation.paths);
-    let dynamic = unit.command.is_some_and(|command| command.arguments.iter().any(Option::is_none));
-    let home = unit.asked.rules.home.as_deref();
-    let each = paths.iter().map(|path| matches_file(when, path, stance, home));
-    let known = match stance {
-        Stance::Permits => each.min().unwrap_or(Match::No),
-        Stance::Restrains => each.max().unwrap_or(Match::No),
-    };
-    match (stance, dynamic) {
-        (Stance::Permits, true) => Match::No,
-        (Stance::Restrains, true) => known.max(Match::Perhaps),
-        (Stance::Permits | Stance::Restrains, false) => known,
-    }
-}
-
-fn matches_file(when: &SshWhen, path: &PathUse, stance: Stance, home: Option<&str>) -> Match {
-    if !when.access.is_empty() && !when.access.contains(&path.access) {
-        return Match::No;
-    }
-    if when.files.is_empty() {
-        return Match::Yes;
-    }
-    let whole = from_home(&path.path, home);
-    let several = whole.contains(WILDCARDS);
-    let outside = whole.split('/').any(|part| part == "..");
-    let named = |path: &str| when.files.iter().any(|glob| glob.is_match(path));
-    match stance {
-        // A user's home, or the folder above one that nobody knows, could be anywhere.
-        Stance::Permits => {
-            let told = !whole.is_empty() && !several && !outside && !whole.starts_with('~');
-            (told && named(&whole)).into()
-        }
-        Stance::Restrains if named(&whole) || named(&path.path) => Match::Yes,
-        Stance::Restrains if whole.starts_with('/') && !several && !outside => Match::No,
-        Stance::Restrains => could_be_named(&when.files, &whole, several),
-    }
-}
-
-/// Without `.` and `..`, and from the account's home where the policy says which that is.
-fn from_home(path: &str, home: Option<&str>) -> String {
-    let Some(home) = home else { return normal(path) };
-    match path.strip_prefix("~/") {
-        Some(rest) => normal(&format!("{home}/{rest}")),
-        None if path == "~" => home.to_owned(),
-        None if path.is_empty() || path.starts_with(['/', '~']) => normal(path),
-        None => normal(&format!("{home}/{path}")),
-    }
-}
-
-/// Relative to a folder that nobody here knows, or several paths: its last part is all there is.
-fn could_be_named(files: &[GlobMatcher], path: &str, several: bool) -> Match {
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let perhaps = name.is_empty()
-        || name == ".."
-        || several
-        || files.iter().any(|glob| {
-            let last = glob.glob().glob().rsplit('/').next().unwrap_or_default();
-            last.contains(WILDCARDS) || last == name
-        });
-    if perhaps { Match::Perhaps } else { Match::No }
-}
-
 /// What cannot be told may restrain, and never permits.
-fn doubt(stance: Stance) -> Match {
+pub(super) fn doubt(stance: Stance) -> Match {
     match stance {
         Stance::Restrains => Match::Perhaps,
         Stance::Permits => Match::No,

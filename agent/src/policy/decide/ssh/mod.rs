@@ -8,6 +8,7 @@ use crate::request::Effect;
 use crate::request::shell::Command;
 use crate::request::ssh::{Access, OperationKind, SshOperation};
 
+mod files;
 mod matching;
 
 /// One operation to be judged.

@@ -140,7 +140,10 @@ fn an_allow_of_files_means_those_files() {
     ] {
         assert_ne!(decide(&srv, &exec(escape.as_bytes())), "allow srv", "{escape}");
     }
-    assert_eq!(decide(&srv, &exec(b"touch /srv/./a/../x")), "allow srv");
+    assert_eq!(decide(&srv, &exec(b"touch /srv/./a/x")), "allow srv");
+    // What is above a link, only the server knows.
+    assert_eq!(decide(&srv, &exec(b"touch /srv/a/../x")), "hold default");
+    assert_eq!(decide(&srv, &exec(b"cd /srv/a && touch ../x")), "hold default");
     assert_eq!(decide(&srv, &exec(b"cd /srv/app && touch x")), "allow default");
     assert_eq!(decide(&srv, &exec(b"cd /srv/app; touch x")), "hold default");
     assert_eq!(decide(&srv, &exec(b"ls /srv/a && touch /srv/x")), "allow srv");
@@ -231,6 +234,7 @@ fn no_guard_brings_a_shell_where_the_connection_has_none() {
 fn files_that_are_moved_are_judged_by_path() {
     let moved = |kind, path: &str, access, effect| SshOperation {
         paths: vec![PathUse { path: path.to_owned(), access }],
+        literal: true,
         effect,
         target: None,
         ..request(kind, path)
@@ -247,6 +251,50 @@ fn files_that_are_moved_are_judged_by_path() {
         |path: &str| decide(&guards, &moved(OperationKind::Download, path, Access::Read, Effect::Read));
     assert_eq!(download("/srv/in/a"), "allow default");
     assert_eq!(download("/home/x/.ssh/id_rsa"), "deny keys");
+    // Names of files are what they are: no shell makes others of them.
+    assert_eq!(upload("/srv/in/[id].tsx"), "allow in");
+    assert_eq!(download("/proc/self/root/srv/x"), "deny keys");
+    assert_eq!(upload("/srv/in/../in/b"), "hold default");
+}
+
+#[test]
+fn a_folder_that_is_moved_takes_along_what_a_rule_protects() {
+    let guards = guard("secrets", "file = [\"/srv/app/secret/**\", \"**/.env\"]\naction = \"deny\"")
+        + &guard("the rest", "effect = [\"read\", \"write\", \"ddl\"]\naction = \"allow\"");
+    for line in [
+        "rm -rf /srv/app",
+        "mv /srv/app /srv/b",
+        "tar czf - /srv",
+        "cp -r /srv/app /tmp/x",
+        "grep -r x /srv/app",
+        "chmod -R 777 /srv/app",
+        "ln -s /srv/app /tmp/x",
+        "tar czf - /opt",
+        "cat /proc/self/root/srv/app/secret/x",
+    ] {
+        assert_eq!(decide(&guards, &exec(line.as_bytes())), "deny secrets", "{line}");
+    }
+    for line in
+        ["ls /srv/app", "cp /tmp/x /srv/app/y", "mv /srv/x.txt /srv/y.txt", "cat /srv/app/x", "stat /srv"]
+    {
+        assert_eq!(decide(&guards, &exec(line.as_bytes())), "allow the rest", "{line}");
+    }
+    let renamed = |from: &str, to: &str| {
+        let paths = vec![
+            PathUse { path: from.to_owned(), access: Access::Read },
+            PathUse { path: to.to_owned(), access: Access::Write },
+        ];
+        SshOperation {
+            paths,
+            effect: Effect::Write,
+            target: None,
+            literal: true,
+            ..request(OperationKind::Rename, from)
+        }
+    };
+    assert_eq!(decide(&guards, &renamed("/srv/app", "/tmp/x")), "deny secrets");
+    assert_eq!(decide(&guards, &renamed("/tmp/x", "/srv/app")), "deny secrets");
+    assert_eq!(decide(&guards, &renamed("/srv/x", "/srv/y")), "allow the rest");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, server};
 
-use super::files::{Pending, answers};
+use super::files::{NotOpen, Pending, Serial, answers};
 use super::{Connection, OWN_ID, Over, Shared, unrecorded};
 use crate::codec::sftp::{
     Bulk, Direction, Outgoing, Packet, Piece, SftpError, Splitter, kind, known_extensions,
@@ -26,7 +26,7 @@ pub(super) struct Down<'d> {
     /// The reply to our own request has not come.
     asking: bool,
     /// The file whose data is coming, and where its next byte belongs.
-    reading: Option<(Bytes, u64)>,
+    reading: Option<(Serial, u64)>,
 }
 
 impl<'d> Down<'d> {
@@ -143,7 +143,7 @@ impl<'d> Down<'d> {
 
     fn bulk(&mut self, bulk: &Bulk) -> Result<(), Over> {
         self.reading = match self.pending(Some(bulk.id), kind::DATA)? {
-            Pending::Read(handle, offset) => Some((handle, offset)),
+            Pending::Read(serial, offset) => Some((serial, offset)),
             // `answers` has let nothing else through.
             Pending::Open(_)
             | Pending::Opendir(_)
@@ -157,9 +157,12 @@ impl<'d> Down<'d> {
     }
 
     fn part(&mut self, part: &Bytes) -> Result<(), Over> {
-        let Some((handle, offset)) = &mut self.reading else { return Ok(()) };
-        if let Some(file) = self.shared.state().files.file(handle) {
-            file.reads(*offset, part).map_err(|error| unrecorded(&error))?;
+        // Whose data it is, is always known: else it would be nobody's in the record.
+        let Some((serial, offset)) = &mut self.reading else { return Err(Over::NoProtocol) };
+        let taken = self.shared.state().files.reads(*serial, *offset, part);
+        match taken {
+            Ok(taken) => taken.map_err(|error| unrecorded(&error))?,
+            Err(NotOpen) => return Err(self.strange("data of a file that is closed")),
         }
         *offset += part.len() as u64;
         Ok(())
@@ -185,6 +188,7 @@ impl<'d> Down<'d> {
         let answers = std::mem::take(&mut self.shared.state().answers);
         for answer in answers {
             self.to_client.data_bytes(answer).await.map_err(|_| Over::Client)?;
+            self.shared.settled.notify_one();
         }
         Ok(())
     }

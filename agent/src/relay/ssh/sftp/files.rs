@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::super::log::OperationLog;
-use crate::codec::sftp::{HandleReply, InOrder, Name, Packet, Status, StatusCode, kind};
+use crate::codec::sftp::{HandleReply, InOrder, Kept, Name, Packet, Status, StatusCode, kind};
 use crate::record::RecordError;
 use crate::record::stream::FileOutcome;
 
@@ -16,11 +16,11 @@ pub(super) enum Pending {
     /// A folder is being opened.
     Opendir(Box<OperationLog>),
     /// A file or folder is being closed.
-    Close(Bytes),
+    Close(Serial),
     /// A file is read, from here on.
-    Read(Bytes, u64),
+    Read(Serial, u64),
     /// A file is written.
-    Write(Bytes),
+    Write(Serial),
     /// Something that a status answers.
     Change(Box<OperationLog>),
     /// `SSH_FXP_REALPATH` of where the login begins.
@@ -28,6 +28,10 @@ pub(super) enum Pending {
     /// Something of which nothing follows.
     Look,
 }
+
+/// What was opened, by number: the server may give a handle again as soon as it has closed what it was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Serial(u64);
 
 /// A file that is open, or about to be.
 pub(super) struct OpenFile {
@@ -51,9 +55,9 @@ impl OpenFile {
     ///
     /// # Errors
     /// They are to be kept and cannot be, so they must not pass.
-    pub(super) fn reads(&mut self, offset: u64, data: &Bytes) -> Result<(), RecordError> {
+    fn reads(&mut self, offset: u64, data: &Bytes, kept: &mut Kept) -> Result<(), RecordError> {
         let next = offset == self.read.position();
-        self.read.take(offset, data);
+        self.read.take(offset, data, kept);
         match &mut self.download {
             Some(log) if self.keep && next => log.output(data),
             Some(log) if self.keep => {
@@ -68,9 +72,9 @@ impl OpenFile {
     ///
     /// # Errors
     /// They are to be kept and cannot be, so they must not pass.
-    pub(super) fn writes(&mut self, offset: u64, data: &Bytes) -> Result<(), RecordError> {
+    fn writes(&mut self, offset: u64, data: &Bytes, kept: &mut Kept) -> Result<(), RecordError> {
         let next = offset == self.written.position();
-        self.written.take(offset, data);
+        self.written.take(offset, data, kept);
         match &mut self.upload {
             Some(log) if self.keep && next => log.input(data),
             Some(log) if self.keep => {
@@ -89,7 +93,7 @@ impl OpenFile {
     }
 
     /// Says in the record what moved. `whole` when it was closed.
-    fn end(&mut self, whole: bool) {
+    fn end(&mut self, whole: bool, kept: &mut Kept) {
         let ways = [(&mut self.download, &self.read, false), (&mut self.upload, &self.written, true)];
         for (log, moved, to_server) in ways {
             let Some(mut log) = log.take() else { continue };
@@ -101,13 +105,19 @@ impl OpenFile {
             }
             log.end();
         }
+        self.read.give_up(kept);
+        self.written.give_up(kept);
     }
 }
 
-/// Everything that is open, by the server's handles.
+/// Everything that is open. A handle is known from the reply that gives it to the request that closes it; what it stands for,
+/// until that has been answered.
 #[derive(Default)]
 pub(super) struct Files {
-    open: HashMap<Bytes, Opened>,
+    handles: HashMap<Bytes, Serial>,
+    open: HashMap<Serial, Opened>,
+    next: u64,
+    kept: Kept,
 }
 
 /// One handle.
@@ -118,33 +128,73 @@ pub(super) enum Opened {
     Folder,
 }
 
+/// Data came that belongs to nothing that is open.
+#[derive(Debug)]
+pub(super) struct NotOpen;
+
+/// What became of data.
+pub(super) type Taken = Result<Result<(), RecordError>, NotOpen>;
+
 impl Files {
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }
 
-    pub(super) fn contains(&self, handle: &Bytes) -> bool {
-        self.open.contains_key(handle)
+    /// What a handle stands for, unless it is being closed.
+    pub(super) fn serial(&self, handle: &Bytes) -> Option<Serial> {
+        self.handles.get(handle).copied()
     }
 
-    /// A file by its handle.
-    pub(super) fn file(&mut self, handle: &Bytes) -> Option<&mut OpenFile> {
-        match self.open.get_mut(handle)? {
-            Opened::File(file) => Some(file),
+    /// A file by its handle, unless it is being closed.
+    pub(super) fn file(&mut self, handle: &Bytes) -> Option<(Serial, &mut OpenFile)> {
+        let serial = self.serial(handle)?;
+        match self.open.get_mut(&serial)? {
+            Opened::File(file) => Some((serial, file)),
             Opened::Folder => None,
         }
     }
 
-    fn opened(&mut self, handle: Bytes, what: Opened) {
-        // A server that gives one handle twice has closed the first.
-        if let Some(Opened::File(mut file)) = self.open.insert(handle, what) {
-            file.end(false);
+    /// Nothing more may be asked with this handle.
+    pub(super) fn closing(&mut self, handle: &Bytes) -> Option<Serial> {
+        self.handles.remove(handle)
+    }
+
+    /// Its content changes by other means than what is seen here.
+    pub(super) fn give_up_written(&mut self, serial: Serial) {
+        if let Some(Opened::File(file)) = self.open.get_mut(&serial) {
+            file.written.give_up(&mut self.kept);
         }
     }
 
-    fn closed(&mut self, handle: &Bytes) {
-        if let Some(Opened::File(mut file)) = self.open.remove(handle) {
-            file.end(true);
+    /// Bytes that the client reads.
+    pub(super) fn reads(&mut self, serial: Serial, offset: u64, data: &Bytes) -> Taken {
+        match self.open.get_mut(&serial) {
+            Some(Opened::File(file)) => Ok(file.reads(offset, data, &mut self.kept)),
+            Some(Opened::Folder) | None => Err(NotOpen),
+        }
+    }
+
+    /// Bytes that the client writes.
+    pub(super) fn writes(&mut self, serial: Serial, offset: u64, data: &Bytes) -> Taken {
+        match self.open.get_mut(&serial) {
+            Some(Opened::File(file)) => Ok(file.writes(offset, data, &mut self.kept)),
+            Some(Opened::Folder) | None => Err(NotOpen),
+        }
+    }
+
+    fn opened(&mut self, handle: Bytes, what: Opened) {
+        let serial = Serial(self.next);
+        self.next += 1;
+        self.open.insert(serial, what);
+        // A server that gives a handle twice has closed the first.
+        if let Some(before) = self.handles.insert(handle, serial) {
+            self.closed(before, false);
+        }
+    }
+
+    fn closed(&mut self, serial: Serial, whole: bool) {
+        if let Some(Opened::File(mut file)) = self.open.remove(&serial) {
+            file.end(whole, &mut self.kept);
         }
     }
 
@@ -152,7 +202,7 @@ impl Files {
     pub(super) fn cut(&mut self) {
         for (_, opened) in self.open.drain() {
             if let Opened::File(mut file) = opened {
-                file.end(false);
+                file.end(false, &mut self.kept);
             }
         }
     }
@@ -175,9 +225,9 @@ impl Files {
                 }
                 log.end();
             }
-            Pending::Close(handle) => self.closed(&handle),
-            Pending::Write(handle) => {
-                if let (Some(why), Some(file)) = (refused(), self.file(&handle)) {
+            Pending::Close(serial) => self.closed(serial, true),
+            Pending::Write(serial) => {
+                if let (Some(why), Some(Opened::File(file))) = (refused(), self.open.get_mut(&serial)) {
                     file.failed.get_or_insert(why);
                 }
             }

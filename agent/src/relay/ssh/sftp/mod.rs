@@ -22,6 +22,9 @@ mod up;
 /// Requests that wait for their replies, at most: clients that fetch ahead ask for a whole file at once. Beyond it the client waits.
 const PENDING_MAX: usize = 64 * 1024;
 
+/// Answers of ours that wait to be sent, at most.
+const ANSWERS_MAX: usize = 1024;
+
 /// Files and folders that are open at once on one channel.
 const OPEN_MAX: usize = 1024;
 
@@ -50,6 +53,12 @@ struct State {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no more requests are to be read now.
+    fn is_full(&self) -> bool {
+        let state = self.state();
+        state.pending.len() >= PENDING_MAX || state.answers.len() >= ANSWERS_MAX
     }
 
     /// The client gets this instead of the server's reply.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, server};
 
-use super::files::{OpenFile, Pending};
-use super::{Connection, OPEN_MAX, OWN_ID, Over, PENDING_MAX, Shared, unrecorded};
+use super::files::{NotOpen, OpenFile, Pending, Serial};
+use super::{Connection, OPEN_MAX, OWN_ID, Over, Shared, unrecorded};
 use crate::codec::sftp::{
     Bulk, Direction, ExtendedRequest, InOrder, Outgoing, Packet, Piece, Request, SftpError, Splitter,
     StatusCode, init, realpath, status,
@@ -40,7 +40,7 @@ pub(super) struct Up<'u> {
 /// Where data of the client goes.
 enum Writing {
     /// Into a file, from here on.
-    To(Bytes, u64),
+    To(Serial, u64),
     /// Nowhere: the write was refused.
     Nowhere,
 }
@@ -128,6 +128,7 @@ impl<'u> Up<'u> {
     }
 
     async fn packet(&mut self, packet: Packet, outgoing: &mut Outgoing) -> Result<(), Over> {
+        self.room(outgoing).await?;
         let request = match (Request::parse(&packet), packet.id()) {
             (Ok(Request::Init(_)), _) => {
                 outgoing.pass(&init());
@@ -153,7 +154,6 @@ impl<'u> Up<'u> {
             (Err(error), None) => return Err(self.no_sftp(error)),
         };
         let id = packet.id().unwrap_or_default();
-        self.room(outgoing).await?;
         let course = match self.about_what_is_open(id, &request) {
             Some(course) => course,
             None => self.judged(id, &request, outgoing).await?,
@@ -165,9 +165,9 @@ impl<'u> Up<'u> {
         Ok(())
     }
 
-    /// Waits until one more request may wait for its reply.
+    /// Waits until one more request may wait for its reply, or get one of ours.
     async fn room(&self, outgoing: &mut Outgoing) -> Result<(), Over> {
-        while self.shared.state().pending.len() >= PENDING_MAX {
+        while self.shared.is_full() {
             self.send(outgoing).await?;
             self.shared.settled.notified().await;
         }
@@ -192,29 +192,31 @@ impl<'u> Up<'u> {
         let mut state = self.shared.state();
         let files = &mut state.files;
         let course = match request {
-            Request::Close(handle) => files.contains(handle).then(|| Pending::Close(handle.clone())),
+            // From here on the server may give the same handle to another file.
+            Request::Close(handle) => files.closing(handle).map(Pending::Close),
             Request::Read { handle, offset, .. } => files
                 .file(handle)
-                .filter(|file| file.download.is_some())
-                .map(|_| Pending::Read(handle.clone(), *offset)),
+                .filter(|(_, file)| file.download.is_some())
+                .map(|(serial, _)| Pending::Read(serial, *offset)),
             Request::LookAtHandle(handle) | Request::Extended(ExtendedRequest::Fsync(handle)) => {
-                files.contains(handle).then_some(Pending::Look)
+                files.serial(handle).map(|_| Pending::Look)
             }
             Request::Extended(ExtendedRequest::CopyData { from, to }) => {
-                let readable = files.file(from).is_some_and(|file| file.download.is_some());
-                files.file(to).filter(|file| readable && file.upload.is_some()).map(|file| {
-                    file.written.give_up();
+                let readable = files.file(from).is_some_and(|(_, file)| file.download.is_some());
+                let to = files.file(to).filter(|(_, file)| readable && file.upload.is_some());
+                to.map(|(serial, _)| serial).map(|serial| {
+                    files.give_up_written(serial);
                     Pending::Look
                 })
             }
             Request::Fsetstat { handle, attributes } => {
-                let file = files.file(handle)?;
+                let (serial, file) = files.file(handle)?;
                 if file.upload.is_none() || attributes.sets_id() {
                     return None;
                 }
                 // Cut where it ends anyway, it stays what was seen.
                 if attributes.size.is_some_and(|size| size != file.written.position()) {
-                    file.written.give_up();
+                    files.give_up_written(serial);
                 }
                 Some(Pending::Look)
             }
@@ -234,7 +236,8 @@ impl<'u> Up<'u> {
             | Request::Remove(_)
             | Request::Mkdir { .. }
             | Request::Rename { .. }
-            | Request::Link { .. } => return None,
+            | Request::Symlink { .. }
+            | Request::Hardlink { .. } => return None,
         };
         drop(state);
         Some(match course {
@@ -263,7 +266,7 @@ impl<'u> Up<'u> {
                 return Ok(self.refuse(id, StatusCode::Failure, "too many files are open"));
             }
             if let Request::Fsetstat { handle, attributes } = request {
-                let path = state.files.file(handle).map(|file| file.path.clone());
+                let path = state.files.file(handle).map(|(_, file)| file.path.clone());
                 path.map(|path| setstat_of_open(&path, attributes)).into_iter().collect()
             } else {
                 operations(request, state.home.as_deref())
@@ -336,20 +339,17 @@ impl<'u> Up<'u> {
     /// `SSH_FXP_WRITE`.
     async fn write(&mut self, bulk: &Bulk, outgoing: &mut Outgoing) -> Result<(), Over> {
         self.room(outgoing).await?;
-        let place = self
-            .shared
-            .state()
-            .files
-            .file(&bulk.handle)
-            .filter(|file| file.upload.is_some())
-            .map(|file| if file.appends { file.written.bytes() } else { bulk.offset });
-        let Some(place) = place else {
+        let place =
+            self.shared.state().files.file(&bulk.handle).filter(|(_, file)| file.upload.is_some()).map(
+                |(serial, file)| (serial, if file.appends { file.written.bytes() } else { bulk.offset }),
+            );
+        let Some((serial, place)) = place else {
             self.writing = Writing::Nowhere;
             self.refuse(bulk.id, StatusCode::Failure, "nothing of that handle is open for this");
             return Ok(());
         };
-        self.register(bulk.id, Pending::Write(bulk.handle.clone()))?;
-        self.writing = Writing::To(bulk.handle.clone(), place);
+        self.register(bulk.id, Pending::Write(serial))?;
+        self.writing = Writing::To(serial, place);
         outgoing.pass(&bulk.raw);
         Ok(())
     }
@@ -357,9 +357,12 @@ impl<'u> Up<'u> {
     fn part(&mut self, part: &Bytes, outgoing: &mut Outgoing) -> Result<(), Over> {
         match &mut self.writing {
             Writing::Nowhere => {}
-            Writing::To(handle, offset) => {
-                if let Some(file) = self.shared.state().files.file(handle) {
-                    file.writes(*offset, part).map_err(|error| unrecorded(&error))?;
+            Writing::To(serial, offset) => {
+                let taken = self.shared.state().files.writes(*serial, *offset, part);
+                match taken {
+                    Ok(taken) => taken.map_err(|error| unrecorded(&error))?,
+                    // The server has closed what is being written.
+                    Err(NotOpen) => return Err(Over::NoProtocol),
                 }
                 *offset += part.len() as u64;
                 outgoing.pass(part);

@@ -196,7 +196,7 @@ fn paths_are_placed_where_the_line_stands() {
         last.paths.into_iter().map(|path| path.path).collect::<Vec<_>>()
     };
     assert_eq!(paths("cd /srv/app && cat x"), ["/srv/app/x"]);
-    assert_eq!(paths("cd /srv && cd app && cat ./x ../y /z"), ["/srv/app/x", "/srv/y", "/z"]);
+    assert_eq!(paths("cd /srv && cd app && cat ./x ../y /z"), ["/srv/app/x", "/srv/app/../y", "/z"]);
     // `cd` may have failed.
     assert_eq!(paths("cd /srv/app; cat x"), ["/srv/app/x", "x"]);
     assert_eq!(paths("(cd /srv/app && ls); cat x"), ["x"]);
