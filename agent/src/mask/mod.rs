@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod cell;
 pub mod copy;
 pub mod detect;
+pub mod file;
 pub mod http;
 pub mod method;
 pub mod plan;

@@ -9,6 +9,7 @@ use harness::ssh::SshServer;
 use serde_json::Value;
 
 mod commands;
+mod downloads;
 mod files;
 mod forwards;
 mod hostile;

@@ -14,7 +14,9 @@ mod tests;
 
 pub use in_order::{InOrder, Kept};
 pub use outgoing::Outgoing;
-pub use reply::{HandleReply, Name, Status, StatusCode, init, known_extensions, realpath, status};
+pub use reply::{
+    HandleReply, Name, Status, StatusCode, data, init, known_extensions, read, realpath, status,
+};
 pub use request::{Attributes, ExtendedRequest, OpenFlags, Request};
 
 /// Longest packet, in bytes without its length (OpenSSH's `SFTP_MAX_MSG_LENGTH`).

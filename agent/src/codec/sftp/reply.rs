@@ -171,6 +171,28 @@ pub fn realpath(id: u32, path: &[u8]) -> Bytes {
     framed(&body)
 }
 
+/// An `SSH_FXP_READ` of ours.
+#[must_use]
+pub fn read(id: u32, handle: &[u8], offset: u64, length: u32) -> Bytes {
+    let mut body = BytesMut::new();
+    body.put_u8(kind::READ);
+    body.put_u32(id);
+    put_string(&mut body, handle);
+    body.put_u64(offset);
+    body.put_u32(length);
+    framed(&body)
+}
+
+/// An `SSH_FXP_DATA`.
+#[must_use]
+pub fn data(id: u32, data: &[u8]) -> Bytes {
+    let mut body = BytesMut::with_capacity(data.len() + 9);
+    body.put_u8(kind::DATA);
+    body.put_u32(id);
+    put_string(&mut body, data);
+    framed(&body)
+}
+
 /// An `SSH_FXP_INIT` of the version that is spoken.
 #[must_use]
 pub fn init() -> Bytes {

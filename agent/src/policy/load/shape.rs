@@ -108,6 +108,9 @@ table! {
         optional home: Folder,
         /// Name of a file in the credentials folder: clients must give what is in it as their password.
         optional token: CredentialName,
+        /// true: what detectors find in downloaded files is overwritten with asterisks, whose number says how long it was; rsync
+        /// and git, which send files in other forms, cannot fetch then. false unless written.
+        optional mask_downloads: bool,
     }
 }
 

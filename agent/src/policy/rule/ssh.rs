@@ -70,6 +70,8 @@ pub struct SshRules {
     pub home: Option<String>,
     /// `token =`: name of a credential that clients must give as their password.
     pub token: Option<String>,
+    /// `mask_downloads =`: what detectors find in files is overwritten on the way to the client.
+    pub mask_downloads: bool,
 }
 
 impl Default for SshRules {
@@ -82,6 +84,7 @@ impl Default for SshRules {
             env: env.collect(),
             home: None,
             token: None,
+            mask_downloads: false,
         }
     }
 }

@@ -90,6 +90,14 @@ impl Connection {
         self.relay.http_masks.of_stream(policy, &self.admission)
     }
 
+    /// The masks for files that are downloaded; `None` where there are none, or nothing to mask.
+    pub(super) fn download_masks(&self) -> Result<Option<Arc<BodyMasks>>, NoMasks> {
+        if !self.admission.connection().ssh.mask_downloads {
+            return Ok(None);
+        }
+        self.masks().map(|masks| Some(masks).filter(|masks| !masks.is_empty()))
+    }
+
     /// The client is gone: nobody waits for a decision any more.
     pub(super) fn leave(&self) {
         self.left.send_replace(true);

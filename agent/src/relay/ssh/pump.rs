@@ -22,6 +22,9 @@ use crate::upstream::ssh::WINDOW_BYTES;
 /// (Dropbear's) close the channel once nothing more comes, and then hear of no status.
 const EXIT_STATUS_TIME_MAX: Duration = Duration::from_millis(200);
 
+/// How long output of a command is gathered before it is written to the record: what is watched later is that exact.
+const GATHER_TIME_MAX: Duration = Duration::from_millis(100);
+
 /// The two halves.
 pub(super) struct Join<'j> {
     pub(super) client: ClientChannel,
@@ -109,6 +112,7 @@ pub(super) async fn run(
         stderr: Output::new(masks, client.terminal),
         granted: Granted::default(),
         ended: None,
+        gathered: None,
     };
     let over = tokio::select! {
         over = up => over,
@@ -206,12 +210,15 @@ struct Down<'d> {
     granted: Granted,
     /// Nothing more comes; when the client is told so at the latest.
     ended: Option<Instant>,
+    /// When what is gathered for the record is written at the latest.
+    gathered: Option<Instant>,
 }
 
 impl Down<'_> {
     async fn run(&mut self, from_server: &mut ChannelReadHalf) -> Over {
         loop {
-            let due = [self.stdout.due, self.stderr.due, self.ended].into_iter().flatten().min();
+            let due =
+                [self.stdout.due, self.stderr.due, self.ended, self.gathered].into_iter().flatten().min();
             let message = match due {
                 None => from_server.wait().await,
                 Some(due) if due > Instant::now() => {
@@ -323,6 +330,7 @@ impl Down<'_> {
         let (stdout, stderr) = (self.stdout.relent(now), self.stderr.relent(now));
         self.show(StreamName::Stdout, stdout).await?;
         self.show(StreamName::Stderr, stderr).await?;
+        self.gathered = None;
         recorded(self.log, OperationLog::pause)
     }
 
@@ -333,11 +341,12 @@ impl Down<'_> {
         self.show(StreamName::Stderr, stderr).await
     }
 
-    async fn show(&self, stream: StreamName, data: Bytes) -> Result<(), Over> {
+    async fn show(&mut self, stream: StreamName, data: Bytes) -> Result<(), Over> {
         if data.is_empty() {
             return Ok(());
         }
         recorded(self.log, |log| log.chunk(stream, &data))?;
+        self.gathered.get_or_insert_with(|| Instant::now() + GATHER_TIME_MAX);
         let sent = match stream {
             StreamName::Stderr => self.to_client.extended_data_bytes(STDERR, data).await,
             StreamName::Stdout | StreamName::Stdin | StreamName::Resize => {

@@ -144,7 +144,8 @@ async fn permitted(
     operation: &SshOperation,
     client: &mut ClientChannel,
 ) -> Result<Permit, Refused> {
-    if let Err(denial) = possible(connection, asked, operation) {
+    if let Err(denial) = possible(connection, asked, operation).and_then(|()| maskable(connection, operation))
+    {
         hold::refused(connection, number, operation, &denial);
         return Err(Refused::Told(Refusal::denied(&denial)));
     }
@@ -219,6 +220,33 @@ fn possible(connection: &Connection, asked: &Asked, operation: &SshOperation) ->
             Err(Denial::new(Side::Client, "a subsystem has no place on a terminal", "leave out -t"))
         }
         What::Exec(_) | What::Shell | What::Subsystem(_) => Ok(()),
+    }
+}
+
+/// Where downloads are masked, files that come in a form that nobody here reads do not come.
+fn maskable(connection: &Connection, operation: &SshOperation) -> Result<(), Denial> {
+    let transfer = operation.command_line.as_ref().and_then(|line| line.transfer.as_ref());
+    let masked = !matches!(connection.download_masks(), Ok(None));
+    match transfer {
+        Some(
+            Transfer::Rsync { sender: true, .. }
+            | Transfer::GitUploadPack { .. }
+            | Transfer::GitUploadArchive { .. },
+        ) if masked => Err(Denial::new(
+            Side::Policy,
+            "downloads are masked on this connection, and what rsync and git send cannot be",
+            "use scp or sftp",
+        )),
+        Some(
+            Transfer::Rsync { .. }
+            | Transfer::GitUploadPack { .. }
+            | Transfer::GitUploadArchive { .. }
+            | Transfer::GitReceivePack { .. }
+            | Transfer::ScpSource { .. }
+            | Transfer::ScpSink { .. }
+            | Transfer::SftpServer,
+        )
+        | None => Ok(()),
     }
 }
 

@@ -20,6 +20,7 @@ pub(super) fn rules(table: Option<SshTable>) -> SshRules {
         env: table.env.map_or(default.env, |env| list(Some(env), |glob| glob.0)),
         home: value(table.home).map(|folder| folder.0),
         token: value(table.token).map(|name| name.0),
+        mask_downloads: value(table.mask_downloads).unwrap_or(default.mask_downloads),
     }
 }
 

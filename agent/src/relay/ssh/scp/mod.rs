@@ -14,6 +14,8 @@ use super::refusal::Refusal;
 use super::session_channel::Notice;
 use crate::codec::scp::{Entry, Failure, Message, Reply};
 use crate::codec::sftp::InOrder;
+use crate::mask::file::FileMasker;
+use crate::mask::http::BodyMasks;
 use crate::record::RecordError;
 use crate::record::stream::FileOutcome;
 use crate::request::ssh::SshOperation;
@@ -35,10 +37,15 @@ pub(super) async fn run(
     let Join { mut client, from_server, to_server, .. } = join;
     let parked = std::mem::take(&mut client.parked);
     let log = Mutex::new(log);
+    let Ok(masks) = connection.download_masks() else {
+        drop(to_server.close().await);
+        cut(&client, &log, "the masks of this connection cannot be applied; ask the operator").await;
+        return drop(client.to.close().await);
+    };
     let over = {
         let from_client = (&mut client.from, &client.to);
         let peers = Peers::new(places.way(), from_client, (from_server, &to_server), &log, parked);
-        Copy { connection, peers, places, times: None, broken: false }.run().await
+        Copy { connection, peers, places, masks, times: None, broken: false }.run().await
     };
     match over {
         Over::Client => drop(to_server.close().await),
@@ -66,6 +73,8 @@ struct Copy<'c, 'l> {
     connection: &'c Arc<Connection>,
     peers: Peers<'c, 'l>,
     places: Places,
+    /// What is overwritten in files that the client gets.
+    masks: Option<Arc<BodyMasks>>,
     /// Times for the next file, which the sink has not been told.
     times: Option<Message>,
     /// The server has refused a file whose content it had. Some programs answer twice then, and nobody could tell which answer
@@ -79,9 +88,19 @@ struct Moving {
     way: Way,
     seen: InOrder,
     keep: bool,
+    masker: Option<FileMasker>,
 }
 
 impl Moving {
+    /// The file as it goes on, masked; `None` is its end.
+    fn shown(&mut self, data: Option<Bytes>) -> Bytes {
+        match (&mut self.masker, data) {
+            (Some(masker), Some(data)) => masker.push(&data),
+            (Some(masker), None) => masker.finish(),
+            (None, data) => data.unwrap_or_default(),
+        }
+    }
+
     fn take(&mut self, data: &Bytes) -> Result<(), RecordError> {
         self.seen.append(data);
         match (self.keep, self.way) {
@@ -94,6 +113,9 @@ impl Moving {
     fn end(mut self, failed: Option<String>) {
         let file = FileOutcome { size: self.seen.bytes(), sha256: self.seen.sha256() };
         self.log.file(self.way == Way::Upload, file);
+        if let Some(masker) = &self.masker {
+            self.log.masked(masker.counts());
+        }
         match failed {
             Some(why) => self.log.failed(&why),
             None => self.log.done(),
@@ -206,9 +228,11 @@ impl Copy<'_, '_> {
         while left > 0 {
             let Some(data) = self.peers.data(left).await? else { return Err(self.short(moving)) };
             left -= data.len() as u64;
-            moving.take(&data).map_err(|error| unrecorded(&error))?;
-            self.peers.tell(Peer::Sink, data).await?;
+            let shown = moving.shown(Some(data));
+            self.content(&mut moving, shown).await?;
         }
+        let rest = moving.shown(None);
+        self.content(&mut moving, rest).await?;
         // The source says whether what it sent is what it had.
         let Some(word) = self.peers.reply(Peer::Source).await? else { return Err(self.short(moving)) };
         self.peers.tell(Peer::Sink, word.encode()).await?;
@@ -223,6 +247,14 @@ impl Copy<'_, '_> {
             (Reply::Done, None) => Some("the channel ended before the file was acknowledged".to_owned()),
         });
         Ok(())
+    }
+
+    async fn content(&self, moving: &mut Moving, data: Bytes) -> Result<(), Over> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        moving.take(&data).map_err(|error| unrecorded(&error))?;
+        self.peers.tell(Peer::Sink, data).await
     }
 
     /// The source has ended within a file.
@@ -303,7 +335,11 @@ impl Copy<'_, '_> {
         if let Some(masks) = &masks {
             log.keep_file(masks);
         }
-        Moving { log, way: self.peers.way, seen: InOrder::default(), keep: masks.is_some() }
+        let masker = match self.peers.way {
+            Way::Upload => None,
+            Way::Download => self.masks.clone().map(FileMasker::new),
+        };
+        Moving { log, way: self.peers.way, seen: InOrder::default(), keep: masks.is_some(), masker }
     }
 }
 

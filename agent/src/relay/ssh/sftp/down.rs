@@ -6,6 +6,7 @@ use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, server};
 
 use super::files::{NotOpen, Pending, Serial, answers};
+use super::window::{Window, reply};
 use super::{Connection, OWN_ID, Over, Shared, unrecorded};
 use crate::codec::sftp::{
     Bulk, Direction, Outgoing, Packet, Piece, SftpError, Splitter, kind, known_extensions,
@@ -25,8 +26,18 @@ pub(super) struct Down<'d> {
     granted: Granted,
     /// The reply to our own request has not come.
     asking: bool,
-    /// The file whose data is coming, and where its next byte belongs.
-    reading: Option<(Serial, u64)>,
+    /// What data is coming.
+    reading: Reading,
+}
+
+/// What data is coming.
+enum Reading {
+    /// None.
+    Nothing,
+    /// Of a file, from here on.
+    Of(Serial, u64),
+    /// The same, to be looked at before the client gets it.
+    Masked(u32, Serial, Box<Window>),
 }
 
 impl<'d> Down<'d> {
@@ -48,7 +59,7 @@ impl<'d> Down<'d> {
             splitter: Splitter::new(Direction::ToClient),
             granted: Granted::default(),
             asking: true,
-            reading: None,
+            reading: Reading::Nothing,
         }
     }
 
@@ -109,14 +120,8 @@ impl<'d> Down<'d> {
                         outgoing.pass(&passed);
                     }
                 }
-                Some(Piece::Bulk(bulk)) => {
-                    self.bulk(&bulk)?;
-                    outgoing.pass(&bulk.raw);
-                }
-                Some(Piece::Part(part)) => {
-                    self.part(&part)?;
-                    outgoing.pass(&part);
-                }
+                Some(Piece::Bulk(bulk)) => self.bulk(&bulk, &mut outgoing)?,
+                Some(Piece::Part(part)) => self.part(&part, &mut outgoing)?,
             }
         }
         for bytes in outgoing.take() {
@@ -141,9 +146,14 @@ impl<'d> Down<'d> {
         Ok((!own).then_some(packet.raw))
     }
 
-    fn bulk(&mut self, bulk: &Bulk) -> Result<(), Over> {
+    fn bulk(&mut self, bulk: &Bulk, outgoing: &mut Outgoing) -> Result<(), Over> {
         self.reading = match self.pending(Some(bulk.id), kind::DATA)? {
-            Pending::Read(serial, offset) => Some((serial, offset)),
+            Pending::Read(serial, offset) => Reading::Of(serial, offset),
+            Pending::ReadMasked(serial, window) if window.allows(bulk.length) => {
+                self.reading = Reading::Masked(bulk.id, serial, window);
+                return self.whole(outgoing);
+            }
+            Pending::ReadMasked(..) => return Err(self.strange("more data than was asked for")),
             // `answers` has let nothing else through.
             Pending::Open(_)
             | Pending::Opendir(_)
@@ -151,21 +161,53 @@ impl<'d> Down<'d> {
             | Pending::Write(_)
             | Pending::Change(_)
             | Pending::Home
-            | Pending::Look => None,
+            | Pending::Look => Reading::Nothing,
         };
+        outgoing.pass(&bulk.raw);
         Ok(())
     }
 
-    fn part(&mut self, part: &Bytes) -> Result<(), Over> {
-        // Whose data it is, is always known: else it would be nobody's in the record.
-        let Some((serial, offset)) = &mut self.reading else { return Err(Over::NoProtocol) };
-        let taken = self.shared.state().files.reads(*serial, *offset, part);
-        match taken {
-            Ok(taken) => taken.map_err(|error| unrecorded(&error))?,
-            Err(NotOpen) => return Err(self.strange("data of a file that is closed")),
+    fn part(&mut self, part: &Bytes, outgoing: &mut Outgoing) -> Result<(), Over> {
+        match &mut self.reading {
+            // Whose data it is, is always known: else it would be nobody's in the record.
+            Reading::Nothing => Err(self.strange("data that nobody asked for")),
+            Reading::Of(serial, offset) => {
+                let (serial, at) = (*serial, *offset);
+                *offset += part.len() as u64;
+                self.taken(serial, at, part)?;
+                outgoing.pass(part);
+                Ok(())
+            }
+            Reading::Masked(_, _, window) => {
+                window.take(part);
+                self.whole(outgoing)
+            }
         }
-        *offset += part.len() as u64;
+    }
+
+    /// Gives the client what it asked for once all that is around it is there.
+    fn whole(&mut self, outgoing: &mut Outgoing) -> Result<(), Over> {
+        if self.splitter.data_left() > 0 {
+            return Ok(());
+        }
+        let Reading::Masked(id, serial, window) = std::mem::replace(&mut self.reading, Reading::Nothing)
+        else {
+            return Ok(());
+        };
+        let Some(masks) = &self.shared.masks else { return Ok(()) };
+        let (offset, shown, counts) = window.finish(masks);
+        self.taken(serial, offset, &shown)?;
+        self.shared.state().files.masked(serial, &counts);
+        outgoing.pass(&reply(id, &shown));
         Ok(())
+    }
+
+    fn taken(&self, serial: Serial, offset: u64, data: &Bytes) -> Result<(), Over> {
+        let taken = self.shared.state().files.reads(serial, offset, data);
+        match taken {
+            Ok(taken) => taken.map_err(|error| unrecorded(&error)),
+            Err(NotOpen) => Err(self.strange("data of a file that is closed")),
+        }
     }
 
     /// What a reply answers.

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::super::log::OperationLog;
+use super::window::Window;
 use crate::codec::sftp::{HandleReply, InOrder, Kept, Name, Packet, Status, StatusCode, kind};
+use crate::mask::http::Counts;
 use crate::record::RecordError;
 use crate::record::stream::FileOutcome;
 
@@ -19,6 +21,8 @@ pub(super) enum Pending {
     Close(Serial),
     /// A file is read, from here on.
     Read(Serial, u64),
+    /// The same, of a file in which something may have to be overwritten.
+    ReadMasked(Serial, Box<Window>),
     /// A file is written.
     Write(Serial),
     /// Something that a status answers.
@@ -174,6 +178,15 @@ impl Files {
         }
     }
 
+    /// What was overwritten in it.
+    pub(super) fn masked(&mut self, serial: Serial, counts: &Counts) {
+        if let Some(Opened::File(file)) = self.open.get_mut(&serial)
+            && let Some(log) = &mut file.download
+        {
+            log.masked(counts);
+        }
+    }
+
     /// Bytes that the client writes.
     pub(super) fn writes(&mut self, serial: Serial, offset: u64, data: &Bytes) -> Taken {
         match self.open.get_mut(&serial) {
@@ -241,7 +254,7 @@ impl Files {
             Pending::Home => {
                 return Name::parse(reply).map(|name| String::from_utf8_lossy(&name.0).into_owned());
             }
-            Pending::Read(..) | Pending::Look => {}
+            Pending::Read(..) | Pending::ReadMasked(..) | Pending::Look => {}
         }
         None
     }
@@ -273,7 +286,7 @@ fn told(status: Status) -> String {
 pub(super) fn answers(pending: &Pending, reply: u8) -> bool {
     match pending {
         Pending::Open(_) | Pending::Opendir(_) => matches!(reply, kind::HANDLE | kind::STATUS),
-        Pending::Read(..) => matches!(reply, kind::DATA | kind::STATUS),
+        Pending::Read(..) | Pending::ReadMasked(..) => matches!(reply, kind::DATA | kind::STATUS),
         Pending::Close(_) | Pending::Write(_) | Pending::Change(_) => reply == kind::STATUS,
         Pending::Home => matches!(reply, kind::NAME | kind::STATUS),
         Pending::Look => matches!(reply, kind::STATUS | kind::NAME | kind::ATTRS | kind::EXTENDED_REPLY),

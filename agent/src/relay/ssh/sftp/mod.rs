@@ -12,12 +12,14 @@ use tokio::sync::Notify;
 use super::connection::Connection;
 use super::log::OperationLog;
 use super::pump::{Join, Over, cut};
+use crate::mask::http::BodyMasks;
 use crate::record::RecordError;
 use files::{Files, Pending};
 
 mod down;
 mod files;
 mod up;
+mod window;
 
 /// Requests that wait for their replies, at most: clients that fetch ahead ask for a whole file at once. Beyond it the client waits.
 const PENDING_MAX: usize = 64 * 1024;
@@ -33,6 +35,8 @@ const OWN_ID: u32 = u32::MAX;
 
 /// What both directions know.
 struct Shared {
+    /// What is overwritten in files that the client reads.
+    masks: Option<Arc<BodyMasks>>,
     state: Mutex<State>,
     /// An answer of ours is to be sent.
     answered: Notify,
@@ -77,7 +81,13 @@ fn unrecorded(error: &RecordError) -> Over {
 /// Moves everything until the channel is closed.
 pub(super) async fn run(connection: &Arc<Connection>, join: Join<'_>, log: &mut OperationLog) {
     let Join { mut client, from_server, to_server, .. } = join;
-    let shared = Shared { state: Mutex::default(), answered: Notify::new(), settled: Notify::new() };
+    let Ok(masks) = connection.download_masks() else {
+        let log = Mutex::new(log);
+        drop(to_server.close().await);
+        cut(&client, &log, "the masks of this connection cannot be applied; ask the operator").await;
+        return drop(client.to.close().await);
+    };
+    let shared = Shared { masks, state: Mutex::default(), answered: Notify::new(), settled: Notify::new() };
     let parked = std::mem::take(&mut client.parked);
     let log = Mutex::new(log);
     let over = {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client, server};
 
 use super::files::{NotOpen, OpenFile, Pending, Serial};
+use super::window::Window;
 use super::{Connection, OPEN_MAX, OWN_ID, Over, Shared, unrecorded};
 use crate::codec::sftp::{
     Bulk, Direction, ExtendedRequest, InOrder, Outgoing, Packet, Piece, Request, SftpError, Splitter,
@@ -49,6 +50,8 @@ enum Writing {
 enum Course {
     /// It is sent on, and its reply will say more.
     On(Pending),
+    /// This is sent instead of it.
+    Instead(Pending, Bytes),
     /// It got its answer from us.
     Answered,
 }
@@ -158,9 +161,16 @@ impl<'u> Up<'u> {
             Some(course) => course,
             None => self.judged(id, &request, outgoing).await?,
         };
-        if let Course::On(pending) = course {
-            self.register(id, pending)?;
-            outgoing.pass(&packet.raw);
+        match course {
+            Course::On(pending) => {
+                self.register(id, pending)?;
+                outgoing.pass(&packet.raw);
+            }
+            Course::Instead(pending, request) => {
+                self.register(id, pending)?;
+                outgoing.pass(&request);
+            }
+            Course::Answered => {}
         }
         Ok(())
     }
@@ -194,6 +204,14 @@ impl<'u> Up<'u> {
         let course = match request {
             // From here on the server may give the same handle to another file.
             Request::Close(handle) => files.closing(handle).map(Pending::Close),
+            Request::Read { handle, offset, length } if self.shared.masks.is_some() => {
+                let serial = files.file(handle).filter(|(_, file)| file.download.is_some());
+                let serial = serial.map(|(serial, _)| serial);
+                drop(state);
+                let Some(serial) = serial else { return Some(self.not_open(id)) };
+                let (window, request) = Window::of(id, handle, *offset, *length);
+                return Some(Course::Instead(Pending::ReadMasked(serial, Box::new(window)), request));
+            }
             Request::Read { handle, offset, .. } => files
                 .file(handle)
                 .filter(|(_, file)| file.download.is_some())
@@ -242,8 +260,12 @@ impl<'u> Up<'u> {
         drop(state);
         Some(match course {
             Some(pending) => Course::On(pending),
-            None => self.refuse(id, StatusCode::Failure, "nothing of that handle is open for this"),
+            None => self.not_open(id),
         })
+    }
+
+    fn not_open(&self, id: u32) -> Course {
+        self.refuse(id, StatusCode::Failure, "nothing of that handle is open for this")
     }
 
     /// Waits until the server has said where relative paths begin.
@@ -273,7 +295,7 @@ impl<'u> Up<'u> {
             }
         };
         if operations.is_empty() {
-            return Ok(self.refuse(id, StatusCode::Failure, "nothing of that handle is open for this"));
+            return Ok(self.not_open(id));
         }
         // What was asked before does not wait for somebody to decide this.
         self.send(outgoing).await?;
