@@ -182,12 +182,15 @@ fn statements(walk: &mut Walk, program: &str, texts: &[String], argv: &[Option<S
                     || (*known == "\\d" && word.starts_with("\\d"))
                     || (*known == "\\l" && word == "\\l+")
             });
-            if !looks || line.contains('|') || line.matches('\\').count() > 1 {
+            // A backquoted word is run, and `\s FILE` writes.
+            let runs = line.contains(['|', '`']) || line.matches('\\').count() > 1;
+            if !looks || runs || (word == "\\s" && line.trim() != word) {
                 effect = Effect::Unknown;
                 reason = Some("a command of the client".to_owned());
             }
         }
         let sql = sql.join("\n");
+        let sql = if program == "psql" { sql } else { without_looks(program, sql) };
         // `SELECT … \g |sh`, `\gexec`: a backslash outside a literal begins a command of the client.
         if program == "psql" && sql.contains('\\') {
             effect = Effect::Unknown;
@@ -230,6 +233,30 @@ fn statements(walk: &mut Walk, program: &str, texts: &[String], argv: &[Option<S
     if let Some(command) = walk.commands.last_mut() {
         command.statements = found;
     }
+}
+
+/// Dot-commands of sqlite3 that only look (its documentation, section 3).
+const LOOKING_DOTS: [&str; 8] =
+    [".tables", ".schema", ".indexes", ".indices", ".databases", ".dbinfo", ".version", ".fullschema"];
+
+/// A text of MySQL without its `SHOW` statements, or of SQLite without dot-commands that look: both only look, and no other
+/// database knows them. Only of texts in which nothing is quoted in a way of their own.
+fn without_looks(program: &str, sql: String) -> String {
+    let word = |text: &str| text.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
+    if program == "sqlite3" {
+        let plain = !sql.contains(['|', '`', ';', '\n', '\\']);
+        return if plain && LOOKING_DOTS.contains(&word(&sql).as_str()) { String::new() } else { sql };
+    }
+    let plain = sql.replace("\\G", ";");
+    if plain.contains("/*") || plain.contains("--") || plain.contains(['\\', '#', '"', '`', '$', '\n']) {
+        return sql;
+    }
+    let parts: Vec<&str> = plain.split(';').collect();
+    if parts.iter().any(|part| part.matches('\'').count() % 2 != 0) {
+        return sql;
+    }
+    let rest: Vec<&str> = parts.into_iter().filter(|part| word(part) != "show").collect();
+    rest.join(";")
 }
 
 /// Functions that mean the same in every database.

@@ -68,9 +68,19 @@ pub(super) fn ssh(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<
 pub(super) fn container(walk: &mut Walk, program: &str, arguments: &[Option<String>], stdin: &Stdin) -> bool {
     let at = arguments.iter().position(|word| word.as_deref() == Some("exec"));
     let before = arguments.get(..at.unwrap_or(0)).unwrap_or_default();
-    let plain = before
-        .iter()
-        .all(|word| word.as_deref().is_some_and(|word| word == "compose" || word == "container"));
+    // Of compose, files and names of the project say which container it is.
+    let globals = Options::new(
+        "",
+        "fp",
+        &[],
+        &["--file", "--project-name", "--env-file", "--project-directory", "--profile"],
+    );
+    let (skip, rest) = match before.split_first() {
+        Some((Some(first), rest)) if first == "compose" || first == "container" => (globals.skip(rest), rest),
+        Some(_) if program != "docker-compose" => (None, before),
+        Some(_) | None => (globals.skip(before), before),
+    };
+    let plain = skip == Some(rest.len());
     let (Some(at), true) = (at, plain) else { return false };
     let options = Options::new(
         "ditT",

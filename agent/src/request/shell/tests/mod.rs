@@ -35,6 +35,7 @@ fn ordinary_lines_have_their_effect() {
 #[test]
 fn lines_that_nobody_had_in_mind_have_their_effect() {
     hold_to(&corpus(include_str!("field.txt")));
+    hold_to(&corpus(include_str!("wide.txt")));
 }
 
 /// None is judged below what it is, and at most one in twenty of the harmless above.
