@@ -69,7 +69,19 @@ fn nothing_unmasked_is_on_record() {
     let out = child.wait_with_output().unwrap();
     assert!(String::from_utf8_lossy(&out.stdout).contains("planted@example.com"), "files pass as they are");
     let events = serde_json::to_string(&last_session(&daemon)).unwrap();
-    assert!(!events.contains("planted@") && events.contains("left_out"), "{events}");
+    assert!(!events.contains("planted@") && events.contains("sha256"), "{events}");
+}
+
+#[test]
+fn output_is_on_record_when_it_came() {
+    let daemon = daemon(ALLOW);
+    assert_eq!(ssh(&daemon, "echo one; sleep 1; echo two").code, 0);
+    let events = last_session(&daemon);
+    let at = |text: &str| {
+        let event = events.iter().find(|event| event["event"] == "stream" && event["bytes"] == text);
+        event.unwrap_or_else(|| panic!("{text:?} {events:?}"))["wall_ns"].as_u64().unwrap()
+    };
+    assert!(at("two\n") - at("one\n") > 500_000_000, "{events:?}");
 }
 
 #[test]

@@ -88,6 +88,9 @@ struct Raise {
     any: Vec<String>,
     effect: Effect,
     kind: Option<String>,
+    /// Programs that take these options before their subcommand alone, and refuse them after it.
+    #[serde(default)]
+    only_before_in: Vec<String>,
 }
 
 /// A subcommand: its effect alone, or more.
@@ -163,7 +166,7 @@ pub(super) fn look_up(program: &str, arguments: &[Option<String>]) -> Option<Kno
         known.reason = Some(DYNAMIC);
     }
     if words.could_be_options
-        && let Some(worst) = rule.worst()
+        && let Some(worst) = rule.worst(program)
     {
         // What only the running shell knows could be any of these options.
         if worst > known.effect {
@@ -176,8 +179,9 @@ pub(super) fn look_up(program: &str, arguments: &[Option<String>]) -> Option<Kno
 
 impl Rule {
     /// The farthest that an option makes it reach.
-    fn worst(&self) -> Option<Effect> {
-        let options = self.raise.iter().map(|raise| raise.effect);
+    fn worst(&self, program: &str) -> Option<Effect> {
+        let anywhere = |raise: &&Raise| !raise.only_before_in.iter().any(|known| known == program);
+        let options = self.raise.iter().filter(anywhere).map(|raise| raise.effect);
         options.chain((!self.writes.is_empty()).then_some(Effect::Write)).max()
     }
 
@@ -270,6 +274,11 @@ impl Rule {
                 }
                 for raise in &more.raise {
                     raise.apply(words, known);
+                    // What only the running shell knows could be this option.
+                    if words.could_be_options && raise.effect > known.effect {
+                        known.effect = raise.effect;
+                        known.reason = Some(DYNAMIC);
+                    }
                 }
             }
         }
