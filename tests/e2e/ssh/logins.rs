@@ -126,3 +126,74 @@ fn a_token_is_asked_for_where_the_policy_says_so() {
     }
     assert!(!daemon.log().contains("sesame"));
 }
+
+/// The kernel says whose a connection is, so each way to log in is taken.
+#[test]
+fn clients_log_in_by_whatever_they_try_first() {
+    const SCRIPT: &str = "import paramiko, sys\n\
+        host, port = sys.argv[1], int(sys.argv[2])\n\
+        ways = {\n\
+        'none': lambda t: t.auth_none('agent'),\n\
+        'password': lambda t: t.auth_password('agent', 'anything'),\n\
+        'keyboard-interactive': lambda t: t.auth_interactive('agent', lambda title, text, asked: ['x' for _ in asked]),\n\
+        'ecdsa key': lambda t: t.auth_publickey('agent', paramiko.ECDSAKey.generate()),\n\
+        'rsa key': lambda t: t.auth_publickey('agent', paramiko.RSAKey.generate(2048)),\n\
+        }\n\
+        for name, way in ways.items():\n\
+        \x20   transport = paramiko.Transport((host, port)); transport.connect(); way(transport)\n\
+        \x20   channel = transport.open_session(); channel.exec_command('echo here')\n\
+        \x20   print(name, channel.makefile().read().decode().strip()); transport.close()\n";
+    let daemon = super::daemon(ALLOW);
+    let mut run = harness::agent::under(&daemon, process::NOBODY, "shop").unwrap();
+    run.arg(process::python()).args(["-c", SCRIPT]);
+    run.args([server().at().ip().to_string(), server().at().port().to_string()]);
+    let seen = process::finish(&mut run).unwrap();
+    let expected = "none here\npassword here\nkeyboard-interactive here\necdsa key here\nrsa key here\n";
+    assert_eq!(seen.stdout, expected, "{}\n{}", seen.stderr, daemon.log());
+}
+
+/// A server that takes nothing but a password: asyncssh's.
+#[test]
+fn a_password_of_ours_logs_in() {
+    const SERVER: &str = "import asyncio, asyncssh, sys\n\
+        class Server(asyncssh.SSHServer):\n\
+        \x20   def begin_auth(self, user): return True\n\
+        \x20   def password_auth_supported(self): return True\n\
+        \x20   def validate_password(self, user, password): return (user, password) == ('root', 'upstream secret')\n\
+        async def handle(process):\n\
+        \x20   process.stdout.write('ran ' + process.command + '\\n'); process.exit(7)\n\
+        async def main():\n\
+        \x20   await asyncssh.create_server(Server, sys.argv[1], int(sys.argv[2]), server_host_keys=[sys.argv[3]], process_factory=handle)\n\
+        \x20   await asyncio.Future()\n\
+        asyncio.run(main())\n";
+    let at = std::net::SocketAddrV4::new(*server().at().ip(), 2299);
+    let key = server().file("host_ed25519");
+    let mut asyncssh = Command::new(process::python());
+    asyncssh.args(["-c", SERVER, &at.ip().to_string(), &at.port().to_string()]).arg(&key);
+    let _server = Owned::spawn(asyncssh.stdout(Stdio::null()).stderr(Stdio::null())).unwrap();
+    wait::until(Duration::from_secs(20), || std::net::TcpStream::connect(at).map(drop));
+    let upstream =
+        format!("credential = \"its-password\", auth = \"password\", address = \"{at}\", {}", host_keys());
+    let mut daemon = Daemon::prepare(&[("shop", &server().policy_with(&upstream, "", ALLOW))]).unwrap();
+    daemon.credential("its-password", "upstream secret\n").unwrap();
+    daemon.launch().unwrap();
+    let seen = ssh(&daemon, "ls -la");
+    assert_eq!((seen.code, seen.stdout.as_str()), (7, "ran ls -la\n"), "{}\n{}", seen.stderr, daemon.log());
+    let events = last_session(&daemon);
+    assert!(events.iter().any(|event| event.to_string().contains("by password")), "{events:?}");
+    let all = format!("{}{}{events:?}", daemon.log(), seen.stderr);
+    assert!(!all.contains("upstream secret"), "{all}");
+}
+
+#[test]
+fn what_is_compressed_arrives() {
+    let daemon = super::daemon(ALLOW);
+    let run = |options: &[&str]| {
+        let mut run = server().ssh(&daemon, options, &["seq 1 200000 | sha256sum; seq 1 200000"]).unwrap();
+        process::finish(&mut run).unwrap()
+    };
+    let (plain, compressed) = (run(&[]), run(&["-C", "-v"]));
+    assert_eq!((plain.code, compressed.code), (0, 0), "{}", compressed.stderr);
+    assert!(plain.stdout == compressed.stdout && plain.stdout.len() > 1_000_000);
+    assert!(compressed.stderr.contains("Enabling compression"), "{}", compressed.stderr);
+}

@@ -228,6 +228,14 @@ fn dropbear_is_a_server_like_any_other() {
         assert!(seen.stdout.contains("terminal"), "{}\n{}", seen.stdout, daemon.log());
         let seen = run(&[], "head -c 20000000 /dev/zero | tr '\\0' x");
         assert_eq!(seen.stdout.len(), 20_000_000, "{}", daemon.log());
+        let (local, remote) = (folder.join(format!("{kind}-local")), folder.join(format!("{kind}-remote")));
+        fs::write(&local, kind.repeat(100_000)).unwrap();
+        let mut scp = agent::under(&daemon, NOBODY, "shop").unwrap();
+        scp.arg("scp").args(SshServer::options(&daemon).unwrap()).args(["-O", "-P", &port]).arg(&local);
+        scp.arg(format!("agent@{}:{}", dropbear.at.ip(), remote.display()));
+        let seen = process::finish(&mut scp).unwrap();
+        assert_eq!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
+        assert!(fs::read(&remote).unwrap() == fs::read(&local).unwrap());
     }
 }
 
