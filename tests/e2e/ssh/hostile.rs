@@ -185,3 +185,27 @@ fn noise_on_a_terminal_passes_as_it_is() {
     assert!(out.stdout.len() > 1_990_000, "{}", out.stdout.len());
     goes_on(&daemon);
 }
+
+#[test]
+fn a_client_that_vanishes_while_keys_are_exchanged_is_gone() {
+    let daemon = daemon(ALLOW);
+    for when in ["", "time.sleep(0.02)\n"] {
+        let script = format!(
+            "{PARAMIKO}\
+             channel = transport.open_session()\n\
+             channel.exec_command('cat /dev/zero')\n\
+             channel.recv(100000)\n\
+             transport._send_kex_init()\n\
+             {when}\
+             transport.sock.close()\n\
+             print('gone')\n"
+        );
+        let seen = python(&daemon, &script);
+        assert_eq!(seen.stdout, "gone\n", "{}\n{}", seen.stderr, daemon.log());
+        let events = last_session(&daemon);
+        assert_eq!(events.last().unwrap()["event"], "session_closed", "{events:?}");
+        let outcome = events.iter().find(|event| event["event"] == "outcome").unwrap();
+        assert_eq!(outcome["operation"], 1, "{outcome}");
+    }
+    goes_on(&daemon);
+}
