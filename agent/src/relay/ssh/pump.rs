@@ -119,22 +119,33 @@ pub(super) async fn run(
         over = down.run(&mut from_server) => over,
     };
     down.account();
-    // One closed channel closes the other: a client that is gone takes its command with it, as at a server.
-    match over {
-        Over::Client => drop(to_server.close().await),
-        Over::Server => {
-            if connection.lost_server() {
-                cut(&client, &log, "the connection to the server was lost").await;
-            }
-            drop(client.to.close().await);
-        }
-        // What passes here is no protocol that could be left.
-        Over::Unrecorded | Over::NoProtocol => {
-            drop(to_server.close().await);
-            cut(&client, &log, "this cannot be recorded any more, so it ends here").await;
-            drop(client.to.close().await);
-        }
+    ended(over, connection, &client, &to_server, &log, "this is no protocol").await;
+}
+
+/// One closed channel closes the other: a client that is gone takes its command with it, as at a server. `strange` is what the
+/// client is told when one side did not speak what the channel is for.
+pub(super) async fn ended(
+    over: Over,
+    connection: &Connection,
+    client: &ClientChannel,
+    to_server: &ChannelWriteHalf<client::Msg>,
+    log: &Log<'_>,
+    strange: &str,
+) {
+    let why = match over {
+        Over::Client => return drop(to_server.close().await),
+        Over::Server if connection.lost_server() => Some("the connection to the server was lost"),
+        Over::Server => None,
+        Over::Unrecorded => Some("this cannot be recorded any more, so it ends here"),
+        Over::NoProtocol => Some(strange),
+    };
+    if over != Over::Server {
+        drop(to_server.close().await);
     }
+    if let Some(why) = why {
+        cut(client, log, why).await;
+    }
+    drop(client.to.close().await);
 }
 
 /// Tells the client that what runs does not come to its own end.

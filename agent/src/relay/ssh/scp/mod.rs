@@ -9,7 +9,7 @@ use super::asked::Asked;
 use super::connection::Connection;
 use super::hold;
 use super::log::OperationLog;
-use super::pump::{Join, Over, cut};
+use super::pump::{Join, Over, cut, ended};
 use super::refusal::Refusal;
 use super::session_channel::Notice;
 use crate::codec::scp::{Entry, Failure, Message, Reply};
@@ -47,25 +47,8 @@ pub(super) async fn run(
         let peers = Peers::new(places.way(), from_client, (from_server, &to_server), &log, parked);
         Copy { connection, peers, places, masks, times: None, broken: false }.run().await
     };
-    match over {
-        Over::Client => drop(to_server.close().await),
-        Over::Server => {
-            if connection.lost_server() {
-                cut(&client, &log, "the connection to the server was lost").await;
-            }
-            drop(client.to.close().await);
-        }
-        Over::Unrecorded => {
-            drop(to_server.close().await);
-            cut(&client, &log, "this cannot be recorded any more, so it ends here").await;
-            drop(client.to.close().await);
-        }
-        Over::NoProtocol => {
-            drop(to_server.close().await);
-            cut(&client, &log, "this is not the protocol of scp, so it ends here").await;
-            drop(client.to.close().await);
-        }
-    }
+    ended(over, connection, &client, &to_server, &log, "this is not the protocol of scp, so it ends here")
+        .await;
 }
 
 /// One command's transfer.

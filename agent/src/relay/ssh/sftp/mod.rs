@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::connection::Connection;
 use super::log::OperationLog;
-use super::pump::{Join, Over, cut};
+use super::pump::{Join, Over, cut, ended};
 use crate::mask::http::BodyMasks;
 use crate::record::RecordError;
 use files::{Files, Pending};
@@ -100,23 +100,5 @@ pub(super) async fn run(connection: &Arc<Connection>, join: Join<'_>, log: &mut 
         }
     };
     shared.state().files.cut();
-    match over {
-        Over::Client => drop(to_server.close().await),
-        Over::Server => {
-            if connection.lost_server() {
-                cut(&client, &log, "the connection to the server was lost").await;
-            }
-            drop(client.to.close().await);
-        }
-        Over::Unrecorded => {
-            drop(to_server.close().await);
-            cut(&client, &log, "this cannot be recorded any more, so it ends here").await;
-            drop(client.to.close().await);
-        }
-        Over::NoProtocol => {
-            drop(to_server.close().await);
-            cut(&client, &log, "this is no SFTP, so it ends here").await;
-            drop(client.to.close().await);
-        }
-    }
+    ended(over, connection, &client, &to_server, &log, "this is no SFTP, so it ends here").await;
 }
