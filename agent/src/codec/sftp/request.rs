@@ -4,6 +4,9 @@ use bytes::Bytes;
 
 use super::{Fields, HANDLE_BYTES_MAX, Packet, SftpError, kind};
 
+/// Longest path, in bytes (Linux's `PATH_MAX`).
+const PATH_BYTES_MAX: usize = 4096;
+
 /// Extended attributes of one packet, at most.
 const EXTENDED_MAX: u32 = 64;
 
@@ -276,7 +279,7 @@ impl Request {
 
 /// A server's programs end a name at its first NUL: it would not be the name that was looked at.
 fn path(fields: &mut Fields) -> Option<Bytes> {
-    fields.string().filter(|path| !path.contains(&0))
+    fields.string().filter(|path| path.len() <= PATH_BYTES_MAX && !path.contains(&0))
 }
 
 fn handle(fields: &mut Fields) -> Option<Bytes> {

@@ -6,10 +6,10 @@ use super::walk::Walk;
 use crate::request::Effect;
 use crate::request::ssh::{Access, PathUse};
 
-/// Options of tar that run nothing (GNU tar's manual); all others are not known.
+/// Options of tar that run nothing (GNU tar's manual); all others are not known. A line of `--files-from` may be an option.
 const TAR: Options<'_> = Options::new(
     "AcdrtuxjJzZpvwkmOPSWhlsUno",
-    "fCTXbKNVL",
+    "fCXbKNVL",
     &[
         "--append",
         "--bzip2",
@@ -43,7 +43,7 @@ const TAR: Options<'_> = Options::new(
         "--xz",
         "--zstd",
     ],
-    &["--directory", "--exclude", "--exclude-from", "--file", "--files-from", "--group", "--mode", "--owner"],
+    &["--directory", "--exclude", "--exclude-from", "--file", "--group", "--mode", "--owner"],
 );
 
 /// What goes into an archive, from each folder that `-C` names.
@@ -63,7 +63,7 @@ pub(super) fn tar(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<
     // `tar xzf x`: letters without a minus, whose values follow in their order; only `f` takes one here.
     let bundle;
     if let Some(first) = words.first_mut().filter(|first| !first.starts_with('-')) {
-        let valued = first.chars().filter(|letter| "fCTXbKNVL".contains(*letter)).count();
+        let valued = first.chars().filter(|letter| "fCXbKNVL".contains(*letter)).count();
         let letters: String = first.chars().filter(|letter| *letter != 'f').collect();
         if valued > 1 || (valued == 1 && !first.contains('f')) {
             return opaque(walk, "tar", "its options are not understood", argv);

@@ -138,10 +138,53 @@ pub(super) fn mysql(
     }
 }
 
+/// Options of sqlite3 that run nothing.
+const SQLITE_FLAGS: [&str; 19] = [
+    "-ascii",
+    "-bail",
+    "-batch",
+    "-box",
+    "-column",
+    "-csv",
+    "-header",
+    "-html",
+    "-json",
+    "-line",
+    "-list",
+    "-markdown",
+    "-noheader",
+    "-quote",
+    "-readonly",
+    "-safe",
+    "-table",
+    "-tabs",
+    "-version",
+];
+
+/// The same with a value.
+const SQLITE_VALUES: [&str; 3] = ["-newline", "-nullvalue", "-separator"];
+
+/// What is no option; `None` when one of these is not known. One minus or two, as sqlite3 takes them.
+fn sqlite_operands<'w>(words: &[&'w str]) -> Option<Vec<&'w str>> {
+    let mut operands = Vec::new();
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        let option = word.strip_prefix('-').filter(|name| name.starts_with('-')).unwrap_or(word);
+        if !word.starts_with('-') {
+            operands.push(*word);
+        } else if SQLITE_VALUES.contains(&option) {
+            rest.next()?;
+        } else if !SQLITE_FLAGS.contains(&option) {
+            return None;
+        }
+    }
+    Some(operands)
+}
+
 /// `sqlite`.
 pub(super) fn sqlite(walk: &mut Walk, arguments: &[Option<String>], argv: &[Option<String>], stdin: &Stdin) {
     let Some(words) = all(arguments) else { return opaque(walk, "sqlite3", DYNAMIC, argv) };
-    let operands: Vec<&str> = words.iter().copied().filter(|word| !word.starts_with('-')).collect();
+    let Some(operands) = sqlite_operands(&words) else { return opaque(walk, "sqlite3", STRANGE, argv) };
     match (operands.as_slice(), stdin) {
         ([_, texts @ ..], _) if !texts.is_empty() => {
             let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
@@ -175,6 +218,11 @@ fn statements(walk: &mut Walk, program: &str, texts: &[String], argv: &[Option<S
     for text in texts {
         let (meta, sql): (Vec<&str>, Vec<&str>) =
             text.lines().partition(|line| line.trim_start().starts_with('\\'));
+        // Within a literal or a comment it is a line of the statement.
+        if !meta.is_empty() && (program != "psql" || text.contains(['\'', '"', '$']) || text.contains("/*")) {
+            effect = Effect::Unknown;
+            reason = Some("a command of the client".to_owned());
+        }
         for line in meta {
             let word = line.split_whitespace().next().unwrap_or_default();
             let looks = LOOKING.iter().any(|known| {

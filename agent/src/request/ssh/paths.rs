@@ -16,6 +16,10 @@ const LOGIN_FILES: [&str; 12] = [
     ".netrc",
 ];
 
+/// Ends of paths that programs run, or read options from, when they start.
+const START_FILES: [&str; 8] =
+    [".psqlrc", ".sqliterc", ".my.cnf", ".vimrc", ".gitconfig", ".inputrc", ".screenrc", ".tmux.conf"];
+
 /// Folders of the system's own files.
 const SYSTEM_FOLDERS: [&str; 13] = [
     "/etc",
@@ -48,6 +52,9 @@ pub fn sensitive(path: &str) -> Option<&'static str> {
         || format!("/{path}/").contains("/.ssh/")
     {
         return Some("writes a file that decides about logins");
+    }
+    if START_FILES.iter().any(|end| path == *end || path.ends_with(&format!("/{end}"))) {
+        return Some("writes a file that programs run when they start");
     }
     if UNIT_FOLDERS.iter().any(|part| format!("/{path}/").contains(part))
         || format!("/{path}").ends_with("/.config")
@@ -151,6 +158,7 @@ mod tests {
             "/home/a/.ssh",
             ".ssh",
             "~/.config",
+            "~/.psqlrc",
             "/home/a/.config/systemd",
             "/home/a/.config/autostart",
         ] {

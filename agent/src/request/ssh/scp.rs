@@ -126,19 +126,30 @@ impl Places {
         places
     }
 
-    /// Which of the paths that were asked for a name is the last part of.
+    /// Which of the paths that were asked for a name may be: those that it is the last part of, and all that a shell may have made
+    /// into it.
     fn named(&self, name: &str) -> Vec<String> {
-        let known = |path: &&String| path.trim_end_matches('/').rsplit('/').next() == Some(name);
-        let exact: Vec<String> = self.asked.iter().filter(known).cloned().collect();
-        if !exact.is_empty() {
-            return exact;
-        }
-        // What a wildcard found, or where a `.` led: it is in one of those folders.
-        let folder = |path: &String| match path.trim_end_matches('/').rsplit_once('/') {
-            Some((folder, _)) => format!("{folder}/{name}"),
-            None => name.to_owned(),
+        let parts = |path: &str| {
+            let path = path.trim_end_matches('/');
+            let (folder, last) = path.rsplit_once('/').map_or(("", path), |(folder, last)| (folder, last));
+            (folder.to_owned(), last.to_owned())
         };
-        self.asked.iter().map(folder).collect()
+        let beside = |path: &String| match (parts(path), path.contains('/')) {
+            ((folder, _), true) => format!("{folder}/{name}"),
+            (_, false) => name.to_owned(),
+        };
+        let may_be = |path: &String| {
+            let (_, last) = parts(path);
+            match () {
+                // Somebody's home, whatever its name is.
+                () if last.starts_with('~') => Some(path.clone()),
+                () if last.contains(EXPANDED) => Some(beside(path)),
+                () => (last == name).then(|| path.clone()),
+            }
+        };
+        let found: Vec<String> = self.asked.iter().filter_map(may_be).collect();
+        // Where a `.` led: it is in one of those folders.
+        if found.is_empty() { self.asked.iter().map(beside).collect() } else { found }
     }
 }
 
@@ -186,9 +197,19 @@ mod tests {
     fn what_comes_is_one_of_what_was_asked_for() {
         let asked = vec!["/srv/a".to_owned(), "b".to_owned(), "/logs/*.gz".to_owned()];
         let source = Places::of(&Transfer::ScpSource { paths: asked, recursive: false }).unwrap();
-        assert_eq!(paths(&source.file(&entry("a"))), ["/srv/a"]);
-        assert_eq!(paths(&source.file(&entry("b"))), ["b"]);
-        assert_eq!(paths(&source.file(&entry("c.gz"))), ["/srv/c.gz", "c.gz", "/logs/c.gz"]);
+        assert_eq!(paths(&source.file(&entry("a"))), ["/srv/a", "/logs/a"]);
+        assert_eq!(paths(&source.file(&entry("b"))), ["b", "/logs/b"]);
+        assert_eq!(paths(&source.file(&entry("c.gz"))), ["/logs/c.gz"]);
+        let of = |asked: &[&str], name| {
+            let paths = asked.iter().map(|path| (*path).to_owned()).collect();
+            let source = Places::of(&Transfer::ScpSource { paths, recursive: true }).unwrap();
+            source.file(&entry(name)).paths.into_iter().map(|path| path.path).collect::<Vec<_>>()
+        };
+        // A name that one path has may be another one's.
+        assert_eq!(of(&["/srv/pub/shadow", "/etc/shado?"], "shadow"), ["/srv/pub/shadow", "/etc/shadow"]);
+        assert_eq!(of(&["~bob"], "bob"), ["~bob"]);
+        assert_eq!(of(&["~"], "deploy"), ["~"]);
+        assert_eq!(of(&["/srv/."], "srv"), ["/srv/srv"]);
         assert!(!source.file(&entry("a")).literal);
     }
 

@@ -45,7 +45,12 @@ pub(super) async fn run(
     let over = {
         let from_client = (&mut client.from, &client.to);
         let peers = Peers::new(places.way(), from_client, (from_server, &to_server), &log, parked);
-        Copy { connection, peers, places, masks, times: None, broken: false }.run().await
+        let copy = Copy { connection, peers, places, masks, times: None, broken: false };
+        tokio::select! {
+            over = copy.run() => over,
+            // Also while the server takes nothing.
+            () = connection.when_left() => Over::Client,
+        }
     };
     ended(over, connection, &client, &to_server, &log, "this is not the protocol of scp, so it ends here")
         .await;
@@ -72,6 +77,7 @@ struct Moving {
     seen: InOrder,
     keep: bool,
     masker: Option<FileMasker>,
+    ended: bool,
 }
 
 impl Moving {
@@ -93,7 +99,11 @@ impl Moving {
         }
     }
 
-    fn end(mut self, failed: Option<String>) {
+    /// Says in the record what moved. Once.
+    fn end(&mut self, failed: Option<String>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
         let file = FileOutcome { size: self.seen.bytes(), sha256: self.seen.sha256() };
         self.log.file(self.way == Way::Upload, file);
         if let Some(masker) = &self.masker {
@@ -104,6 +114,12 @@ impl Moving {
             None => self.log.done(),
         }
         self.log.end();
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        self.end(Some("the channel ended within the file".to_owned()));
     }
 }
 
@@ -204,12 +220,12 @@ impl Copy<'_, '_> {
             None => Some("the channel ended before the file began".to_owned()),
         };
         if let Some(why) = why {
-            moving.log.failed(&why);
+            moving.end(Some(why));
             return Ok(());
         }
         let mut left = size;
         while left > 0 {
-            let Some(data) = self.peers.data(left).await? else { return Err(self.short(moving)) };
+            let Some(data) = self.peers.data(left).await? else { return Err(self.short()) };
             left -= data.len() as u64;
             let shown = moving.shown(Some(data));
             self.content(&mut moving, shown).await?;
@@ -217,7 +233,7 @@ impl Copy<'_, '_> {
         let rest = moving.shown(None);
         self.content(&mut moving, rest).await?;
         // The source says whether what it sent is what it had.
-        let Some(word) = self.peers.reply(Peer::Source).await? else { return Err(self.short(moving)) };
+        let Some(word) = self.peers.reply(Peer::Source).await? else { return Err(self.short()) };
         self.peers.tell(Peer::Sink, word.encode()).await?;
         let said = self.peers.reply(Peer::Sink).await?;
         self.broken |= self.peers.way == Way::Upload && said != Some(Reply::Done);
@@ -240,9 +256,8 @@ impl Copy<'_, '_> {
         self.peers.tell(Peer::Sink, data).await
     }
 
-    /// The source has ended within a file.
-    fn short(&self, moving: Moving) -> Over {
-        moving.end(Some("the channel ended within the file".to_owned()));
+    /// The source has ended within a file, which its record says as it is dropped.
+    fn short(&self) -> Over {
         match self.peers.way {
             Way::Upload => Over::Client,
             Way::Download => Over::Server,
@@ -322,7 +337,14 @@ impl Copy<'_, '_> {
             Way::Upload => None,
             Way::Download => self.masks.clone().map(FileMasker::new),
         };
-        Moving { log, way: self.peers.way, seen: InOrder::default(), keep: masks.is_some(), masker }
+        Moving {
+            log,
+            way: self.peers.way,
+            seen: InOrder::default(),
+            keep: masks.is_some(),
+            masker,
+            ended: false,
+        }
     }
 }
 

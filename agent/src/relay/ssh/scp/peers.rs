@@ -200,7 +200,10 @@ impl<'p, 'l> Peers<'p, 'l> {
 
     /// What the client sends while something is decided: kept for later.
     pub(super) async fn arrive_from_client(&mut self) -> Result<(), Over> {
-        let message = self.from_client.wait().await;
+        let message = match self.parked.pop_front() {
+            Some(message) => Some(message),
+            None => self.from_client.wait().await,
+        };
         self.of_client(message).await
     }
 

@@ -173,7 +173,7 @@ impl<'d> Down<'d> {
             Reading::Nothing => Err(self.strange("data that nobody asked for")),
             Reading::Of(serial, offset) => {
                 let (serial, at) = (*serial, *offset);
-                *offset += part.len() as u64;
+                *offset = offset.saturating_add(part.len() as u64);
                 self.taken(serial, at, part)?;
                 outgoing.pass(part);
                 Ok(())
@@ -212,7 +212,7 @@ impl<'d> Down<'d> {
 
     /// What a reply answers.
     fn pending(&self, id: Option<u32>, kind: u8) -> Result<Pending, Over> {
-        let pending = id.and_then(|id| self.shared.state().pending.remove(&id));
+        let pending = id.and_then(|id| self.shared.state().settled(id));
         match pending {
             Some(pending) if answers(&pending, kind) => {
                 self.shared.settled.notify_one();

@@ -33,6 +33,22 @@ pub(super) enum Pending {
     Look,
 }
 
+impl Pending {
+    /// Whether something is open once it has succeeded.
+    pub(super) fn opens(&self) -> bool {
+        match self {
+            Self::Open(_) | Self::Opendir(_) => true,
+            Self::Close(_)
+            | Self::Read(..)
+            | Self::ReadMasked(..)
+            | Self::Write(_)
+            | Self::Change(_)
+            | Self::Home
+            | Self::Look => false,
+        }
+    }
+}
+
 /// What was opened, by number: the server may give a handle again as soon as it has closed what it was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Serial(u64);

@@ -47,11 +47,28 @@ struct Shared {
 #[derive(Default)]
 struct State {
     pending: HashMap<u32, Pending>,
+    /// Of these, those that open something.
+    opening: usize,
     files: Files,
     /// Where relative paths begin, as the server said.
     home: Option<String>,
     /// Answers of ours to the client, in order.
     answers: Vec<Bytes>,
+}
+
+impl State {
+    /// A request waits for its reply. Gives back the one that waits under the same id.
+    fn waits(&mut self, id: u32, pending: Pending) -> Option<Pending> {
+        self.opening += usize::from(pending.opens());
+        self.pending.insert(id, pending)
+    }
+
+    /// A reply came to this request.
+    fn settled(&mut self, id: u32) -> Option<Pending> {
+        let pending = self.pending.remove(&id)?;
+        self.opening -= usize::from(pending.opens());
+        Some(pending)
+    }
 }
 
 impl Shared {

@@ -185,7 +185,7 @@ impl<'u> Up<'u> {
     }
 
     fn register(&self, id: u32, pending: Pending) -> Result<(), Over> {
-        match self.shared.state().pending.insert(id, pending) {
+        match self.shared.state().waits(id, pending) {
             None => Ok(()),
             // Whose reply would it be?
             Some(_) => Err(self.strange("two requests with one id")),
@@ -282,7 +282,8 @@ impl<'u> Up<'u> {
         self.home(outgoing).await?;
         let operations = {
             let mut state = self.shared.state();
-            if matches!(request, Request::Open { .. } | Request::Opendir(_)) && state.files.len() >= OPEN_MAX
+            if matches!(request, Request::Open { .. } | Request::Opendir(_))
+                && state.files.len() + state.opening >= OPEN_MAX
             {
                 drop(state);
                 return Ok(self.refuse(id, StatusCode::Failure, "too many files are open"));
@@ -386,7 +387,7 @@ impl<'u> Up<'u> {
                     // The server has closed what is being written.
                     Err(NotOpen) => return Err(Over::NoProtocol),
                 }
-                *offset += part.len() as u64;
+                *offset = offset.saturating_add(part.len() as u64);
                 outgoing.pass(part);
             }
         }

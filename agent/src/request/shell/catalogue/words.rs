@@ -146,7 +146,11 @@ pub(super) fn readings<'a>(
             doubtful = false;
         } else if !only_operands && word.len() > 1 && word.starts_with('-') {
             if listed(values, word) {
-                rest.next()?.as_ref()?;
+                match rest.next() {
+                    // Without a value it is another option's letter (`docker logs -f`), or an error of the program's.
+                    None => break,
+                    Some(value) => value.as_ref()?,
+                };
                 doubtful = false;
             } else {
                 let cluster = word.strip_prefix('-').filter(|letters| !letters.starts_with('-'));

@@ -36,6 +36,7 @@ fn ordinary_lines_have_their_effect() {
 fn lines_that_nobody_had_in_mind_have_their_effect() {
     hold_to(&corpus(include_str!("field.txt")));
     hold_to(&corpus(include_str!("wide.txt")));
+    hold_to(&corpus(include_str!("natural.txt")));
 }
 
 /// None is judged below what it is, and at most one in twenty of the harmless above.
@@ -188,6 +189,20 @@ fn loops_in_loops_are_bounded() {
     let line = format!("{}{body}{}", "while true; do x=2; cd a; ".repeat(7), "done; ".repeat(7));
     assert_eq!(analyse(&line).effect, Effect::Unknown);
     assert_eq!(effect("while true; do x=2; ls; while true; do y=3; ls $x; done; done"), Effect::Read);
+}
+
+/// A line that looks like a command of psql's may stand in a literal or a comment.
+#[test]
+fn a_statement_does_not_hide_in_a_command_of_the_client() {
+    for text in [
+        "psql -c \"select '\n\\d '; drop table t; select '\n'\"",
+        "psql -c '/*\n\\d */ drop table t; /*\n*/'",
+        "mysql -e \"select 1\n\\d ; drop table t\"",
+        "sqlite3 x.db \"select '\n\\d '; drop table t; select '\n'\"",
+    ] {
+        assert_eq!(effect(text), Effect::Unknown, "{text}");
+    }
+    assert_eq!(effect("psql -c '\\d'"), Effect::Read);
 }
 
 #[test]
