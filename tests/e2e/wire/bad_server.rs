@@ -114,19 +114,30 @@ fn misbehave(mut client: TcpStream, misdeeds: &[Misdeed]) -> std::io::Result<()>
         misdeed.unasked.clone(),
     ];
     client.write_all(&parts.concat())?;
-    let mut asked = [0; 256];
     // Portcullis asks for the search path first; any answer will do.
-    if client.read(&mut asked)? > 0 {
+    if asked(&mut client)? {
         client.write_all(&[message(b'C', b"SHOW\0"), message(b'Z', b"I")].concat())?;
     }
-    if client.read(&mut asked)? > 0 {
+    if asked(&mut client)? {
         client.write_all(&misdeed.reply)?;
     }
     if misdeed.name == "good" {
         // Until the goodbye.
-        while client.read(&mut asked)? > 0 {}
+        while asked(&mut client)? {}
     }
     Ok(())
+}
+
+/// Reads one message, however it arrives; `false` at the end.
+fn asked(client: &mut TcpStream) -> std::io::Result<bool> {
+    let mut head = [0; 5];
+    if let Err(error) = client.read_exact(&mut head) {
+        return if error.kind() == std::io::ErrorKind::UnexpectedEof { Ok(false) } else { Err(error) };
+    }
+    let [_, length @ ..] = head;
+    let mut rest = vec![0; u32::from_be_bytes(length) as usize - 4];
+    client.read_exact(&mut rest)?;
+    Ok(true)
 }
 
 fn policy(address: SocketAddr) -> String {
