@@ -201,3 +201,30 @@ print(replies[2][5:9] == b'\0\0\0\0', replies[3][0] == 102 and replies[3][9:] ==
         ("600", "content")
     );
 }
+
+/// Whoever is not there any more is noticed also by a side that waits to be read.
+#[test]
+fn a_copy_ends_with_either_of_its_programs() {
+    let (folder, daemon) = prepared("scp-gone");
+    std::fs::write(folder.join("in/file"), "content").unwrap();
+    // A client that has no more to say while its answer is waited for.
+    let seen = said(&daemon, &format!("scp -f {}", folder.join("in/file").display()), b"\0");
+    assert_ne!(seen.code, 0, "{}", seen.stderr);
+    let moved = moved(&last_session(&daemon));
+    assert!(moved.iter().all(|(_, file)| file["size"] == 0), "{moved:?}");
+    // A server whose scp takes nothing, and is killed while more waits than a window holds.
+    let target = folder.join("in/big");
+    let local = folder.join("local");
+    std::fs::write(&local, vec![b'x'; 64 * 1024 * 1024]).unwrap();
+    let stop = format!(
+        "while ! pid=$(pgrep -xf \"scp -t {0}\"); do sleep 0.05; done; kill -STOP $pid; sleep 2; kill -KILL $pid",
+        target.display()
+    );
+    let mut killer = Command::new("sh").args(["-c", &stop]).spawn().unwrap();
+    let seen = scp(&daemon, &["-l", "200000"], &[&name(&local)], &at(&target));
+    killer.wait().unwrap();
+    assert_ne!(seen.code, 0, "{}\n{}", seen.stderr, daemon.log());
+    let events = last_session(&daemon);
+    let text = serde_json::to_string(&events).unwrap();
+    assert!(text.contains("the channel ended within the file"), "{text}");
+}

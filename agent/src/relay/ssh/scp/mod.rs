@@ -125,7 +125,7 @@ impl Drop for Moving {
 
 impl Copy<'_, '_> {
     async fn run(mut self) -> Over {
-        let mut over = match self.all().await {
+        let over = match self.all().await {
             Ok(()) => self.rest().await,
             Err(over) => over,
         };
@@ -133,7 +133,7 @@ impl Copy<'_, '_> {
             // Why it has gone, if it said so.
             while let Ok(Some(said)) = self.peers.last_reply() {
                 if self.peers.tell(Peer::Source, said.encode()).await.is_err() {
-                    over = Over::Client;
+                    break;
                 }
             }
         }
@@ -144,9 +144,7 @@ impl Copy<'_, '_> {
     async fn all(&mut self) -> Result<(), Over> {
         // The sink is ready, or says why not.
         let ready = self.peers.reply(Peer::Sink).await?;
-        if !self.answer(ready).await? {
-            return self.peers.end(Peer::Source).await;
-        }
+        self.answer(ready).await?;
         while let Some(message) = self.peers.message().await? {
             match message {
                 Message::Times { .. } => {
@@ -182,11 +180,14 @@ impl Copy<'_, '_> {
         }
     }
 
-    /// Passes the sink's answer on; whether it is there.
-    async fn answer(&mut self, said: Option<Reply>) -> Result<bool, Over> {
+    /// Passes the sink's answer on. Without one nothing more is said: the source hears that, too.
+    async fn answer(&mut self, said: Option<Reply>) -> Result<(), Over> {
         match said {
-            Some(reply) => self.peers.tell(Peer::Source, reply.encode()).await.map(|()| true),
-            None => Ok(false),
+            Some(reply) => self.peers.tell(Peer::Source, reply.encode()).await,
+            None => {
+                self.peers.end(Peer::Source).await?;
+                Err(self.rest().await)
+            }
         }
     }
 
@@ -248,7 +249,7 @@ impl Copy<'_, '_> {
         Ok(())
     }
 
-    async fn content(&self, moving: &mut Moving, data: Bytes) -> Result<(), Over> {
+    async fn content(&mut self, moving: &mut Moving, data: Bytes) -> Result<(), Over> {
         if data.is_empty() {
             return Ok(());
         }

@@ -12,6 +12,9 @@ use crate::relay::ssh::session_channel::STDERR;
 use crate::request::ssh::scp::Way;
 use crate::upstream::ssh::MESSAGES_MAX;
 
+/// Messages that are taken from a peer while the other one takes nothing; beyond it they wait in their window.
+const AHEAD_MESSAGES_MAX: usize = 1024;
+
 /// Who is spoken of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Peer {
@@ -19,6 +22,24 @@ pub(super) enum Peer {
     Source,
     /// Takes them.
     Sink,
+}
+
+impl Way {
+    /// What the client is.
+    fn of_client(self) -> Peer {
+        match self {
+            Self::Upload => Peer::Source,
+            Self::Download => Peer::Sink,
+        }
+    }
+
+    /// What the server is.
+    fn of_server(self) -> Peer {
+        match self {
+            Self::Upload => Peer::Sink,
+            Self::Download => Peer::Source,
+        }
+    }
 }
 
 /// Both, and what they have said that was not looked at. Each has its window back only for what was, which bounds the rest.
@@ -68,6 +89,12 @@ impl Said {
     }
 }
 
+/// A message, or the end of a channel.
+enum Arrived {
+    OfClient(Option<ChannelMsg>),
+    OfServer(Option<ChannelMsg>),
+}
+
 /// What one look at what was said gave.
 struct Looked<T> {
     found: Option<T>,
@@ -87,7 +114,7 @@ impl<'p, 'l> Peers<'p, 'l> {
     }
 
     fn is_client(&self, peer: Peer) -> bool {
-        (self.way == Way::Upload) == (peer == Peer::Source)
+        self.way.of_client() == peer
     }
 
     fn said(&mut self, peer: Peer) -> &mut Said {
@@ -99,12 +126,25 @@ impl<'p, 'l> Peers<'p, 'l> {
         self.said(peer).is_empty()
     }
 
-    /// Says something to a peer.
-    pub(super) async fn tell(&self, peer: Peer, data: Bytes) -> Result<(), Over> {
-        if self.is_client(peer) {
-            self.to_client.data_bytes(data).await.map_err(|_| Over::Client)
-        } else {
-            self.to_server.data_bytes(data).await.map_err(|_| Over::Server)
+    /// Says something to a peer. Who takes nothing more may have gone, so both are listened to meanwhile.
+    pub(super) async fn tell(&mut self, peer: Peer, data: Bytes) -> Result<(), Over> {
+        let (client, to_client, to_server) = (self.is_client(peer), self.to_client, self.to_server);
+        let send = async move {
+            if client {
+                to_client.data_bytes(data).await.map_err(|_| Over::Client)
+            } else {
+                to_server.data_bytes(data).await.map_err(|_| Over::Server)
+            }
+        };
+        let mut send = std::pin::pin!(send);
+        loop {
+            let room = self.client.waiting.len().max(self.server.waiting.len()) < AHEAD_MESSAGES_MAX;
+            let arrived = tokio::select! {
+                biased;
+                sent = &mut send => return sent,
+                arrived = self.next(), if room => arrived,
+            };
+            self.of(arrived).await?;
         }
     }
 
@@ -189,12 +229,25 @@ impl<'p, 'l> Peers<'p, 'l> {
 
     /// Waits for whatever comes next from either side.
     pub(super) async fn arrive(&mut self) -> Result<(), Over> {
+        let arrived = self.next().await;
+        self.of(arrived).await
+    }
+
+    /// The next message. Nothing is lost when nobody waits for it any longer.
+    async fn next(&mut self) -> Arrived {
         if let Some(message) = self.parked.pop_front() {
-            return self.of_client(Some(message)).await;
+            return Arrived::OfClient(Some(message));
         }
         tokio::select! {
-            message = self.from_client.wait() => self.of_client(message).await,
-            message = self.from_server.wait() => self.of_server(message).await,
+            message = self.from_client.wait() => Arrived::OfClient(message),
+            message = self.from_server.wait() => Arrived::OfServer(message),
+        }
+    }
+
+    async fn of(&mut self, arrived: Arrived) -> Result<(), Over> {
+        match arrived {
+            Arrived::OfClient(message) => self.of_client(message).await,
+            Arrived::OfServer(message) => self.of_server(message).await,
         }
     }
 
@@ -212,10 +265,9 @@ impl<'p, 'l> Peers<'p, 'l> {
             None | Some(ChannelMsg::Close) => Err(Over::Client),
             Some(ChannelMsg::Data { data }) => self.client.keep(data),
             // Nothing of a client's has an extended type (RFC 4254 §5.2 knows stderr alone).
-            Some(ChannelMsg::ExtendedData { data, .. }) => match self.client.granted.taken(data.len()) {
-                Some(more) => self.to_client.grant_window(more).await.map_err(|_| Over::Client),
-                None => Ok(()),
-            },
+            Some(ChannelMsg::ExtendedData { data, .. }) => {
+                self.give_back(self.way.of_client(), data.len()).await
+            }
             Some(ChannelMsg::Eof) => {
                 self.client.ended = true;
                 Ok(())
@@ -237,10 +289,7 @@ impl<'p, 'l> Peers<'p, 'l> {
                 if ext == STDERR {
                     self.to_client.extended_data_bytes(STDERR, data).await.map_err(|_| Over::Client)?;
                 }
-                match self.server.granted.taken(length) {
-                    Some(more) => self.to_server.grant_window(more).await.map_err(|_| Over::Server),
-                    None => Ok(()),
-                }
+                self.give_back(self.way.of_server(), length).await
             }
             Some(ChannelMsg::Eof) => {
                 self.server.ended = true;
