@@ -70,6 +70,16 @@ fn nothing_unmasked_is_on_record() {
     assert!(String::from_utf8_lossy(&out.stdout).contains("planted@example.com"), "files pass as they are");
     let events = serde_json::to_string(&last_session(&daemon)).unwrap();
     assert!(!events.contains("planted@") && events.contains("sha256"), "{events}");
+
+    // Nor what a client says of its own file.
+    let command = format!("scp -t {}", super::server().scratch("unmasked").unwrap().join("up").display());
+    let mut run = super::server().ssh(&daemon, &[], &[&command]).unwrap();
+    run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = run.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"C0644 1 up\nx\x01lost planted@example.com\n").unwrap();
+    child.wait_with_output().unwrap();
+    let events = serde_json::to_string(&last_session(&daemon)).unwrap();
+    assert!(events.contains("lost ") && !events.contains("planted@"), "{events}");
 }
 
 #[test]

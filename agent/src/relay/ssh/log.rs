@@ -294,7 +294,8 @@ impl OperationLog {
         self.outcome.signal = Some(format!("{}{core}", name(signal)));
         self.status = OutcomeStatus::Done;
         if !message.is_empty() {
-            self.error = Some(message.chars().take(1024).collect());
+            let message: String = message.chars().take(1024).collect();
+            self.error = Some(self.writable(&message));
         }
     }
 
@@ -327,7 +328,12 @@ impl OperationLog {
     /// It could not be done.
     pub(super) fn failed(&mut self, why: &str) {
         self.status = OutcomeStatus::Failed;
-        self.error = Some(why.trim_end().to_owned());
+        self.error = Some(self.writable(why.trim_end()));
+    }
+
+    /// Words of a client or a server, as they may be written down.
+    fn writable(&self, text: &str) -> String {
+        writable(self.connection.masks().as_deref().ok(), text)
     }
 
     /// It was permitted, and there is nothing more to come.
