@@ -32,6 +32,8 @@ pub(super) struct Join<'j> {
     pub(super) to_server: ChannelWriteHalf<client::Msg>,
     /// Lines that are typed are judged.
     pub(super) lines: Option<&'j Lines<'j>>,
+    /// What is overwritten in files that the client gets.
+    pub(super) downloads: Option<Arc<BodyMasks>>,
 }
 
 /// Room to be granted to a peer. Given in large pieces: each is a message.
@@ -72,7 +74,7 @@ pub(super) async fn run(
     masks: Option<&Arc<BodyMasks>>,
     log: &mut OperationLog,
 ) {
-    let Join { mut client, mut from_server, to_server, lines } = join;
+    let Join { mut client, mut from_server, to_server, lines, .. } = join;
     let mut parked = std::mem::take(&mut client.parked);
     let log = Mutex::new(log);
     let typed = client.terminal.then(|| Mutex::new(Typed::default()));

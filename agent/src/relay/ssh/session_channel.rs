@@ -58,7 +58,7 @@ pub(super) async fn serve(connection: &Arc<Connection>, channel: Channel<server:
             return tell(&client, &Refusal::failed("this cannot be recorded, so it is not run")).await;
         }
     };
-    let Ok(masks) = connection.masks() else {
+    let (Ok(masks), Ok(downloads)) = (connection.masks(), connection.download_masks()) else {
         let refusal = Refusal::failed("the masks of this connection cannot be applied; ask the operator");
         log.failed(&refusal.text);
         return tell(&client, &refusal).await;
@@ -75,7 +75,7 @@ pub(super) async fn serve(connection: &Arc<Connection>, channel: Channel<server:
             let (from_server, to_server) = server.split();
             let guarded = guards_lines(connection, &operation);
             let lines = if guarded { Lines::new(&asked) } else { None };
-            let join = Join { client, from_server, to_server, lines: lines.as_ref() };
+            let join = Join { client, from_server, to_server, lines: lines.as_ref(), downloads };
             let transfer = operation.command_line.as_ref().and_then(|line| line.transfer.as_ref());
             match transfer.and_then(Places::of) {
                 Some(places) => scp::run(connection, join, places, &mut log).await,

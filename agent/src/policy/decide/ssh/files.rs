@@ -108,27 +108,8 @@ enum Reach {
 
 fn reach(unit: &Unit<'_>, access: Access) -> Reach {
     let Some(command) = unit.command else {
-        return match unit.asked.operation.kind {
-            OperationKind::Rename | OperationKind::Link => Reach::Moved,
-            OperationKind::Exec
-            | OperationKind::Shell
-            | OperationKind::Line
-            | OperationKind::Subsystem
-            | OperationKind::Download
-            | OperationKind::Upload
-            | OperationKind::Remove
-            | OperationKind::Setstat
-            | OperationKind::Mkdir
-            | OperationKind::Stat
-            | OperationKind::DirectTcpip
-            | OperationKind::TcpipForward
-            | OperationKind::DirectStreamlocal
-            | OperationKind::StreamlocalForward
-            | OperationKind::Env
-            | OperationKind::Pty
-            | OperationKind::AgentForwarding
-            | OperationKind::X11 => Reach::Itself,
-        };
+        let moves = matches!(unit.asked.operation.kind, OperationKind::Rename | OperationKind::Link);
+        return if moves { Reach::Moved } else { Reach::Itself };
     };
     match command.program.as_deref() {
         None => Reach::Below,

@@ -9,7 +9,7 @@ use super::asked::Asked;
 use super::connection::Connection;
 use super::hold;
 use super::log::OperationLog;
-use super::pump::{Join, Over, cut, ended};
+use super::pump::{Join, Over, ended};
 use super::refusal::Refusal;
 use super::session_channel::Notice;
 use crate::codec::scp::{Entry, Failure, Message, Reply};
@@ -34,14 +34,9 @@ pub(super) async fn run(
     places: Places,
     log: &mut OperationLog,
 ) {
-    let Join { mut client, from_server, to_server, .. } = join;
+    let Join { mut client, from_server, to_server, downloads: masks, .. } = join;
     let parked = std::mem::take(&mut client.parked);
     let log = Mutex::new(log);
-    let Ok(masks) = connection.download_masks() else {
-        drop(to_server.close().await);
-        cut(&client, &log, "the masks of this connection cannot be applied; ask the operator").await;
-        return drop(client.to.close().await);
-    };
     let over = {
         let from_client = (&mut client.from, &client.to);
         let peers = Peers::new(places.way(), from_client, (from_server, &to_server), &log, parked);

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::connection::Connection;
 use super::log::OperationLog;
-use super::pump::{Join, Over, cut, ended};
+use super::pump::{Join, Over, ended};
 use crate::mask::http::BodyMasks;
 use crate::record::RecordError;
 use files::{Files, Pending};
@@ -97,13 +97,7 @@ fn unrecorded(error: &RecordError) -> Over {
 
 /// Moves everything until the channel is closed.
 pub(super) async fn run(connection: &Arc<Connection>, join: Join<'_>, log: &mut OperationLog) {
-    let Join { mut client, from_server, to_server, .. } = join;
-    let Ok(masks) = connection.download_masks() else {
-        let log = Mutex::new(log);
-        drop(to_server.close().await);
-        cut(&client, &log, "the masks of this connection cannot be applied; ask the operator").await;
-        return drop(client.to.close().await);
-    };
+    let Join { mut client, from_server, to_server, downloads: masks, .. } = join;
     let shared = Shared { masks, state: Mutex::default(), answered: Notify::new(), settled: Notify::new() };
     let parked = std::mem::take(&mut client.parked);
     let log = Mutex::new(log);
