@@ -15,6 +15,8 @@ pub mod secret;
 
 pub mod sys;
 
+pub mod private;
+
 // Pure: bytes, statements, masks, rules.
 pub mod codec;
 
@@ -40,9 +42,11 @@ pub mod gate;
 
 pub mod resolve;
 
-pub mod credential;
-
 pub mod tls;
+
+pub mod fetch;
+
+pub mod credential;
 
 pub mod upstream;
 

@@ -8,10 +8,8 @@ use crate::flow::Side;
 use crate::gate::Admission;
 use crate::secret::Secret;
 
-pub(crate) mod file;
-
-pub use file::Problem;
-use file::Readers;
+pub use crate::private::Problem;
+use crate::private::{self, Readers};
 
 /// Largest credential file, in bytes. A password is short; a client key or a kubeconfig still fits.
 pub const CREDENTIAL_BYTES_MAX: usize = 64 * 1024;
@@ -82,8 +80,9 @@ impl Credentials {
     fn read(&self, name: &str) -> Result<Secret, CredentialError> {
         let read = || {
             check_name(name)?;
-            let directory = file::open_directory(&self.directory)?;
-            let mut contents = file::read(&directory, Path::new(name), CREDENTIAL_BYTES_MAX, Readers::Owner)?;
+            let directory = private::open_directory(&self.directory)?;
+            let mut contents =
+                private::read(&directory, Path::new(name), CREDENTIAL_BYTES_MAX, Readers::Owner)?;
             if contents.last() == Some(&b'\n') {
                 contents.pop();
                 if contents.last() == Some(&b'\r') {

@@ -28,9 +28,8 @@ use zeroize::Zeroizing;
 
 use super::client_certificate::Noticed;
 use super::{ALPN_HTTP1, ALPN_HTTP2, ALPN_POSTGRES, provider};
-use crate::credential::Problem;
-use crate::credential::file::{self, Readers};
 use crate::flow::Side;
+use crate::private::{self, Problem, Readers};
 
 /// The certificate that clients have to trust; readable by everyone.
 pub const CERTIFICATE_FILE: &str = "ca.pem";
@@ -370,7 +369,7 @@ struct Folder {
 impl Folder {
     fn lock(path: &Path) -> Result<Self, CaError> {
         let file_error = |problem| CaError::File { path: path.to_owned(), problem };
-        let handle = file::open_directory(path).map_err(file_error)?;
+        let handle = private::open_directory(path).map_err(file_error)?;
         rustix::fs::flock(&handle, FlockOperation::LockExclusive)
             .map_err(|error| file_error(Problem::Unreadable(error.into())))?;
         Ok(Self { path: path.to_owned(), handle })
@@ -381,7 +380,7 @@ impl Folder {
     }
 
     fn read(&self, name: &str, readers: Readers) -> Result<Option<Zeroizing<Vec<u8>>>, CaError> {
-        match file::read(&self.handle, Path::new(name), FILE_BYTES_MAX, readers) {
+        match private::read(&self.handle, Path::new(name), FILE_BYTES_MAX, readers) {
             Ok(contents) => Ok(Some(contents)),
             Err(Problem::Unreadable(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(problem) => Err(CaError::File { path: self.path.join(name), problem }),

@@ -1,4 +1,4 @@
-//! Reads a file that only its owner may read, without following a link out of its folder.
+//! Files that only their owner may read: opened without following a link out of their folder, wiped when dropped.
 
 use std::fs::File;
 use std::io::{self, Read};
