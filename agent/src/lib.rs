@@ -46,6 +46,8 @@ pub mod tls;
 
 pub mod fetch;
 
+pub mod identity;
+
 pub mod credential;
 
 pub mod upstream;

@@ -130,7 +130,7 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
     };
     match admitted {
         Admitted::Yes(admission) => {
-            let (shutdown, _live) = host.relay.live.enter(flow.session, &shutdown);
+            let (shutdown, _live) = host.relay.live.enter(flow.session, flow.run, &shutdown);
             relay::serve(tcp, *admission, &host.relay, record, shutdown).await;
         }
         Admitted::No(denial) => {
@@ -157,13 +157,13 @@ async fn answer(tcp: TcpStream, host: &Host, asker: &Asker) {
 
 /// Whom a connection acts for. The host's name service may take its time, so it is asked on a thread of its own.
 async fn subject(run: &Arc<RunInfo>, process: &Process) -> Subject {
-    if let Some(subject) = &run.subject {
-        return subject.clone();
+    if let Some(subject) = run.known_subject() {
+        return subject;
     }
     let (asked, uid, gid) = (Arc::clone(run), process.uid, process.gid);
     let found = tokio::task::spawn_blocking(move || asked.subject_of(uid, gid)).await;
     // In no group, when it cannot be told.
-    found.unwrap_or_else(|_| Subject { uid, user: uid.to_string(), gid, groups: Vec::new() })
+    found.unwrap_or_else(|_| Subject { uid, user: uid.to_string(), gid, ..Subject::default() })
 }
 
 /// Tells a refused client why, if it speaks a protocol that can be told; otherwise it is cut off.

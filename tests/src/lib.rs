@@ -5,6 +5,7 @@ pub mod agent;
 pub mod daemon;
 pub mod dns;
 pub mod http;
+pub mod oidc;
 pub mod postgres;
 pub mod process;
 pub mod reviewer;

@@ -149,7 +149,12 @@ const TEST: &[Need] = &[
     Need {
         present: || shell::which("node").is_some(),
         packages: &["nodejs"],
-        why: "node: its fetch is an HTTP client to intercept",
+        why: "node: its fetch is an HTTP client to intercept; it runs the OpenID provider",
+    },
+    Need {
+        present: || shell::which("npm").is_some(),
+        packages: &["npm"],
+        why: "npm: installs oidc-provider, a real OpenID provider",
     },
     Need {
         present: || shell::which("curl").is_some() && shell::which("git").is_some(),
@@ -347,6 +352,26 @@ fn has_bpf_rustc() -> bool {
 
 fn python_has(module: &str) -> bool {
     shell::output(Command::new(PYTHON).args(["-c", &format!("import {module}")])).is_ok()
+}
+
+/// A folder below the target folder with the tests' OpenID provider and what it needs from npm.
+pub(crate) fn oidc_provider() -> Result<std::path::PathBuf> {
+    let folder = shell::target_dir().join("oidc-provider");
+    let source = shell::root().join("tests/src/oidc");
+    let wanted = std::fs::read(source.join("package.json"))?;
+    std::fs::create_dir_all(&folder)?;
+    let (list, done) = (folder.join("package.json"), folder.join("node_modules/.made"));
+    if !done.is_file() || !std::fs::read(&list).is_ok_and(|made| made == wanted) {
+        shell::say("installing from npm oidc-provider (an OpenID provider for the tests; ten seconds)");
+        std::fs::write(&list, wanted)?;
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--silent"]);
+        shell::run(npm.current_dir(&folder))?;
+        // Last, so that a folder left half made is made again.
+        std::fs::write(done, "")?;
+    }
+    std::fs::copy(source.join("provider.mjs"), folder.join("provider.mjs"))?;
+    Ok(folder)
 }
 
 /// The Python of a virtual environment below the target folder with the HTTP tests' libraries, which is made when it is

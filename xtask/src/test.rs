@@ -54,6 +54,7 @@ fn libtest(cargo: &[&str], arguments: &Arguments, counts: &mut Counts) -> Result
     command.env("PORTCULLIS_BIN", shell::target_dir().join("debug/portcullis"));
     command.env("PORTCULLIS_PYTHON", needs::PYTHON);
     command.env("PORTCULLIS_VENV_PYTHON", needs::python_venv()?);
+    command.env("PORTCULLIS_OIDC_PROVIDER", needs::oidc_provider()?);
     if let Some(filter) = &arguments.filter {
         command.args(["--", filter]);
     }

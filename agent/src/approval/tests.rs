@@ -21,7 +21,7 @@ fn request(approvers: &[&str]) -> Request {
         run: RunId(Ulid::from_parts(1, 1)),
         session: SessionId(Ulid::from_parts(2, 2)),
         process: Process { uid: AGENT, ..Process::default() },
-        subject: Subject { uid: AGENT, user: "agent".to_owned(), gid: AGENT, groups: Vec::new() },
+        subject: Subject { uid: AGENT, user: "agent".to_owned(), gid: AGENT, ..Subject::default() },
         connection: "orders-db".to_owned(),
         destination: OriginalDst("127.9.9.9:5432".parse().unwrap()),
         database: Some("shop".to_owned()),

@@ -127,7 +127,14 @@ fn follow(json: bool, config: &Config) -> Result<(), Failure> {
             Reply::Approvals(entries) => print(&listing(&entries, now_ms()))?,
             Reply::Approval(entry) if json => print_json(&entry)?,
             Reply::Approval(entry) => print(&format!("{}\n", change(&entry)))?,
-            Reply::Status(_) | Reply::Started { .. } | Reply::Killed(_) | Reply::Done | Reply::Refused(_) => {
+            Reply::Status(_)
+            | Reply::Started { .. }
+            | Reply::Terms(_)
+            | Reply::Renewed { .. }
+            | Reply::Withdrawn { .. }
+            | Reply::Killed(_)
+            | Reply::Done
+            | Reply::Refused(_) => {
                 return Err(ClientError::NotUnderstood.into());
             }
         }

@@ -13,13 +13,16 @@ pub mod doctor;
 pub mod har;
 mod known_hosts;
 pub mod policy;
+pub mod renew;
 pub mod replay;
 pub mod run;
+pub mod runs;
 mod search;
 pub mod sessions;
 pub mod status;
 pub mod terminal;
 pub mod text;
+mod token;
 pub mod transcript;
 pub mod trust;
 
@@ -58,6 +61,11 @@ enum Command {
     },
     /// Run a command in a new governed cgroup
     Run(run::Arguments),
+    /// Renews a run's token; `portcullis run` starts it
+    #[command(hide = true)]
+    Renew(renew::Arguments),
+    /// List runs, and withdraw one
+    Runs(runs::Arguments),
     /// What is attached, running and waiting
     Status {
         /// One JSON object
@@ -175,6 +183,8 @@ fn dispatch(arguments: Arguments, entry: &Entry) -> Result<(), Failure> {
         Command::Serve { print_config: true } => Ok(io::stdout().write_all(config::EXAMPLE.as_bytes())?),
         Command::Serve { print_config: false } => (entry.serve)(configuration(file)?).map_err(failed),
         Command::Run(arguments) => run::run(arguments, &configuration(file)?),
+        Command::Renew(arguments) => renew::run(arguments),
+        Command::Runs(arguments) => runs::run(arguments, &configuration(file)?),
         Command::Status { json } => status::run(json, &configuration(file)?),
         Command::Doctor { json } => doctor::run(json, &configuration(file)?, entry.probe),
         Command::Detach => {
@@ -296,6 +306,13 @@ mod tests {
             ("run --policy p true", false),
             ("run --policy p --", false),
             ("run -- true", false),
+            ("run --policy p --token-file /t -- true", true),
+            ("run --policy p --token-env T -- true", true),
+            ("run --policy p --token-file /t --token-env T -- true", false),
+            ("runs", true),
+            ("runs list --json", true),
+            ("runs withdraw 01ABC --reason no", true),
+            ("runs withdraw", false),
             ("run --policy p --label novalue -- true", false),
             ("approvals", true),
             ("approvals --watch --json", true),

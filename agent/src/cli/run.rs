@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use clap::Args;
@@ -15,7 +16,7 @@ use rustix::net::sockopt::socket_domain;
 use rustix::thread::set_no_new_privs;
 
 use super::trust::own;
-use super::{Failure, ask, complain, known_hosts};
+use super::{Failure, ask, complain, known_hosts, renew, token};
 use crate::config::Config;
 use crate::control::protocol::REQUEST_BYTES_MAX;
 use crate::control::{ClientError, Reply, Request};
@@ -39,12 +40,19 @@ CMD gets PORTCULLIS_RUN and the variables that make its clients trust the local 
 gain privileges (no_new_privs), and inherits no open sockets. Run it as a user without
 sudo or docker.
 
+Where the policy asks for an ID token ([identity]), name it with --token-file or --token-env. Without
+either, this is looked for: $PORTCULLIS_ID_TOKEN (GitLab: `id_tokens:`), GitHub Actions' own (`permissions:
+id-token: write`), a projected token at /var/run/secrets/portcullis/token, the Kubernetes service account's.
+A token from a file or GitHub is renewed as long as the run goes on, by a process of yours outside of it. CMD
+does not get the variables that the token came from.
+
 Where the policy has SSH connections, their hosts are written into ~/.ssh/known_hosts with
 the key that clients see, before your own lines; --no-known-hosts leaves the file alone.
 
 Examples:
   portcullis run --policy crewai -- python crew.py
   portcullis run --policy migrations --label job=$CI_JOB_ID -- psql -f up.sql
+  portcullis run --policy crewai --token-file /run/job/id-token -- python crew.py
 
 Exits as CMD does; 126 when CMD cannot be run, 127 when it is not found, 1 when the
 run is refused.";
@@ -59,6 +67,12 @@ pub struct Arguments {
     /// Kept with everything recorded of the run; may be repeated
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     labels: Vec<(String, String)>,
+    /// File with the ID token that says whom the run acts for; read again when the token is due for renewal
+    #[arg(long, value_name = "FILE", conflicts_with = "token_env")]
+    token_file: Option<PathBuf>,
+    /// Environment variable with the ID token; CMD does not get it
+    #[arg(long, value_name = "NAME")]
+    token_env: Option<String>,
     /// Accept that root can lift the gate, and run as root
     #[arg(long)]
     allow_root: bool,
@@ -88,18 +102,35 @@ pub(super) fn run(arguments: Arguments, config: &Config) -> Result<(), Failure> 
     refuse_network_streams()?;
     warn_of_powerful_groups();
     let certificates = own_certificates(config)?;
-    let request =
-        Request::Run { policy: arguments.policy, labels, allow_root: arguments.allow_root, certificates };
-    let Reply::Started { environment, ssh_hosts, .. } = ask(config, &request)? else {
+    let named = token::named(arguments.token_file, arguments.token_env);
+    let source = token::find(named, &arguments.policy, config)?;
+    let token = source.as_ref().map(|source| source.read()).transpose()?;
+    let renewal = source.as_ref().map(|source| renew::prepare(source, config)).transpose()?.flatten();
+    let request = Request::Run {
+        policy: arguments.policy,
+        labels,
+        allow_root: arguments.allow_root,
+        certificates,
+        token,
+    };
+    let Reply::Started { run, environment, ssh_hosts, cgroup, expires_ms } = ask(config, &request)? else {
         return Err(ClientError::NotUnderstood.into());
     };
+    if let (Some(renewal), Some(expires_ms)) = (renewal, expires_ms) {
+        renewal.begin(&renew::Work { run, cgroup, expires_ms });
+    }
     if !ssh_hosts.is_empty() && !arguments.no_known_hosts {
         make_known(&ssh_hosts, config);
     }
     // From here on this process is the agent's.
     drop_inherited_sockets()?;
     set_no_new_privs(true).map_err(io::Error::from)?;
-    let error = Command::new(&program).args(words).envs(environment).exec();
+    let mut command = Command::new(&program);
+    command.args(words).envs(environment);
+    for variable in source.iter().flat_map(token::Source::variables) {
+        command.env_remove(variable);
+    }
+    let error = command.exec();
     complain(&format!("cannot run {}: {error}", program.display()));
     std::process::exit(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUNNABLE });
 }

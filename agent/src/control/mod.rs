@@ -6,6 +6,7 @@
 pub mod client;
 pub mod notify;
 pub mod protocol;
+mod runs;
 pub mod server;
 pub mod socket;
 #[cfg(test)]

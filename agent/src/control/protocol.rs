@@ -1,8 +1,10 @@
 //! What is said on the control socket.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::approval::{Answer, Digest, Entry};
 use crate::flow::{ApprovalId, RunId, SessionId, Side};
@@ -46,6 +48,29 @@ pub enum Request {
         /// Certificates that the caller's clients trust and the published bundle lacks, as PEM.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         certificates: String,
+        /// An ID token, where the policy asks for one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<Token>,
+    },
+    /// Whose tokens a policy asks for. Anybody.
+    Terms {
+        /// Policy name.
+        policy: String,
+    },
+    /// Put a fresh token of the same subject in the place of a run's. Whoever started the run.
+    Renew {
+        /// Which.
+        run: RunId,
+        /// The token.
+        token: Token,
+    },
+    /// Take a run's permission away, and that of its tokens; its sessions end. Root and operators.
+    Withdraw {
+        /// Which.
+        run: RunId,
+        /// Why; its clients are told.
+        #[serde(default)]
+        reason: String,
     },
     /// Requests that wait or were settled lately, as far as the caller may read them.
     Approvals,
@@ -90,6 +115,24 @@ pub enum Reply {
         /// Hosts of the policy's SSH connections, as `known_hosts` names them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         ssh_hosts: Vec<String>,
+        /// Its cgroup's directory.
+        #[serde(default)]
+        cgroup: PathBuf,
+        /// When its token expires; milliseconds since 1970-01-01T00:00:00Z.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_ms: Option<u64>,
+    },
+    /// To `Terms`: a token of one of these; none is asked for when there is none.
+    Terms(Vec<TokenTerms>),
+    /// To `Renew`: the run's token now expires then; milliseconds since 1970-01-01T00:00:00Z.
+    Renewed {
+        /// See above.
+        expires_ms: u64,
+    },
+    /// To `Withdraw`: so many sessions end.
+    Withdrawn {
+        /// See above.
+        sessions: usize,
     },
     /// To `Approvals`, and first to `Watch` (again when the watcher has lagged behind).
     Approvals(Vec<Entry>),
@@ -101,6 +144,40 @@ pub enum Reply {
     Done,
     /// To anything.
     Refused(Refusal),
+}
+
+/// Whose tokens a policy takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenTerms {
+    /// The issuer.
+    pub issuer: String,
+    /// What the token's `aud` must name.
+    pub audience: String,
+}
+
+/// An ID token on its way. It is wiped when dropped and does not print.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Token(Zeroizing<String>);
+
+impl Token {
+    /// Takes the text.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text, for whoever verifies it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
 }
 
 /// Why nothing was done.
@@ -167,6 +244,15 @@ pub struct RunBrief {
     pub policy: String,
     /// Who started it; `None` for a matched cgroup.
     pub user: Option<String>,
+    /// Whom its token speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// When its token expires; milliseconds since 1970-01-01T00:00:00Z.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+    /// Who withdrew it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawn_by: Option<String>,
     /// Its cgroup.
     pub cgroup: String,
     /// Milliseconds since 1970-01-01T00:00:00Z.
@@ -175,7 +261,11 @@ pub struct RunBrief {
 
 impl From<&RunInfo> for RunBrief {
     fn from(run: &RunInfo) -> Self {
+        let identity = run.standing.identity();
         Self {
+            subject: identity.as_ref().map(|identity| identity.shown()),
+            expires_ms: identity.map(|identity| identity.expires_ms),
+            withdrawn_by: run.standing.withdrawn().map(|withdrawal| withdrawal.by),
             id: run.id,
             policy: run.policy.clone(),
             user: run.subject.as_ref().map(|subject| subject.user.clone()),

@@ -15,14 +15,14 @@ use tokio::time::timeout;
 use super::protocol::{
     Envelope, Hook, PolicyFile, REQUEST_BYTES_MAX, Refusal, Reply, Request, RunBrief, Status, VERSION,
 };
-use super::with_causes;
+use super::runs::Wanted;
 use crate::approval::{Answer, Approvals, DecideError, Digest, Reviewer};
-use crate::flow::{ApprovalId, SessionId, Side};
+use crate::flow::{ApprovalId, RunId, SessionId, Side};
+use crate::identity::Issuers;
 use crate::policy::Policy;
-use crate::policy::rule::{RunRules, known_hosts_names};
 use crate::relay::stop::{Kill, REASON_CHARS_MAX};
 use crate::run::caller::Caller;
-use crate::run::{RunInfo, Runs, Start, Subject};
+use crate::run::{RunInfo, Runs, Subject};
 
 /// Connections at once; beyond it new ones are refused.
 pub const CLIENTS_MAX: usize = 256;
@@ -65,6 +65,9 @@ pub type Environment = Box<dyn Fn(&RunInfo, &str) -> Result<BTreeMap<String, Str
 /// Ends a session by its id, or a beginning or end of it; the error is one line for the operator.
 pub type KillSession = Box<dyn Fn(&str, Kill) -> Result<SessionId, String> + Send + Sync>;
 
+/// Ends every session of a run; how many.
+pub type KillRun = Box<dyn Fn(RunId, &Kill) -> usize + Send + Sync>;
+
 /// What the control socket gives access to. The closures may block.
 pub struct Service {
     /// Every run.
@@ -79,6 +82,10 @@ pub struct Service {
     pub status: Box<dyn Fn() -> HostStatus + Send + Sync>,
     /// Ends a session; the error is one line for the operator.
     pub kill: KillSession,
+    /// Ends every session of a run; how many.
+    pub kill_run: KillRun,
+    /// Verifies tokens.
+    pub issuers: Arc<Issuers>,
     /// Group of the operators.
     pub operators: String,
     /// Begins the daemon's end.
@@ -234,14 +241,21 @@ async fn send(write: &mut OwnedWriteHalf, reply: &Reply) -> io::Result<()> {
     timeout(REPLY_TIME_MAX, write.write_all(&line)).await?
 }
 
-/// Everything but `Watch`, on a thread that may block.
+/// Everything but `Watch`, on a thread that may block once what has to be asked of others is known.
 async fn answer(request: Request, caller: Arc<Caller>, service: &Arc<Service>) -> Reply {
+    let identity = match service.identify(&request).await {
+        Ok(identity) => identity,
+        Err(refusal) => return Reply::Refused(refusal),
+    };
     let service = Arc::clone(service);
     let done = tokio::task::spawn_blocking(move || match request {
         Request::Status => Ok(Reply::Status(Box::new(service.full_status()))),
-        Request::Run { policy, labels, allow_root, certificates } => {
-            service.run(&caller, policy, labels, allow_root, &certificates)
+        Request::Run { policy, labels, allow_root, certificates, token: _ } => {
+            service.run(&caller, Wanted { policy, labels, allow_root, certificates, identity })
         }
+        Request::Terms { policy } => service.terms(&policy),
+        Request::Renew { run, token: _ } => service.renew(&caller, run, identity),
+        Request::Withdraw { run, reason } => service.withdraw(&caller, run, reason),
         Request::Approvals | Request::Watch => Ok(service.visible(&reviewer(&caller))),
         Request::Decide { id, digest, answer, reason } => service.decide(&caller, id, digest, answer, reason),
         Request::Kill { session, reason } => service.kill(&caller, &session, reason),
@@ -311,49 +325,22 @@ impl Service {
         }
     }
 
-    fn run(
-        &self,
-        caller: &Caller,
-        name: String,
-        labels: BTreeMap<String, String>,
-        allow_root: bool,
-        certificates: &str,
-    ) -> Result<Reply, Refusal> {
-        let policy = (self.policy)(&name).map_err(|message| Refusal::new(Side::Policy, message))?;
-        may_run(&policy.run, &caller.subject()).map_err(|who| {
-            Refusal::new(
-                Side::Policy,
-                format!("policy `{name}` lets only {who} start runs; see its [run] table"),
-            )
-        })?;
-        let start = Start { policy: name, policy_version: policy.version.clone(), labels, allow_root };
-        let run = self.runs.start(start, caller).map_err(|error| {
-            if error.side() == Side::Portcullis {
-                tracing::error!(error = with_causes(&error), uid = caller.uid, "cannot start a run");
-            }
-            Refusal::new(error.side(), with_causes(&error))
-        })?;
-        let mut environment = (self.environment)(&run, certificates)
-            .map_err(|message| Refusal::new(Side::Portcullis, message))?;
-        environment.insert("PORTCULLIS_RUN".to_owned(), run.id.to_string());
-        Ok(Reply::Started { run: run.id, environment, ssh_hosts: known_hosts_names(&policy.connections) })
-    }
-
     fn kill(&self, caller: &Caller, session: &str, reason: String) -> Result<Reply, Refusal> {
-        let Subject { uid, user, groups, .. } = caller.subject();
-        if uid != 0 && !groups.contains(&self.operators) {
-            let who = format!("only root and group {} may end sessions", self.operators);
-            return Err(Refusal::new(Side::Client, who));
-        }
-        let plain = reason.chars().count() <= REASON_CHARS_MAX && !reason.chars().any(char::is_control);
-        if !plain {
-            let problem = format!("a reason is one line of at most {REASON_CHARS_MAX} characters");
-            return Err(Refusal::new(Side::Client, problem));
-        }
-        let killed = (self.kill)(session, Kill { by: user.clone(), reason });
-        let session = killed.map_err(|problem| Refusal::new(Side::Client, problem))?;
+        let user = self.operator(caller, "end sessions")?;
+        let kill = Kill { by: Some(user.clone()), reason: one_line(reason)? };
+        let session = (self.kill)(session, kill).map_err(|problem| Refusal::new(Side::Client, problem))?;
         tracing::info!(%session, by = user, "an operator ended a session");
         Ok(Reply::Killed(session))
+    }
+
+    /// The login name of a caller who is root or an operator.
+    pub(super) fn operator(&self, caller: &Caller, what: &str) -> Result<String, Refusal> {
+        let Subject { uid, user, groups, .. } = caller.subject();
+        if uid == 0 || groups.contains(&self.operators) {
+            return Ok(user);
+        }
+        let who = format!("only root and group {} may {what}", self.operators);
+        Err(Refusal::new(Side::Client, who))
     }
 
     fn visible(&self, who: &Reviewer) -> Reply {
@@ -386,6 +373,15 @@ impl Service {
     }
 }
 
+/// A reason that clients are told.
+pub(super) fn one_line(reason: String) -> Result<String, Refusal> {
+    if reason.chars().count() <= REASON_CHARS_MAX && !reason.chars().any(char::is_control) {
+        return Ok(reason);
+    }
+    let problem = format!("a reason is one line of at most {REASON_CHARS_MAX} characters");
+    Err(Refusal::new(Side::Client, problem))
+}
+
 fn may_stop(caller: &Caller) -> Result<Reply, Refusal> {
     if caller.uid != 0 {
         return Err(Refusal::new(Side::Client, "only root may do this; try again with sudo"));
@@ -398,17 +394,4 @@ fn may_stop(caller: &Caller) -> Result<Reply, Refusal> {
 fn reviewer(caller: &Caller) -> Reviewer {
     let Subject { uid, user, groups, .. } = caller.subject();
     Reviewer { uid, user, groups, pid: caller.pid, login_uid: caller.login_uid() }
-}
-
-/// Whether `[run]` names this user; the error says whom it names.
-fn may_run(rules: &RunRules, subject: &Subject) -> Result<(), String> {
-    let open = rules.users.is_empty() && rules.groups.is_empty();
-    let named = rules.users.contains(&subject.user)
-        || rules.groups.iter().any(|group| subject.groups.contains(group));
-    if open || named {
-        return Ok(());
-    }
-    let users = rules.users.iter().map(|user| format!("user {user}"));
-    let groups = rules.groups.iter().map(|group| format!("group {group}"));
-    Err(users.chain(groups).collect::<Vec<_>>().join(", "))
 }

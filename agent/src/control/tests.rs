@@ -42,6 +42,8 @@ impl Daemon {
             environment: Box::new(|_, _| Ok(std::collections::BTreeMap::new())),
             status: Box::new(|| HostStatus { mode: "no-lsm".to_owned(), ..HostStatus::default() }),
             kill: Box::new(|session, _| Err(format!("no session {session}"))),
+            kill_run: Box::new(|_, _| 0),
+            issuers: Arc::new(crate::identity::Issuers::new(Arc::default())),
             operators: "portcullis".to_owned(),
             stop: Box::new(|| ()),
         });
@@ -103,6 +105,9 @@ fn refusal(reply: &str) -> String {
         Reply::Refused(refusal) => refusal.message,
         Reply::Status(_)
         | Reply::Started { .. }
+        | Reply::Terms(_)
+        | Reply::Renewed { .. }
+        | Reply::Withdrawn { .. }
         | Reply::Killed(_)
         | Reply::Approvals(_)
         | Reply::Approval(_)

@@ -19,15 +19,18 @@ use crate::config::Config;
 use crate::control::{notify, socket};
 use crate::credential::Credentials;
 use crate::gate::{Gate, HostNames};
+use crate::identity::Issuers;
 use crate::intercept::{self, Kernel, Settings, cgroup2_root, ensure_bpffs};
 use crate::limits::CONNECTIONS_MAX;
 use crate::policy::PolicySet;
+use crate::policy::rule::OnExpiry;
 use crate::record::{Recorder, RecorderConfig};
 use crate::relay::ssh::proxy_key;
+use crate::relay::stop::Kill;
 use crate::relay::{Relay, Shutdown, ShutdownTrigger};
 use crate::resolve::{Resolver, Upstream};
 use crate::run::matching::{self, Claim};
-use crate::run::{self, Governor, RunEvent, Runs};
+use crate::run::{self, Governor, Lapsed, RunEvent, Runs, now_ms};
 use crate::session::{self, Host, Places};
 use crate::tls::ca::{Ca, CaSettings};
 use crate::upstream::{Dialler, SideConnections};
@@ -48,6 +51,9 @@ const LISTEN_TRIES: u32 = 20;
 
 /// Pause after a failed accept: the process is out of descriptors, and more haste only burns the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often runs are looked through for expired tokens whose policy says `on_expiry = "cut"`.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pause before something that watches the host is started again.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
@@ -189,7 +195,13 @@ impl Daemon {
         });
         let (trigger, shutdown) = Shutdown::new();
         let proxy = listeners.first().map(|listener| listener.tcp.local_addr()).transpose()?;
-        let view = HostView { started: SystemTime::now(), proxy, trust, operators: config.operators.clone() };
+        let view = HostView {
+            started: SystemTime::now(),
+            proxy,
+            trust,
+            issuers: Arc::new(Issuers::new(Arc::default())),
+            operators: config.operators.clone(),
+        };
         let (gate, recorder) = (Arc::clone(&relay.gate), Arc::clone(&relay.recorder));
         let resolver = Arc::new(Resolver::new(upstream, gate, recorder, Arc::clone(&runs)));
         let host = Arc::new(Host { kernel, runs, relay, resolver, places: Places::default() });
@@ -202,6 +214,7 @@ impl Daemon {
         let mut background = JoinSet::new();
         background.spawn(follow_policies(Arc::clone(&self.policies)));
         background.spawn(follow_cgroups(Arc::clone(&self.host.runs), Arc::clone(&self.policies)));
+        background.spawn(follow_expiry(Arc::clone(&self.host), Arc::clone(&self.policies)));
         let service = service(&self.host, &self.policies, &self.approvals, &self.view, Arc::clone(&stop));
         background.spawn(crate::control::server::serve(self.control, Arc::new(service)));
         let mut accepting = JoinSet::new();
@@ -390,6 +403,27 @@ async fn follow_cgroups(runs: Arc<Runs>, policies: Arc<PolicySet>) {
         }
     };
     tokio::join!(forward, watch_tree);
+}
+
+/// Cuts the connections of runs whose token has expired, where their policy asks for it.
+async fn follow_expiry(host: Arc<Host>, policies: Arc<PolicySet>) {
+    let kill = Kill { by: None, reason: "the token of its run has expired".to_owned() };
+    let mut ticks = tokio::time::interval(EXPIRY_INTERVAL);
+    loop {
+        ticks.tick().await;
+        for run in host.runs.list() {
+            let Err(Lapsed::Expired(identity)) = run.standing.check(now_ms()) else { continue };
+            let policy = policies.get(&run.policy);
+            let rules = policy.iter().flat_map(|policy| &policy.identity);
+            let cut = rules.filter(|rules| rules.issuer == identity.issuer).map(|rules| rules.on_expiry);
+            if cut.last() == Some(OnExpiry::Cut) {
+                let sessions = host.relay.live.kill_run(run.id, &kill);
+                if sessions > 0 {
+                    tracing::info!(run = %run.id, sessions, "cut the sessions of a run whose token has expired");
+                }
+            }
+        }
+    }
 }
 
 fn claims(policies: &PolicySet) -> Arc<[Claim]> {

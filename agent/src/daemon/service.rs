@@ -12,6 +12,7 @@ use super::trust::Trust;
 use crate::approval::Approvals;
 use crate::control::protocol::{Hook, PolicyFile};
 use crate::control::server::{HostStatus, Service};
+use crate::identity::Issuers;
 use crate::intercept::Counters;
 use crate::policy::PolicySet;
 use crate::policy::watch::Problem;
@@ -23,6 +24,8 @@ pub(super) struct HostView {
     pub(super) started: SystemTime,
     pub(super) proxy: Option<SocketAddr>,
     pub(super) trust: Arc<Trust>,
+    /// Verifies tokens.
+    pub(super) issuers: Arc<Issuers>,
     /// Group of the operators.
     pub(super) operators: String,
 }
@@ -39,6 +42,7 @@ pub(super) fn service(
     let (status_host, status_policies, status_view) =
         (Arc::downgrade(host), Arc::clone(policies), view.clone());
     let (trust, live) = (Arc::clone(&view.trust), Arc::clone(&host.relay.live));
+    let cut = Arc::clone(&live);
     Service {
         runs: Arc::clone(&host.runs),
         approvals: Arc::clone(approvals),
@@ -49,6 +53,8 @@ pub(super) fn service(
             None => HostStatus::default(),
         }),
         kill: Box::new(move |session, kill| live.kill(session, kill).map_err(|error| error.to_string())),
+        kill_run: Box::new(move |run, kill| cut.kill_run(run, kill)),
+        issuers: Arc::clone(&view.issuers),
         operators: view.operators.clone(),
         stop: Box::new(move || stop.notify_one()),
     }

@@ -9,8 +9,8 @@ use crate::flow::{ApprovalId, Flow, Side};
 use crate::mask::plan::Taint;
 use crate::policy::decide::PostgresOperation;
 use crate::policy::rule::{
-    ClientTls, Egress, HOLD_TIME_DEFAULT, HoldTerms, INLINE_TIME_DEFAULT, InTransaction, PolicyVersion,
-    Protocol, SshRules, SshUpstream, UnknownOrigin, Upstream, UpstreamTls,
+    ClaimsWhen, ClientTls, Egress, HOLD_TIME_DEFAULT, HoldTerms, INLINE_TIME_DEFAULT, InTransaction,
+    PolicyVersion, Protocol, SshRules, SshUpstream, UnknownOrigin, Upstream, UpstreamTls,
 };
 use crate::policy::{Action, Connection, DEFAULT_RULE, Policy, PolicySet, Verdict};
 use crate::record::event::{ApprovalOutcome, ApprovalRecord};
@@ -24,6 +24,7 @@ mod http;
 mod names;
 mod question;
 mod ssh;
+mod standing;
 mod through;
 
 #[cfg(test)]
@@ -221,14 +222,20 @@ impl Gate {
     /// Whether a flow of a run may be connected, and to what. `subject` is whom it acts for.
     pub async fn admit(&self, flow: &Arc<Flow>, run: &Arc<RunInfo>, subject: Subject) -> Admitted {
         let Some(policy) = self.policies.get(&run.policy) else { return Admitted::No(policy_missing(run)) };
+        if let Err(denial) = standing::check(run, &policy) {
+            return Admitted::No(denial);
+        }
         if flow.destination.0.port() == bypass::DNS_OVER_TLS_PORT {
             return Admitted::No(question::around_the_resolver(&flow.destination.to_string()));
         }
         let named = self.named(flow, &policy).await;
         let resolved = |name: &str, address: IpAddr| named.resolves(self, name, address);
-        let connection = match policy.connection_for(flow.destination, &resolved) {
-            Some(connection) if may_use(connection, &subject.groups) => connection.clone(),
-            Some(connection) => return Admitted::No(not_in_groups(connection, &policy)),
+        let named_by = || policy.connections_for(flow.destination, &resolved);
+        let connection = match named_by().find(|connection| may_use(connection, &subject)) {
+            Some(connection) => connection.clone(),
+            None if named_by().next().is_some() => {
+                return Admitted::No(for_others(named_by(), &policy));
+            }
             None => match policy.egress {
                 Egress::Deny => return Admitted::No(no_connection(flow, &policy)),
                 Egress::Record if bypass::is_resolver(flow.destination.0) => {
@@ -255,7 +262,7 @@ impl Gate {
             Ok(policy) => policy,
             Err(denial) => return Judgement::Deny(denial),
         };
-        let groups = &admission.subject.groups;
+        let who = admission.subject.who();
         let asked = PostgresOperation {
             connection: &admission.connection.name,
             database: operation.database,
@@ -264,11 +271,11 @@ impl Gate {
             search_path: operation.search_path,
             estimates: operation.estimates.unwrap_or_default(),
         };
-        if operation.estimates.is_none() && !policy.needs_estimate(&asked, groups).is_empty() {
+        if operation.estimates.is_none() && !policy.needs_estimate(&asked, who).is_empty() {
             return Judgement::Estimate;
         }
         let durable = policy.record.durable.contains(&operation.analysis.effect);
-        let verdict = stricter(policy.decide(&asked, groups), masked_data(operation.taint, &policy));
+        let verdict = stricter(policy.decide(&asked, who), masked_data(operation.taint, &policy));
         match verdict {
             Verdict::Allow { rule } => Judgement::Permit(Permit { rule, approval: None, durable }),
             Verdict::Deny { rule, reason, hint } => {
@@ -329,6 +336,7 @@ impl Gate {
     fn current(&self, admission: &Admission) -> Result<Arc<Policy>, Denial> {
         let policy =
             self.policies.get(&admission.run.policy).ok_or_else(|| policy_missing(&admission.run))?;
+        standing::goes_on(admission, &policy)?;
         if policy.version == admission.policy.version || admission.connection.name == UNNAMED_CONNECTION {
             return Ok(policy);
         }
@@ -336,8 +344,8 @@ impl Gate {
             Some(connection) if !connection.is_same_target(&admission.connection) => {
                 Err(connection_changed(connection, &policy))
             }
-            Some(connection) if may_use(connection, &admission.subject.groups) => Ok(policy),
-            Some(connection) => Err(not_in_groups(connection, &policy)),
+            Some(connection) if may_use(connection, &admission.subject) => Ok(policy),
+            Some(connection) => Err(for_others(std::iter::once(connection), &policy)),
             None => Err(no_connection(&admission.flow, &policy)),
         }
     }
@@ -521,8 +529,8 @@ fn approval_record(id: ApprovalId, outcome: &Outcome) -> ApprovalRecord {
     }
 }
 
-fn may_use(connection: &Connection, groups: &[String]) -> bool {
-    connection.groups.is_empty() || connection.groups.iter().any(|group| groups.contains(group))
+fn may_use(connection: &Connection, subject: &Subject) -> bool {
+    subject.who().is(&connection.groups, &connection.claims)
 }
 
 /// What masking asks for, on top of the guards. What moves masked values is put to whom the policy asks about what it
@@ -617,11 +625,20 @@ fn connection_changed(connection: &Connection, policy: &Policy) -> Denial {
     )
 }
 
-fn not_in_groups(connection: &Connection, policy: &Policy) -> Denial {
+/// Connections name the target, and the subject may use none of them.
+fn for_others<'p>(connections: impl Iterator<Item = &'p Connection>, policy: &Policy) -> Denial {
+    let (mut names, mut whom) = (Vec::new(), Vec::new());
+    for connection in connections {
+        names.push(format!("`{}`", connection.name));
+        let groups = Some(connection.groups.join(", ")).filter(|groups| !groups.is_empty());
+        let claims = connection.claims.0.iter().map(ToString::to_string);
+        let needed: Vec<String> = groups.into_iter().chain(claims).collect();
+        whom.push(needed.join(" with "));
+    }
     Denial::new(
         Side::Policy,
-        format!("policy `{}` gives connection `{}` to other groups", policy.name, connection.name),
-        format!("it is for: {}", connection.groups.join(", ")),
+        format!("policy `{}` gives connection {} to others", policy.name, names.join(" and ")),
+        format!("it is for: {}", whom.join("; or ")),
     )
 }
 
@@ -632,6 +649,7 @@ fn unnamed() -> Connection {
         protocol: Protocol::Opaque,
         client_tls: ClientTls::Passthrough,
         groups: Vec::new(),
+        claims: ClaimsWhen::default(),
         upstream: Upstream {
             address: None,
             user: None,
@@ -669,12 +687,13 @@ impl Admission {
             process: Process::default(),
             socket_cookie: 0,
         };
-        let subject = Subject { uid: 1000, user: "agent".to_owned(), gid: 1000, groups: Vec::new() };
+        let subject = Subject { uid: 1000, user: "agent".to_owned(), gid: 1000, ..Subject::default() };
         let run = RunInfo {
             id: flow.run,
             policy: policy.name.clone(),
             policy_version: policy.version.clone(),
             subject: Some(subject.clone()),
+            standing: crate::run::Standing::default(),
             labels: std::collections::BTreeMap::new(),
             started_ms: 0,
             how: How::Started { pid: 1 },

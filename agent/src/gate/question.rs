@@ -5,7 +5,7 @@ use crate::policy::{Connection, DEFAULT_RULE, Policy};
 use crate::request::Effect;
 use crate::run::{RunInfo, Subject};
 
-use super::{Denial, Gate, Side, bypass, may_use, not_in_groups, policy_missing};
+use super::{Denial, Gate, Side, bypass, for_others, may_use, policy_missing, standing};
 
 /// A name may be asked for, once. Made here only.
 #[derive(Debug)]
@@ -35,13 +35,14 @@ impl Gate {
     /// When it may not.
     pub fn may_resolve(&self, run: &RunInfo, subject: &Subject, name: &str) -> Result<NamePermit, Denial> {
         let policy = self.policies.get(&run.policy).ok_or_else(|| policy_missing(run))?;
+        standing::check(run, &policy)?;
         let durable = policy.record.durable.contains(&Effect::Read);
         let named = || policy.connections.iter().filter(|connection| names(connection, name));
-        if let Some(connection) = named().find(|connection| may_use(connection, &subject.groups)) {
+        if let Some(connection) = named().find(|connection| may_use(connection, subject)) {
             return Ok(NamePermit { rule: connection.name.clone(), durable });
         }
-        if let Some(connection) = named().next() {
-            return Err(not_in_groups(connection, &policy));
+        if named().next().is_some() {
+            return Err(for_others(named(), &policy));
         }
         match policy.egress {
             Egress::Deny => Err(unnamed_host(name, &policy)),

@@ -20,7 +20,7 @@ impl Gate {
             operation,
         };
         let durable = policy.record.durable.contains(&operation.effect);
-        match policy.decide_ssh(&asked, &admission.subject.groups) {
+        match policy.decide_ssh(&asked, admission.subject.who()) {
             Verdict::Allow { rule } => Judgement::Permit(Permit { rule, approval: None, durable }),
             Verdict::Deny { rule, reason, hint } => {
                 Judgement::Deny(Denial { rule, reason, hint, side: Side::Policy, approval: None })

@@ -111,6 +111,7 @@ impl Rig {
 
     fn run() -> Arc<RunInfo> {
         Arc::new(RunInfo {
+            standing: crate::run::Standing::default(),
             id: RunId::generate(),
             policy: "shop".to_owned(),
             policy_version: "at start".to_owned(),
@@ -124,7 +125,7 @@ impl Rig {
 
     fn subject(groups: &[&str]) -> Subject {
         let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-        Subject { uid: 1000, user: "agent".to_owned(), gid: 1000, groups }
+        Subject { uid: 1000, user: "agent".to_owned(), gid: 1000, groups, identity: None }
     }
 
     async fn admission(&self) -> Admission {
@@ -469,7 +470,7 @@ async fn a_flow_goes_where_its_run_was_told_that_it_would() {
     tell("theirs.test");
     assert_eq!(
         admitted("127.8.0.1:5432", &[]).await,
-        "policy `shop` gives connection `theirs` to other groups"
+        "policy `shop` gives connection `theirs` to others"
     );
     assert_eq!(admitted("127.8.0.1:5432", &["finance"]).await, "theirs theirs.test");
     assert_eq!(admitted("127.8.0.2:5432", &[]).await, "no connection of policy `shop` names 127.8.0.2:5432");
@@ -488,7 +489,7 @@ async fn a_name_may_be_asked_for_when_a_connection_has_it() {
     assert_eq!(ask("two.test", &[]), Ok("two".to_owned()));
     assert_eq!(ask("theirs.test", &["finance"]), Ok("theirs".to_owned()));
     for (name, part) in [
-        ("theirs.test", "to other groups"),
+        ("theirs.test", "to others"),
         ("x.two.test", "names the host x.two.test"),
         ("test", "names the host test"),
         ("", "names the host"),
@@ -498,7 +499,7 @@ async fn a_name_may_be_asked_for_when_a_connection_has_it() {
     }
     rig.reload(&format!("{NAMED}\n[egress]\ndefault = \"record\"\n"));
     assert_eq!(ask("x.two.test", &[]), Ok(DEFAULT_RULE.to_owned()));
-    assert!(ask("theirs.test", &[]).unwrap_err().contains("to other groups"), "named, for others");
+    assert!(ask("theirs.test", &[]).unwrap_err().contains("to others"), "named, for others");
     assert!(ask("dns.google", &[]).unwrap_err().contains("around this host's resolver"));
     std::fs::remove_file(&rig.file).unwrap();
     rig.policies.reload();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::decide::{HttpOperation, PostgresOperation, SshAsked, UnreadBody, objects_of};
-use super::rule::{Connection, Policy, Protocol, SshRules, Verdict};
+use super::rule::{Claims, Connection, Policy, Protocol, SshRules, Verdict, Who};
 use crate::request::http::{HttpRequest, Scheme, analyze as analyze_http};
 use crate::request::sql::{Analysis, analyze};
 use crate::request::ssh::{OperationKind, SshOperation, described, exec};
@@ -23,6 +23,8 @@ pub struct Circumstances {
     pub protocol: Option<Protocol>,
     /// Groups of the subject.
     pub groups: Vec<String>,
+    /// Claims of the subject's token, under `[identity]`.
+    pub claims: Option<Claims>,
     /// Connection; without it the policy's first one for PostgreSQL.
     pub connection: Option<String>,
     /// Database; without it the one the connection logs in to.
@@ -35,6 +37,32 @@ pub struct Circumstances {
     pub user: Option<String>,
     /// The planner's row estimate for every statement; without it unknown.
     pub rows: Option<u64>,
+}
+
+impl Circumstances {
+    fn who(&self) -> Who<'_> {
+        Who { groups: &self.groups, claims: self.claims.as_ref() }
+    }
+
+    /// Adds a claim, as `NAME=VALUE`; names between dots are tables inside of tables.
+    ///
+    /// # Errors
+    /// When there is no `=`.
+    pub fn claim(&mut self, text: &str) -> Result<(), String> {
+        let (name, value) = text.split_once('=').ok_or("write a claim as NAME=VALUE")?;
+        let claims = self.claims.get_or_insert_default();
+        let mut table = claims;
+        let mut parts = name.trim().split('.').peekable();
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                table.insert(part.to_owned(), value.trim().into());
+                break;
+            }
+            let inner = table.entry(part).or_insert_with(|| Claims::new().into());
+            table = inner.as_object_mut().ok_or("a claim cannot be a text and a table")?;
+        }
+        Ok(())
+    }
 }
 
 /// A text, what it does, and what the policy says of it.
@@ -106,7 +134,7 @@ fn judge_http(policy: &Policy, text: &str, circumstances: &Circumstances) -> Res
         analysis: &analysis,
         unread: UnreadBody::Doubted,
     };
-    let verdict = policy.decide_http(&operation, &circumstances.groups);
+    let verdict = policy.decide_http(&operation, circumstances.who());
     let tried = Tried {
         kind: analysis.kind,
         effect: analysis.effect,
@@ -134,7 +162,7 @@ pub fn judge_ssh(policy: &Policy, command: &[u8], circumstances: &Circumstances)
         user: circumstances.user.as_deref().or(account).unwrap_or_default(),
         operation: &operation,
     };
-    let verdict = policy.decide_ssh(&asked, &circumstances.groups);
+    let verdict = policy.decide_ssh(&asked, circumstances.who());
     Ok(Trial { operations: tried(&operation), effect: operation.effect, verdict })
 }
 
@@ -217,7 +245,7 @@ pub fn judge_analysis(
         search_path: Some(&path),
         estimates: &estimates,
     };
-    let verdict = policy.decide(&operation, &circumstances.groups);
+    let verdict = policy.decide(&operation, circumstances.who());
     let operations = analysis.statements.iter().map(|statement| Tried {
         kind: statement.kind.clone(),
         effect: statement.effect,

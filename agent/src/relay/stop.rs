@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::flow::{SessionId, Side};
+use crate::flow::{RunId, SessionId, Side};
 use crate::record::event::{EndReason, Ended};
 
 /// Longest reason that an operator may give, in characters; the client is told it.
@@ -14,8 +14,8 @@ pub const REASON_CHARS_MAX: usize = 200;
 /// Who ended a session, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kill {
-    /// The operator.
-    pub by: String,
+    /// The operator; `None` when the policy asks for it.
+    pub by: Option<String>,
     /// Why, in their words; may be empty.
     pub reason: String,
 }
@@ -75,8 +75,11 @@ impl Shutdown {
         match self.kill() {
             None => Ended { reason: EndReason::Drained, side: Side::Portcullis, detail: None },
             Some(Kill { by, reason }) => {
-                let detail =
-                    if reason.is_empty() { format!("by {by}") } else { format!("by {by}: {reason}") };
+                let detail = match by {
+                    Some(by) if reason.is_empty() => format!("by {by}"),
+                    Some(by) => format!("by {by}: {reason}"),
+                    None => reason,
+                };
                 Ended { reason: EndReason::Killed, side: Side::Portcullis, detail: Some(detail) }
             }
         }
@@ -87,10 +90,13 @@ impl Shutdown {
     pub fn told(&self) -> String {
         match self.kill() {
             None => "portcullis: the daemon is stopping; connect again".to_owned(),
-            Some(Kill { reason, .. }) if reason.is_empty() => {
+            Some(Kill { by: None, reason }) => format!("portcullis: this session is ended: {reason}"),
+            Some(Kill { by: Some(_), reason }) if reason.is_empty() => {
                 "portcullis: an operator ended this session".to_owned()
             }
-            Some(Kill { reason, .. }) => format!("portcullis: an operator ended this session: {reason}"),
+            Some(Kill { by: Some(_), reason }) => {
+                format!("portcullis: an operator ended this session: {reason}")
+            }
         }
     }
 }
@@ -104,7 +110,13 @@ impl ShutdownTrigger {
 
 /// The sessions that go on now, by id.
 #[derive(Debug, Default)]
-pub struct Live(Mutex<HashMap<SessionId, watch::Sender<Option<Kill>>>>);
+pub struct Live(Mutex<HashMap<SessionId, Going>>);
+
+#[derive(Debug)]
+struct Going {
+    run: RunId,
+    end: watch::Sender<Option<Kill>>,
+}
 
 /// One session that goes on; dropped, it does not any more.
 #[derive(Debug)]
@@ -126,9 +138,9 @@ pub enum NotKilled {
 
 impl Live {
     /// A session goes on from now on; what it gets ends it.
-    pub fn enter(self: &Arc<Self>, session: SessionId, shutdown: &Shutdown) -> (Shutdown, Entry) {
-        let (sender, receiver) = watch::channel(None);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(session, sender);
+    pub fn enter(self: &Arc<Self>, session: SessionId, run: RunId, shutdown: &Shutdown) -> (Shutdown, Entry) {
+        let (end, receiver) = watch::channel(None);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(session, Going { run, end });
         let shutdown = Shutdown { daemon: shutdown.daemon.clone(), session: Some(receiver) };
         (shutdown, Entry { live: Arc::clone(self), session })
     }
@@ -147,11 +159,18 @@ impl Live {
         match (found.next(), found.next()) {
             (None, _) => Err(NotKilled::Unknown(id.to_owned())),
             (Some(_), Some(_)) => Err(NotKilled::Ambiguous(id.to_owned())),
-            (Some((session, sender)), None) => {
-                sender.send_replace(Some(kill));
+            (Some((session, going)), None) => {
+                going.end.send_replace(Some(kill));
                 Ok(*session)
             }
         }
+    }
+
+    /// Ends every session of a run; returns how many.
+    pub fn kill_run(&self, run: RunId, kill: &Kill) -> usize {
+        let live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_run = live.values().filter(|going| going.run == run);
+        of_run.map(|going| going.end.send_replace(Some(kill.clone()))).count()
     }
 }
 
@@ -166,7 +185,7 @@ mod tests {
     use super::*;
 
     fn kill() -> Kill {
-        Kill { by: "alice".to_owned(), reason: "enough".to_owned() }
+        Kill { by: Some("alice".to_owned()), reason: "enough".to_owned() }
     }
 
     #[tokio::test]
@@ -174,8 +193,8 @@ mod tests {
         let (_trigger, shutdown) = Shutdown::new();
         let live = Arc::new(Live::default());
         let (one, two) = (SessionId::generate(), SessionId::generate());
-        let (mut first, _first) = live.enter(one, &shutdown);
-        let (mut second, second_entry) = live.enter(two, &shutdown);
+        let (mut first, _first) = live.enter(one, RunId::generate(), &shutdown);
+        let (mut second, second_entry) = live.enter(two, RunId::generate(), &shutdown);
         assert_eq!(live.kill(&one.to_string(), kill()), Ok(one));
         first.begun().await;
         assert_eq!(first.ended().reason, EndReason::Killed);
@@ -194,7 +213,7 @@ mod tests {
     async fn the_daemons_stop_ends_all() {
         let (trigger, shutdown) = Shutdown::new();
         let live = Arc::new(Live::default());
-        let (mut one, _entry) = live.enter(SessionId::generate(), &shutdown);
+        let (mut one, _entry) = live.enter(SessionId::generate(), RunId::generate(), &shutdown);
         trigger.begin();
         one.begun().await;
         assert_eq!(one.ended().reason, EndReason::Drained);
@@ -205,7 +224,7 @@ mod tests {
         let (_trigger, shutdown) = Shutdown::new();
         let live = Arc::new(Live::default());
         let sessions = [SessionId::generate(), SessionId::generate()];
-        let _entries = sessions.map(|session| live.enter(session, &shutdown));
+        let _entries = sessions.map(|session| live.enter(session, RunId::generate(), &shutdown));
         // Ids begin with their time.
         assert_eq!(live.kill("01", kill()), Err(NotKilled::Ambiguous("01".to_owned())));
         assert_eq!(live.kill("", kill()), Err(NotKilled::Unknown(String::new())));

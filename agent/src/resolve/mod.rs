@@ -330,8 +330,8 @@ impl AskingRun {
     /// Whom the asking process acts for. The host's name service may take its time, so it is asked on a thread of its
     /// own, and not for every question.
     async fn subject(&self, asker: &Asker) -> Subject {
-        if let Some(subject) = &asker.run.subject {
-            return subject.clone();
+        if let Some(subject) = asker.run.known_subject() {
+            return subject;
         }
         let (uid, gid) = (asker.process.uid, asker.process.gid);
         if let Some(known) = self.known_subject(uid, gid) {
@@ -341,7 +341,7 @@ impl AskingRun {
         let found = tokio::task::spawn_blocking(move || run.subject_of(uid, gid)).await;
         // In no group, when it cannot be told.
         let Ok(subject) = found else {
-            return Subject { uid, user: uid.to_string(), gid, groups: Vec::new() };
+            return Subject { uid, user: uid.to_string(), gid, ..Subject::default() };
         };
         let mut subjects = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
         if subjects.len() >= SUBJECTS_MAX {

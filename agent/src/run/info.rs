@@ -1,11 +1,13 @@
 //! Words for a run: what it is, whom it acts for, how it came to be.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::identity::{Identity, Standing};
 use crate::flow::RunId;
-use crate::policy::rule::PolicyVersion;
+use crate::policy::rule::{PolicyVersion, Who};
 use crate::sys;
 
 /// Who a run acts for, as far as the host knows.
@@ -17,8 +19,11 @@ pub struct Subject {
     pub user: String,
     /// Primary group id.
     pub gid: u32,
-    /// Names of all groups; the number when the host has no name for one.
+    /// Names of all groups; the number when the host has no name for one. Those of the token, when there is one.
     pub groups: Vec<String>,
+    /// What the run's token says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Arc<Identity>>,
 }
 
 impl Subject {
@@ -30,7 +35,29 @@ impl Subject {
         let user = sys::user_by_id(uid).map_or_else(|| uid.to_string(), |user| user.name);
         let groups =
             gids.into_iter().map(|gid| sys::group_name(gid).unwrap_or_else(|| gid.to_string())).collect();
-        Self { uid, user, gid, groups }
+        Self { uid, user, gid, groups, identity: None }
+    }
+
+    /// The same, as its token knows it.
+    #[must_use]
+    pub fn with(self, identity: Option<Arc<Identity>>) -> Self {
+        match identity {
+            Some(identity) => Self { groups: identity.groups.clone(), identity: Some(identity), ..self },
+            None => self,
+        }
+    }
+
+    /// As rules see it.
+    #[must_use]
+    pub fn who(&self) -> Who<'_> {
+        Who { groups: &self.groups, claims: self.identity.as_ref().map(|identity| &identity.claims) }
+    }
+
+    /// For people: what the token calls it, or the login name.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        let identity = self.identity.as_ref();
+        identity.map_or(&self.user, |identity| identity.name.as_ref().unwrap_or(&identity.subject))
     }
 
     /// The subject behind a process of which only user and group id are known; its groups are the ones the host's
@@ -68,7 +95,7 @@ pub struct CgroupRef {
     pub id: u64,
 }
 
-/// One run. Never changes once made.
+/// One run. Never changes once made, but for its standing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunInfo {
     /// Identifies it everywhere.
@@ -79,6 +106,9 @@ pub struct RunInfo {
     pub policy_version: PolicyVersion,
     /// Who started it. `None` for a matched cgroup: there each connection's own process is the subject.
     pub subject: Option<Subject>,
+    /// Its token, and whether it may go on.
+    #[serde(default)]
+    pub standing: Standing,
     /// `--label K=V`.
     pub labels: BTreeMap<String, String>,
     /// Milliseconds since 1970-01-01T00:00:00Z.
@@ -94,6 +124,12 @@ impl RunInfo {
     /// name service for matched cgroups.
     #[must_use]
     pub fn subject_of(&self, uid: u32, gid: u32) -> Subject {
-        self.subject.clone().unwrap_or_else(|| Subject::of_process(uid, gid))
+        self.known_subject().unwrap_or_else(|| Subject::of_process(uid, gid))
+    }
+
+    /// Whom it acts for, where that is not each connection's own process.
+    #[must_use]
+    pub fn known_subject(&self) -> Option<Subject> {
+        self.subject.clone().map(|subject| subject.with(self.standing.identity()))
     }
 }

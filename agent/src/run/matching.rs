@@ -230,6 +230,7 @@ impl Tree {
             policy: claim.policy.clone(),
             policy_version: claim.version.clone(),
             subject: None,
+            standing: super::Standing::default(),
             labels: BTreeMap::new(),
             started_ms: now_ms(),
             how: How::Matched { unit: unit_of(path).to_owned() },

@@ -14,8 +14,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub mod caller;
 pub mod cgroup;
+pub mod identity;
 mod info;
 pub mod matching;
+mod renewal;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -26,7 +28,10 @@ use crate::flow::{RunId, Side};
 use crate::policy::rule::PolicyVersion;
 use caller::Caller;
 use cgroup::Hierarchy;
+pub use identity::{Identity, Lapsed, Standing, Withdrawal};
 pub use info::{CgroupRef, How, RunInfo, Subject};
+pub use renewal::RenewError;
+use renewal::WithdrawnTokens;
 use store::Store;
 
 /// Runs at once; beyond it new ones are refused.
@@ -79,6 +84,8 @@ pub struct Start {
     pub policy: String,
     /// Its version now.
     pub policy_version: PolicyVersion,
+    /// What its token says; whoever starts the run has verified it.
+    pub identity: Option<Identity>,
     /// Labels, not yet checked.
     pub labels: BTreeMap<String, String>,
     /// Whether uid 0 is acceptable.
@@ -97,6 +104,9 @@ pub enum StartError {
     /// A label is not acceptable.
     #[error("label {0}")]
     Label(String),
+    /// An operator withdrew a run with this token.
+    #[error("a run with this token was withdrawn, and the token with it; get a new one")]
+    TokenWithdrawn,
     /// `RUNS_MAX` runs exist.
     #[error("{RUNS_MAX} runs are active; wait for one to end")]
     Full,
@@ -120,6 +130,7 @@ impl StartError {
     pub fn side(&self) -> Side {
         match self {
             Self::Root | Self::Label(_) | Self::CallerGone => Side::Client,
+            Self::TokenWithdrawn => Side::Policy,
             Self::Full | Self::Host { .. } => Side::Portcullis,
         }
     }
@@ -131,6 +142,7 @@ pub struct Runs {
     /// cgroup path below which `portcullis run` puts its cgroups.
     parent: String,
     store: Store,
+    withdrawn: WithdrawnTokens,
     governor: Governor,
     notify: Notify,
     table: RwLock<Table>,
@@ -154,6 +166,7 @@ impl Runs {
             hierarchy: Hierarchy::find()?,
             parent: cgroup::child("/", &config.runs_cgroup),
             store: Store::open(&config.state_dir)?,
+            withdrawn: WithdrawnTokens::open(&config.state_dir)?,
             governor,
             notify,
             table: RwLock::default(),
@@ -224,6 +237,9 @@ impl Runs {
             return Err(StartError::Root);
         }
         check_labels(&start.labels)?;
+        if start.identity.as_ref().is_some_and(|identity| self.withdrawn.holds(&identity.token)) {
+            return Err(StartError::TokenWithdrawn);
+        }
         if self.read().active.len() >= RUNS_MAX {
             return Err(StartError::Full);
         }
@@ -253,6 +269,7 @@ impl Runs {
             policy: start.policy,
             policy_version: start.policy_version,
             subject: Some(caller.subject()),
+            standing: Standing::new(start.identity),
             labels: start.labels,
             started_ms: now_ms(),
             how: How::Started { pid: caller.pid },

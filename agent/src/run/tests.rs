@@ -114,6 +114,7 @@ impl Drop for Host {
 
 fn start(policy: &str) -> Start {
     Start {
+        identity: None,
         policy: policy.to_owned(),
         policy_version: "v1".to_owned(),
         labels: BTreeMap::from([("job".to_owned(), "42".to_owned())]),

@@ -61,9 +61,10 @@ pub(super) fn run(args: &ExplainArgs, console: &mut Console<'_>) -> io::Result<E
             return Ok(Exit::Failed);
         }
     };
-    let circumstances = Circumstances {
+    let mut circumstances = Circumstances {
         protocol: Some(protocol),
         groups: args.groups.clone(),
+        claims: None,
         connection: args.connection.clone(),
         database: args.database.clone(),
         search_path: args.search_path.clone(),
@@ -71,6 +72,12 @@ pub(super) fn run(args: &ExplainArgs, console: &mut Console<'_>) -> io::Result<E
         user: args.user.clone(),
         rows: args.rows,
     };
+    for claim in &args.claims {
+        if let Err(problem) = circumstances.claim(claim) {
+            writeln!(console.stderr, "--claim {claim}: {problem}")?;
+            return Ok(Exit::Usage);
+        }
+    }
     loop {
         let operation = match next_operation(console.stdin, if args.nul { 0 } else { b'\n' })? {
             Next::Operation(operation) => operation,

@@ -56,6 +56,9 @@ struct ExplainArgs {
     /// Group of the subject; may be repeated
     #[arg(long = "as", value_name = "GROUP")]
     groups: Vec<String>,
+    /// Claim of the subject's token, under [identity]; may be repeated
+    #[arg(long = "claim", value_name = "NAME=VALUE")]
+    claims: Vec<String>,
     /// Operations are separated by NUL instead of being one per line
     #[arg(short = '0')]
     nul: bool,

@@ -58,25 +58,25 @@ impl Gate {
             Ok(policy) => policy,
             Err(denial) => return judged(Judgement::Deny(denial)),
         };
-        let groups = &admission.subject.groups;
+        let who = admission.subject.who();
         let connection = &admission.connection.name;
         let asked = HttpOperation { connection, request, analysis, unread: UnreadBody::Doubted };
         let wanted = match read {
             BodyRead::Whole => false,
             BodyRead::NotYet | BodyRead::Impossible => {
-                depends_on_body(request) || policy.asks_for_body(&asked, groups)
+                depends_on_body(request) || policy.asks_for_body(&asked, who)
             }
         };
         match (wanted, read) {
             (true, BodyRead::NotYet) => return HttpJudgement::ReadBody,
             (true, BodyRead::Impossible) => {}
             (true | false, _) => {
-                return judged(self.judgement(&policy, policy.decide_http(&asked, groups), analysis));
+                return judged(self.judgement(&policy, policy.decide_http(&asked, who), analysis));
             }
         }
         let passed = HttpOperation { unread: UnreadBody::Passed, ..asked };
-        let passed = || policy.decide_http(&passed, groups);
-        let doubted = || policy.decide_http(&asked, groups);
+        let passed = || policy.decide_http(&passed, who);
+        let doubted = || policy.decide_http(&asked, who);
         let (verdict, uninspected) = match policy.defaults.uninspected {
             Uninspected::Allow => (passed(), true),
             Uninspected::Deny => (stricter(doubted(), unread_body(&policy)), false),

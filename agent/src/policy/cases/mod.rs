@@ -151,6 +151,7 @@ fn set(circumstances: &mut Circumstances, text: &str) -> Result<(), String> {
     let words = || value.split(',').map(|word| word.trim().to_owned()).collect::<Vec<_>>();
     match key {
         "as" => circumstances.groups = words(),
+        "claim" => circumstances.claim(value)?,
         "connection" => circumstances.connection = Some(value.to_owned()),
         "database" => circumstances.database = Some(value.to_owned()),
         "search_path" => circumstances.search_path = Some(words()),
@@ -171,7 +172,7 @@ fn set(circumstances: &mut Circumstances, text: &str) -> Result<(), String> {
         }
         _ => {
             return Err(format!(
-                "{key:?} cannot be set (one of: as, connection, database, operation, protocol, search_path, rows, user)"
+                "{key:?} cannot be set (one of: as, claim, connection, database, operation, protocol, search_path, rows, user)"
             ));
         }
     }

@@ -25,6 +25,7 @@ fn a_file_with_everything() {
             user: None,
             protocol: None,
             groups: words(&["ci", "dev"]),
+            claims: None,
             connection: Some("db".to_owned()),
             database: Some("shop".to_owned()),
             search_path: Some(words(&["a", "b"])),

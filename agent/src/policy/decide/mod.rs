@@ -14,7 +14,7 @@
 
 use super::DEFAULT_RULE;
 use super::rule::{
-    Action, Guard, HoldTerms, InTransaction, ObjectPattern, Policy, Protocol, RowBound, Verdict, When,
+    Action, Guard, HoldTerms, InTransaction, ObjectPattern, Policy, Protocol, RowBound, Verdict, When, Who,
 };
 use crate::request::{Effect, ObjectName, SessionAction, Statement};
 
@@ -89,15 +89,15 @@ struct Asked<'a> {
     operation: &'a PostgresOperation<'a>,
     statement: &'a Statement,
     effect: Effect,
-    groups: &'a [String],
+    who: Who<'a>,
 }
 
 impl Policy {
     /// What this policy says of a message: the strictest verdict on any of its statements (deny, then hold, then
     /// allow). On each statement the first matching guard decides, then `[defaults]`. Masks are not looked at here.
     /// An empty message asks for nothing and is allowed.
-    pub fn decide(&self, operation: &PostgresOperation<'_>, subject_groups: &[String]) -> Verdict {
-        let verdicts = asked(operation, subject_groups).enumerate().map(|(index, asked)| {
+    pub fn decide(&self, operation: &PostgresOperation<'_>, who: Who<'_>) -> Verdict {
+        let verdicts = asked(operation, who).enumerate().map(|(index, asked)| {
             let rows = operation.estimates.get(index).copied().flatten();
             self.judge(&asked, rows)
         });
@@ -116,8 +116,8 @@ impl Policy {
     /// Indexes of the statements whose verdict could depend on the planner's estimate. Only for these it is worth
     /// asking; empty for most messages.
     #[must_use]
-    pub fn needs_estimate(&self, operation: &PostgresOperation<'_>, subject_groups: &[String]) -> Vec<usize> {
-        asked(operation, subject_groups)
+    pub fn needs_estimate(&self, operation: &PostgresOperation<'_>, who: Who<'_>) -> Vec<usize> {
+        asked(operation, who)
             .enumerate()
             .filter(|(_, asked)| {
                 let mut reached = self.guards.iter().map(|guard| (guard, guard.matches_without_rows(asked)));
@@ -213,12 +213,12 @@ impl Verdict {
 }
 
 /// Each statement with the effect it is judged by.
-fn asked<'a>(operation: &'a PostgresOperation<'a>, groups: &'a [String]) -> impl Iterator<Item = Asked<'a>> {
+fn asked<'a>(operation: &'a PostgresOperation<'a>, who: Who<'a>) -> impl Iterator<Item = Asked<'a>> {
     let highest = operation.statements.iter().map(|statement| statement.effect).max();
     let disputed = highest.is_none_or(|highest| operation.effect > highest);
     operation.statements.iter().map(move |statement| {
         let effect = if disputed { operation.effect } else { statement.effect };
-        Asked { operation, statement, effect, groups }
+        Asked { operation, statement, effect, who }
     })
 }
 
@@ -237,7 +237,7 @@ impl Asked<'_> {
 
 impl Guard {
     fn matches_without_rows(&self, asked: &Asked<'_>) -> Match {
-        let Asked { operation, statement, effect, groups } = *asked;
+        let Asked { operation, statement, effect, who } = *asked;
         let stance = Stance::of(&self.action);
         let path = operation.search_path;
         let When { effects, kinds, objects, writes, functions, connections, databases, .. } = &self.when;
@@ -247,7 +247,7 @@ impl Guard {
             && (kinds.is_empty() || kinds.iter().any(|glob| glob.is_match(&statement.kind)))
             && (connections.is_empty() || connections.iter().any(|name| name == operation.connection))
             && (databases.is_empty() || databases.iter().any(|glob| glob.is_match(operation.database)))
-            && (self.when.groups.is_empty() || self.when.groups.iter().any(|group| groups.contains(group)))
+            && who.is(&self.when.groups, &self.when.claims)
             && self.when.unbounded.is_none_or(|unbounded| unbounded == statement.unbounded);
         if !certain {
             return Match::No;

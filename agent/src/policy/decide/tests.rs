@@ -2,7 +2,7 @@
 
 use crate::policy::decide::{PostgresOperation, objects_of};
 use crate::policy::load;
-use crate::policy::rule::{InTransaction, Policy, RowBound, Verdict};
+use crate::policy::rule::{InTransaction, Policy, RowBound, Verdict, Who};
 use crate::request::{ColumnUse, Effect, ObjectName, SessionAction, Statement};
 
 fn policy_of(rules: &str) -> Policy {
@@ -65,7 +65,7 @@ fn message<'a>(statements: &'a [Statement], estimates: &'a [Option<u64>]) -> Pos
 
 /// `verdict rule` of one statement.
 fn of(policy: &Policy, statement: &Statement) -> String {
-    let verdict = policy.decide(&message(std::slice::from_ref(statement), &[]), &[]);
+    let verdict = policy.decide(&message(std::slice::from_ref(statement), &[]), Who::in_groups(&[]));
     format!("{} {}", verdict.word(), verdict.rule())
 }
 
@@ -171,7 +171,7 @@ fn a_known_search_path_settles_unqualified_names() {
             search_path: path.as_deref(),
             ..message(std::slice::from_ref(&statement), &[])
         };
-        let verdict = policy.decide(&operation, &[]);
+        let verdict = policy.decide(&operation, Who::in_groups(&[]));
         assert_eq!(format!("{} {}", verdict.word(), verdict.rule()), *expected, "{path:?}");
     }
 }
@@ -254,7 +254,8 @@ fn estimates_decide_and_doubt_restrains() {
         (&allow, &update, &[], "hold default"),
     ];
     for (policy, statement, estimates, expected) in cases {
-        let verdict = policy.decide(&message(std::slice::from_ref(*statement), estimates), &[]);
+        let verdict =
+            policy.decide(&message(std::slice::from_ref(*statement), estimates), Who::in_groups(&[]));
         assert_eq!(
             format!("{} {}", verdict.word(), verdict.rule()),
             *expected,
@@ -270,7 +271,8 @@ fn the_planner_is_asked_only_when_it_could_matter() {
         "[[guard]]\nname = \"first\"\non = \"postgres\"\nkind = [\"delete\"]\naction = \"deny\"\n\
          [[guard]]\nname = \"rows\"\non = \"postgres\"\neffect = [\"write\"]\nestimated_rows = \"> 5\"\naction = \"hold\"\n",
     );
-    let needed = |statements: &[Statement]| policy.needs_estimate(&message(statements, &[]), &[]);
+    let needed =
+        |statements: &[Statement]| policy.needs_estimate(&message(statements, &[]), Who::in_groups(&[]));
     assert_eq!(needed(&[writes(&["a"])]), [0]);
     assert_eq!(needed(&[reads(&["a"])]), [0_usize; 0], "no guard with an estimate speaks of reads");
     let delete = Statement { kind: "delete".to_owned(), ..writes(&["a"]) };
@@ -286,7 +288,7 @@ fn a_guard_that_touches_nothing_does_not_ask_and_decides() {
          [[guard]]\nname = \"many\"\non = \"postgres\"\nestimated_rows = \">= 10\"\naction = \"hold\"\n",
     );
     let begin = [statement("begin", Effect::Read)];
-    assert_eq!(policy.needs_estimate(&message(&begin, &[]), &[]), [0_usize; 0]);
+    assert_eq!(policy.needs_estimate(&message(&begin, &[]), Who::in_groups(&[])), [0_usize; 0]);
     assert_eq!(of(&policy, &begin[0]), "allow few");
 }
 
@@ -314,7 +316,7 @@ fn groups_connections_databases_and_scope() {
         (message(&all_rows, &[]), Vec::new(), "deny all rows"),
     ];
     for (operation, groups, expected) in cases {
-        let verdict = policy.decide(operation, groups);
+        let verdict = policy.decide(operation, Who::in_groups(groups));
         assert_eq!(format!("{} {}", verdict.word(), verdict.rule()), *expected);
     }
 }
@@ -337,7 +339,7 @@ fn the_strictest_statement_speaks_for_the_message() {
         (&[admin, write, read], "deny no"),
     ];
     for (statements, expected) in cases {
-        let verdict = policy.decide(&message(statements, &[]), &[]);
+        let verdict = policy.decide(&message(statements, &[]), Who::in_groups(&[]));
         assert_eq!(format!("{} {}", verdict.word(), verdict.rule()), *expected);
     }
 }
@@ -347,21 +349,21 @@ fn a_disputed_message_is_judged_by_the_higher_effect() {
     let policy = policy_of("");
     let read = [reads(&["a"])];
     let disputed = PostgresOperation { effect: Effect::Unknown, ..message(&read, &[]) };
-    assert_eq!(policy.decide(&disputed, &[]).word(), "hold");
+    assert_eq!(policy.decide(&disputed, Who::in_groups(&[])).word(), "hold");
     let named =
         policy_of("[[guard]]\nname = \"g\"\non = \"postgres\"\nfunctions = [\"now\"]\naction = \"allow\"\n");
     let call = [Statement { functions: objects(&["now"]), ..reads(&["a"]) }];
-    assert_eq!(named.decide(&message(&call, &[]), &[]).rule(), "g");
+    assert_eq!(named.decide(&message(&call, &[]), Who::in_groups(&[])).rule(), "g");
     let disputed = PostgresOperation { effect: Effect::Unknown, ..message(&call, &[]) };
     assert_eq!(
-        named.decide(&disputed, &[]).rule(),
+        named.decide(&disputed, Who::in_groups(&[])).rule(),
         "default",
         "what a disputed statement calls is not known"
     );
     let nothing = PostgresOperation { effect: Effect::Unknown, ..message(&[], &[]) };
-    assert_eq!(policy.decide(&nothing, &[]).word(), "deny");
+    assert_eq!(policy.decide(&nothing, Who::in_groups(&[])).word(), "deny");
     let lower = PostgresOperation { effect: Effect::Read, ..message(&read, &[]) };
-    assert_eq!(policy.decide(&lower, &[]).word(), "allow");
+    assert_eq!(policy.decide(&lower, Who::in_groups(&[])).word(), "allow");
 }
 
 #[test]
@@ -386,7 +388,7 @@ fn one_decision_must_be_entitled_to_every_hold() {
     );
     let of = |kinds: &[&str]| {
         let statements: Vec<Statement> = kinds.iter().map(|kind| statement(kind, Effect::Write)).collect();
-        policy.decide(&message(&statements, &[]), &[])
+        policy.decide(&message(&statements, &[]), Who::in_groups(&[]))
     };
     let Verdict::Hold { rule, terms } = of(&["insert", "update"]) else { panic!("it is held") };
     assert_eq!((rule.as_str(), terms.approvers.as_slice()), ("a", ["dba".to_owned()].as_slice()));
@@ -408,7 +410,7 @@ fn refusals_say_what_which_rule_and_what_to_do() {
         "[[guard]]\nname = \"no drops\"\non = \"postgres\"\nkind = [\"drop *\"]\naction = \"deny\"\nhint = \"Ask in #dba.\"\n\
          [defaults]\nadmin = \"deny\"\nunknown = \"deny\"\n",
     );
-    let deny = |statement: Statement| match policy.decide(&message(&[statement], &[]), &[]) {
+    let deny = |statement: Statement| match policy.decide(&message(&[statement], &[]), Who::in_groups(&[])) {
         Verdict::Deny { reason, hint, .. } => (reason, hint.unwrap_or_default()),
         other @ (Verdict::Allow { .. } | Verdict::Hold { .. }) => panic!("{other:?}"),
     };
@@ -518,21 +520,21 @@ fn what_is_not_known_never_makes_a_verdict_milder() {
             reads: objects(&[dice.pick(&["t", "u", "a.t", "b.u"])]),
             ..writes(&[dice.pick(&["t", "u", "a.t", "b.u"])])
         }];
-        let unknown = policy.decide(&message(&statement, &[]), &[]);
+        let unknown = policy.decide(&message(&statement, &[]), Who::in_groups(&[]));
         for path in [&["a"][..], &["b"], &["a", "b"], &["b", "c"]] {
             let path: Vec<String> = path.iter().map(|schema| (*schema).to_owned()).collect();
             for rows in [0, 5, 6, 99, 100] {
                 let estimates = [Some(rows)];
                 let known = PostgresOperation { search_path: Some(&path), ..message(&statement, &estimates) };
-                let verdict = policy.decide(&known, &[]);
+                let verdict = policy.decide(&known, Who::in_groups(&[]));
                 assert!(
                     strictness(&unknown) >= strictness(&verdict),
                     "seed {seed}: {unknown:?} but {verdict:?} with {path:?} and {rows} rows under\n{rules}"
                 );
                 let asked = PostgresOperation { search_path: Some(&path), ..message(&statement, &[]) };
-                if policy.needs_estimate(&asked, &[]).is_empty() {
+                if policy.needs_estimate(&asked, Who::in_groups(&[])).is_empty() {
                     assert_eq!(
-                        policy.decide(&asked, &[]),
+                        policy.decide(&asked, Who::in_groups(&[])),
                         verdict,
                         "seed {seed}: the planner mattered under\n{rules}"
                     );

@@ -3,14 +3,16 @@
 use super::table::{List, key, table};
 use super::value::{
     AbsolutePath, Act, Approver, ByteSize, CgroupGlob, CommandGlob, CredentialName, FieldGlob, Folder,
-    HeaderPattern, Hint, HoldTime, HostGlob, HostKey, HostName, HostPort, HttpMethod, KindGlob, Name,
-    NameGlob, PathGlob, QueryPattern, RuleName, Slug, SshMethod, UnitGlob, Version,
+    HeaderPattern, Hint, HoldTime, HostGlob, HostKey, HostName, HostPort, HttpMethod, HttpsUrl, Identifier,
+    KindGlob, Leeway, Name, NameGlob, OneOrMore, PathGlob, QueryPattern, RuleName, Slug, SshMethod, UnitGlob,
+    Version,
 };
 use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
 use crate::policy::rule::{
-    ClientTls, ColumnPattern, Destination, Egress, InTransaction, Injection, Interactive, MaskDirection,
-    ObjectPattern, Protocol, RowBound, Uninspected, UnknownOrigin, UpstreamTls,
+    Algorithm, ClaimPath, ClaimsWhen, ClientTls, ColumnPattern, Destination, Egress, InTransaction,
+    Injection, Interactive, MaskDirection, ObjectPattern, OnExpiry, Protocol, RowBound, Uninspected,
+    UnknownOrigin, UpstreamTls,
 };
 use crate::request::Effect;
 use crate::request::http::{GraphqlPattern, GrpcPattern, JsonPathPattern, PathPattern};
@@ -27,9 +29,12 @@ table! {
         optional matches as "match": MatchTable,
         /// Who may start a run under this policy. Without it everyone may.
         optional run: RunTable,
+        /// Whose tokens bind a run (OpenID Connect). One table, or [[identity]] for each issuer. Without it, a run's subject is
+        /// what the kernel knows: user, Unix groups, process.
+        optional identity: OneOrMore<IdentityTable>,
         /// What happens to destinations that no connection names.
         optional egress: EgressTable,
-        /// A named target. The first one whose `to` names the destination is used.
+        /// A named target. The first one whose `to` names the destination and that the run's subject may use is used.
         optional connection: List<ConnectionTable>,
         /// A rule over operations. The first one that matches decides.
         optional guard: List<GuardTable>,
@@ -63,6 +68,36 @@ table! {
 }
 
 table! {
+    /// An issuer whose tokens bind a run of this policy.
+    struct IdentityTable in "[identity]" {
+        /// The issuer, exactly as its tokens say it in `iss`, such as "https://token.actions.githubusercontent.com".
+        required issuer: HttpsUrl,
+        /// What a token's `aud` must name: this gate, such as "portcullis".
+        required audience: Identifier,
+        /// What `aud` may name besides. A token for other audiences as well is refused otherwise.
+        optional trusted_audiences: List<Identifier>,
+        /// Clients that a token may have been issued to, by its `azp`. Without it, the audience itself alone.
+        optional authorized_parties: List<Identifier>,
+        /// Claim with the subject's groups, such as "groups", "groups_direct" or "realm_access.roles".
+        optional groups_claim: ClaimPath,
+        /// Claim with the name that people know the subject by, such as "preferred_username".
+        optional name_claim: ClaimPath,
+        /// Claims that a token must have, such as { repository_owner = "acme", ref = ["refs/heads/main", "refs/tags/*"] }.
+        optional claims: ClaimsWhen,
+        /// Signatures that are taken; RS256, ES256 and EdDSA unless written.
+        optional algorithms: List<Algorithm>,
+        /// How far the issuer's clock may differ from ours, such as "30s" (unless written).
+        optional leeway: Leeway,
+        /// Where the issuer's key set (JWKS) is, when it does not describe itself at /.well-known/openid-configuration.
+        optional keys_url: HttpsUrl,
+        /// PEM file of the roots that may sign the issuer's certificate. Without it, the system's.
+        optional root_cert: AbsolutePath,
+        /// When a token has expired and was not renewed, nothing new starts; what runs finishes (unless written) or is cut.
+        optional on_expiry: OnExpiry,
+    }
+}
+
+table! {
     /// What happens to destinations that no connection names.
     struct EgressTable in "[egress]" {
         /// deny: refused. record: relayed without being read, bytes counted.
@@ -82,8 +117,10 @@ table! {
         /// With http: what the client speaks. intercept (the default): TLS, which ends here and is made again.
         /// passthrough: TLS that is not read, only counted. plain: no TLS.
         optional tls: ClientTls,
-        /// Groups that may use it. Without it every run of this policy may.
+        /// Groups that may use it: Unix groups, or under [identity] the token's. Without it every run of this policy may.
         optional groups: List<Name>,
+        /// Claims that the run's token must have, such as { repository = "acme/orders" }; needs [identity].
+        optional claims: ClaimsWhen,
         /// How the daemon logs in to the real server.
         optional upstream: UpstreamTable,
         /// With ssh: what clients may have beside commands and files.
@@ -180,6 +217,8 @@ table! {
         optional databases: List<NameGlob>,
         /// Groups it is for.
         optional groups: List<Name>,
+        /// Claims it is for, such as { ref = "refs/heads/*" }; needs [identity].
+        optional claims: ClaimsWhen,
         /// true: only an UPDATE or DELETE (or MERGE, TRUNCATE) of whole tables. false: only others.
         optional unbounded: bool,
         /// Bound on the planner's estimate of rows touched, such as "> 1000".

@@ -224,13 +224,6 @@ pub(super) fn noun(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// Keys that design documents of other versions show, and what to do about them here.
-const LATER_KEYS: [(&str, &str); 1] = [(
-    "identity",
-    "[identity] is not in this version: a run's subject is what the kernel knows (user, groups, cgroup, process). \
-     Remove the table, and name Unix groups in `groups`, `approvers` and [run]",
-)];
-
 /// An open table whose keys are being read.
 pub(super) struct Fields<'v, 'i> {
     table: &'v DeTable<'i>,
@@ -267,10 +260,6 @@ impl<'v, 'i> Fields<'v, 'i> {
         for key in table.keys() {
             let written = key.get_ref().as_ref();
             if known.contains(&written) {
-                continue;
-            }
-            if let Some((_, advice)) = LATER_KEYS.iter().find(|(later, _)| *later == written) {
-                findings.error(key.span(), *advice);
                 continue;
             }
             let guess = did_you_mean(written, known.iter().copied());

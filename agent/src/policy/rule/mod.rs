@@ -11,11 +11,15 @@ use crate::mask::{Detector, Method};
 use crate::request::Effect;
 
 mod http;
+mod identity;
 mod ssh;
 
 pub use http::{
     ClientTls, HttpWhen, INLINE_TIME_DEFAULT, INSPECT_BYTES_DEFAULT, INSPECT_BYTES_LIMIT, Injection,
     MaskDirection, Uninspected,
+};
+pub use identity::{
+    Algorithm, ClaimIs, ClaimPath, Claims, ClaimsWhen, IssuerRules, LEEWAY_DEFAULT, LEEWAY_MAX, OnExpiry, Who,
 };
 pub use ssh::{
     CommandPattern, ENV_DEFAULT, Interactive, SshAuth, SshRules, SshUpstream, SshWhen, VALIDITY_DEFAULT,
@@ -48,6 +52,8 @@ pub struct Policy {
     pub matches: Matches,
     /// `[run]`: which Unix groups and users may start a run under this policy. Empty means everyone.
     pub run: RunRules,
+    /// `[identity]`: whose tokens a run needs. Empty: the kernel's facts alone are the subject.
+    pub identity: Vec<IssuerRules>,
     /// `[egress] default`: destinations that no connection names.
     pub egress: Egress,
     /// `[[connection]]`, in file order.
@@ -100,8 +106,10 @@ pub struct Connection {
     pub protocol: Protocol,
     /// `tls =`, for HTTP.
     pub client_tls: ClientTls,
-    /// Who may use it; empty means every run of this policy. Names are Unix groups until OIDC groups arrive.
+    /// Groups that may use it; empty means every run of this policy. Unix groups, or under `[identity]` the token's.
     pub groups: Vec<String>,
+    /// `claims =`: what the run's token must say.
+    pub claims: ClaimsWhen,
     /// `upstream = { … }`.
     pub upstream: Upstream,
     /// `ssh = { … }`, for SSH.
@@ -213,6 +221,8 @@ pub struct When {
     pub databases: Vec<GlobMatcher>,
     /// `groups = [...]`: the subject is in one of these.
     pub groups: Vec<String>,
+    /// `claims = {...}`: the run's token says this.
+    pub claims: ClaimsWhen,
     /// `unbounded = true`: UPDATE/DELETE without an effective WHERE.
     pub unbounded: Option<bool>,
     /// `estimated_rows = "> 1000"`: the planner's estimate. An estimate that cannot be had matches.
@@ -416,17 +426,16 @@ impl Policy {
         })
     }
 
-    /// The first connection that names this destination. Host names are matched through `resolved`, which says
+    /// The connections that name this destination, in file order. Host names are matched through `resolved`, which says
     /// whether a name currently resolves to the address (the caller's cache; this function does no I/O).
-    #[must_use]
-    pub fn connection_for(
-        &self,
+    pub fn connections_for<'p>(
+        &'p self,
         destination: OriginalDst,
-        resolved: &dyn Fn(&str, std::net::IpAddr) -> bool,
-    ) -> Option<&Connection> {
+        resolved: &'p dyn Fn(&str, std::net::IpAddr) -> bool,
+    ) -> impl Iterator<Item = &'p Connection> {
         self.connections
             .iter()
-            .find(|connection| connection.to.iter().any(|to| to.matches(destination, resolved)))
+            .filter(move |connection| connection.to.iter().any(|to| to.matches(destination, resolved)))
     }
 }
 

@@ -51,6 +51,7 @@ impl Profile {
 
     fn admission(self, destination: SocketAddr) -> Admission {
         let connection = Connection {
+            claims: crate::policy::rule::ClaimsWhen::default(),
             name: "db".to_owned(),
             to: self.to,
             protocol: Protocol::Postgres,

@@ -1,7 +1,7 @@
 //! The decision on one HTTP request, by the same principle: what may be read in two ways is judged both ways.
 
 use super::{Match, Stance};
-use crate::policy::rule::{Guard, HttpWhen, Policy, Protocol, Verdict};
+use crate::policy::rule::{Guard, HttpWhen, Policy, Protocol, Verdict, Who};
 use crate::request::Effect;
 use crate::request::http::{Analysis, Body, HttpRequest, Reading};
 
@@ -42,17 +42,17 @@ impl From<Reading> for Match {
 
 impl Policy {
     /// What this policy says of a request. Masks are not looked at here.
-    pub fn decide_http(&self, operation: &HttpOperation<'_>, subject_groups: &[String]) -> Verdict {
-        let matches = |guard: &Guard| guard.matches_http(operation, subject_groups);
+    pub fn decide_http(&self, operation: &HttpOperation<'_>, who: Who<'_>) -> Verdict {
+        let matches = |guard: &Guard| guard.matches_http(operation, who);
         let analysis = operation.analysis;
         self.first_match(analysis.effect, &matches, &|| describe(operation.request, analysis))
     }
 
     /// Whether a guard that may decide on this request looks into its body.
     #[must_use]
-    pub fn asks_for_body(&self, operation: &HttpOperation<'_>, subject_groups: &[String]) -> bool {
+    pub fn asks_for_body(&self, operation: &HttpOperation<'_>, who: Who<'_>) -> bool {
         for guard in &self.guards {
-            match guard.matches_http(operation, subject_groups) {
+            match guard.matches_http(operation, who) {
                 Match::No => {}
                 Match::Perhaps | Match::Yes if guard.when.http.asks_for_body() => return true,
                 Match::Perhaps => {}
@@ -64,7 +64,7 @@ impl Policy {
 }
 
 impl Guard {
-    fn matches_http(&self, operation: &HttpOperation<'_>, groups: &[String]) -> Match {
+    fn matches_http(&self, operation: &HttpOperation<'_>, who: Who<'_>) -> Match {
         let HttpOperation { request, analysis, .. } = *operation;
         let stance = Stance::of(&self.action);
         let when = &self.when;
@@ -78,7 +78,7 @@ impl Guard {
                 || when.kinds.iter().any(|glob| glob.is_match(analysis.kind.to_lowercase())))
             && (when.connections.is_empty()
                 || when.connections.iter().any(|name| name == operation.connection))
-            && (when.groups.is_empty() || when.groups.iter().any(|group| groups.contains(group)))
+            && who.is(&when.groups, &when.claims)
             && (hosts.is_empty() || hosts.iter().any(|glob| glob.is_match(&request.host)))
             && (methods.is_empty() || methods.contains(&request.method))
             && (query.is_empty() || query.iter().any(|pattern| pattern.matches_query(&request.query)))

@@ -34,7 +34,7 @@ fn decide(policy: &Policy, request: &HttpRequest, groups: &[&str]) -> (&'static 
     let analysis = analyze(request);
     let asked =
         HttpOperation { connection: "api", request, analysis: &analysis, unread: UnreadBody::Doubted };
-    let verdict = policy.decide_http(&asked, &groups);
+    let verdict = policy.decide_http(&asked, Who::in_groups(&groups));
     (verdict.word(), verdict.rule().to_owned())
 }
 
@@ -83,11 +83,11 @@ fn a_body_that_was_not_read_is_doubted() {
         analysis: &analysis,
         unread: UnreadBody::Doubted,
     };
-    assert!(denying.asks_for_body(&asked, &[]));
+    assert!(denying.asks_for_body(&asked, Who::in_groups(&[])));
     let passed = HttpOperation { unread: UnreadBody::Passed, ..asked };
-    assert_eq!(denying.decide_http(&passed, &[]).word(), "hold");
+    assert_eq!(denying.decide_http(&passed, Who::in_groups(&[])).word(), "hold");
     let first = policy(&format!("{}{deny}", guard("methods = [\"POST\"]", "allow")));
-    assert!(!first.asks_for_body(&asked, &[]), "an earlier guard decides");
+    assert!(!first.asks_for_body(&asked, Who::in_groups(&[])), "an earlier guard decides");
 }
 
 #[test]
@@ -139,6 +139,8 @@ fn a_refusal_shows_no_query() {
         analysis: &analysis,
         unread: UnreadBody::Doubted,
     };
-    let Verdict::Deny { reason, .. } = policy.decide_http(&asked, &[]) else { panic!("not denied") };
+    let Verdict::Deny { reason, .. } = policy.decide_http(&asked, Who::in_groups(&[])) else {
+        panic!("not denied")
+    };
     assert!(reason.contains("GET https://a.test/x (get, read)") && !reason.contains("secret"), "{reason}");
 }

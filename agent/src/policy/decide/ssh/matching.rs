@@ -13,7 +13,7 @@ pub(super) const WILDCARDS: [char; 4] = ['*', '?', '[', '{'];
 
 impl Guard {
     pub(super) fn matches_ssh(&self, unit: &Unit<'_>) -> Match {
-        let Unit { asked, effect, groups, .. } = *unit;
+        let Unit { asked, effect, who, .. } = *unit;
         let stance = Stance::of(&self.action);
         let when = &self.when;
         let SshWhen { operations, targets, users, .. } = &when.ssh;
@@ -23,7 +23,7 @@ impl Guard {
             && (when.effects.is_empty() || when.effects.contains(&effect))
             && (effect != Effect::Unknown || stance == Stance::Restrains || self.means_unknown(unit))
             && (when.connections.is_empty() || when.connections.iter().any(|name| name == asked.connection))
-            && (when.groups.is_empty() || when.groups.iter().any(|group| groups.contains(group)))
+            && who.is(&when.groups, &when.claims)
             && (operations.contains(&kind)
                 || operations.is_empty() && (stance == Stance::Restrains || !leads_away(kind)))
             && (targets.is_empty()

@@ -3,7 +3,7 @@
 
 use super::{describe_text, stricter};
 use crate::policy::DEFAULT_RULE;
-use crate::policy::rule::{Guard, Interactive, Policy, SshRules, Verdict};
+use crate::policy::rule::{Guard, Interactive, Policy, SshRules, Verdict, Who};
 use crate::request::Effect;
 use crate::request::shell::Command;
 use crate::request::ssh::{Access, OperationKind, SshOperation};
@@ -30,14 +30,14 @@ struct Unit<'a> {
     asked: &'a SshAsked<'a>,
     command: Option<&'a Command>,
     effect: Effect,
-    groups: &'a [String],
+    who: Who<'a>,
 }
 
 impl Policy {
     /// What this policy says of an operation: the strictest verdict on any of its commands. What leads away from the
     /// server's commands and files (forwards, the agent's keys, a display) is denied when no guard speaks of it; an
     /// interactive shell is what its connection says.
-    pub fn decide_ssh(&self, asked: &SshAsked<'_>, subject_groups: &[String]) -> Verdict {
+    pub fn decide_ssh(&self, asked: &SshAsked<'_>, who: Who<'_>) -> Verdict {
         let operation = asked.operation;
         if let Some(verdict) = no_shell(self, asked) {
             return verdict;
@@ -51,7 +51,7 @@ impl Policy {
                 Some(command) if !opaque => command.effect,
                 Some(_) | None => operation.effect,
             };
-            self.judge_unit(&Unit { asked, command, effect, groups: subject_groups })
+            self.judge_unit(&Unit { asked, command, effect, who })
         };
         let each = commands.iter().map(|command| verdict(Some(command)));
         let verdict = each.reduce(stricter).unwrap_or_else(|| verdict(None));
@@ -122,7 +122,12 @@ impl Unguarded {
                 rule,
                 reason: format!(
                     "{} is denied: no guard of policy \"{}\" allows it",
-                    describe(&Unit { asked, command: None, effect: asked.operation.effect, groups: &[] }),
+                    describe(&Unit {
+                        asked,
+                        command: None,
+                        effect: asked.operation.effect,
+                        who: Who::in_groups(&[])
+                    }),
                     policy.name
                 ),
                 hint: Some(policy.hint()),

@@ -1,7 +1,7 @@
 //! Verdicts on SSH operations.
 
 use super::SshAsked;
-use crate::policy::rule::{Interactive, Policy, SshRules};
+use crate::policy::rule::{Interactive, Policy, SshRules, Who};
 use crate::policy::{Verdict, load};
 use crate::request::Effect;
 use crate::request::ssh::{
@@ -15,7 +15,7 @@ fn policy(guards: &str) -> Policy {
 fn decide(guards: &str, operation: &SshOperation) -> String {
     let rules = SshRules::default();
     let asked = SshAsked { connection: "web", rules: &rules, user: "deploy", operation };
-    let verdict = policy(guards).decide_ssh(&asked, &["ops".to_owned()]);
+    let verdict = policy(guards).decide_ssh(&asked, Who::in_groups(&["ops".to_owned()]));
     format!("{} {}", verdict.word(), verdict.rule())
 }
 
@@ -112,7 +112,9 @@ fn a_refusal_names_the_command_without_control_characters() {
     let operation = exec("rm -rf '/srv/\u{1b}[31m\u{202e}x'".as_bytes());
     let asked = SshAsked { connection: "web", rules: &rules, user: "deploy", operation: &operation };
     let no_rm = policy(&guard("no rm", "program = [\"rm\"]\naction = \"deny\""));
-    let Verdict::Deny { reason, .. } = no_rm.decide_ssh(&asked, &[]) else { panic!("not denied") };
+    let Verdict::Deny { reason, .. } = no_rm.decide_ssh(&asked, Who::in_groups(&[])) else {
+        panic!("not denied")
+    };
     assert!(reason.contains("rm -rf of /srv/") && !reason.chars().any(char::is_control), "{reason}");
     assert!(!reason.contains('\u{202e}'));
 }
@@ -123,7 +125,9 @@ fn a_refusal_does_not_repeat_what_a_command_was_told() {
     let operation = exec(b"mysqladmin -u root -psecret123 drop shop");
     let asked = SshAsked { connection: "web", rules: &rules, user: "deploy", operation: &operation };
     let no = policy(&guard("no", "program = [\"mysqladmin\"]\naction = \"deny\""));
-    let Verdict::Deny { reason, .. } = no.decide_ssh(&asked, &[]) else { panic!("not denied") };
+    let Verdict::Deny { reason, .. } = no.decide_ssh(&asked, Who::in_groups(&[])) else {
+        panic!("not denied")
+    };
     assert!(reason.contains("mysqladmin") && !reason.contains("secret123"), "{reason}");
 }
 
@@ -162,7 +166,7 @@ fn relative_paths_begin_where_the_policy_says() {
     let verdict = |line: &str| {
         let operation = exec(line.as_bytes());
         let asked = SshAsked { connection: "web", rules: &home, user: "deploy", operation: &operation };
-        own.decide_ssh(&asked, &[]).rule().to_owned()
+        own.decide_ssh(&asked, Who::in_groups(&[])).rule().to_owned()
     };
     assert_eq!(verdict("touch notes/x"), "own");
     assert_eq!(verdict("touch ~/x"), "own");
@@ -227,7 +231,7 @@ fn no_guard_brings_a_shell_where_the_connection_has_none() {
     let rules = SshRules { interactive: Interactive::Record, ..SshRules::default() };
     let shell = shell();
     let asked = SshAsked { connection: "web", rules: &rules, user: "deploy", operation: &shell };
-    assert_eq!(policy("").decide_ssh(&asked, &[]).word(), "allow");
+    assert_eq!(policy("").decide_ssh(&asked, Who::in_groups(&[])).word(), "allow");
 }
 
 #[test]
@@ -302,7 +306,7 @@ fn lines_are_judged_as_commands_and_a_doubt_never_permits_them() {
     let rules = SshRules { interactive: Interactive::LineGuard, ..SshRules::default() };
     let decide = |guards: &str, operation: &SshOperation| {
         let asked = SshAsked { connection: "web", rules: &rules, user: "deploy", operation };
-        let verdict = policy(guards).decide_ssh(&asked, &[]);
+        let verdict = policy(guards).decide_ssh(&asked, Who::in_groups(&[]));
         format!("{} {}", verdict.word(), verdict.rule())
     };
     assert_eq!(decide("", &line("ls -la", None)), "allow default");

@@ -16,6 +16,7 @@ use crate::policy::rule::{
 };
 use crate::request::Effect;
 
+mod identity;
 mod ssh;
 
 /// Bytes of the digest kept as the version: enough to tell texts apart, short enough to read aloud.
@@ -40,6 +41,7 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
             users: list(table.users, |name| name.0),
             groups: list(table.groups, |name| name.0),
         }),
+        identity: identity::issuers(file.identity)?,
         egress: value(file.egress).and_then(|table| value(table.default)).unwrap_or(Egress::Deny),
         connections: tables(file.connection, |_, table| connection(table))?,
         guards: tables(file.guard, |index, table| guard(index, table, &terms))?,
@@ -98,6 +100,7 @@ fn connection(table: ConnectionTable) -> Option<Connection> {
         protocol: value(table.protocol)?,
         client_tls: value(table.tls).unwrap_or(ClientTls::Intercept),
         groups: list(table.groups, |name| name.0),
+        claims: value(table.claims).unwrap_or_default(),
         upstream: upstream(value(table.upstream), default_tls),
         ssh: ssh::rules(value(table.ssh)),
     })
@@ -164,6 +167,7 @@ fn guard(index: usize, table: GuardTable, terms: &HoldTerms) -> Option<Guard> {
         connections: list(table.connections, |name| name.0),
         databases: list(table.databases, |glob| glob.0),
         groups: list(table.groups, |name| name.0),
+        claims: value(table.claims).unwrap_or_default(),
         unbounded: value(table.unbounded),
         estimated_rows: value(table.estimated_rows),
         http: HttpWhen {

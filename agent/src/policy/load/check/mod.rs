@@ -17,6 +17,7 @@ use crate::policy::rule::{Destination, Protocol, UpstreamTls};
 use crate::request::Effect;
 
 mod http;
+mod identity;
 mod ssh;
 
 /// Checks everything that spans more than one value.
@@ -31,6 +32,7 @@ pub(super) fn file(file: &FileTable, findings: &mut Findings<'_>) {
         "guard",
         findings,
     );
+    identity::file(file, findings);
     for table in &connections {
         connection(table, findings);
     }

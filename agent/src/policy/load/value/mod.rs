@@ -17,11 +17,13 @@ use crate::policy::rule::{
 };
 use crate::request::Effect;
 
+pub(super) use claims::{HttpsUrl, Identifier, Leeway, OneOrMore};
 pub(super) use http::{FieldGlob, HeaderPattern, HostGlob, HttpMethod, QueryPattern};
 pub(super) use pattern::{CgroupGlob, KindGlob, NameGlob, UnitGlob};
 pub(super) use place::{HostName, HostPort};
 pub(super) use ssh::{CommandGlob, Folder, HostKey, PathGlob, SshMethod};
 
+mod claims;
 mod http;
 mod pattern;
 mod place;

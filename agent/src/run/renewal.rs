@@ -1,0 +1,132 @@
+//! What becomes of a run's token: it is renewed, or withdrawn together with the run.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Identity, RunInfo, Runs, Withdrawal, now_ms};
+use crate::flow::{RunId, Side};
+
+/// Why a run's token was not renewed.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewError {
+    /// It has ended, or never was.
+    #[error("no run {0} is active")]
+    NoRun(RunId),
+    /// It began without a token.
+    #[error("this run has no token that could be renewed")]
+    NoToken,
+    /// The new token is somebody else's.
+    #[error("the new token is of another subject than the run's")]
+    OtherSubject,
+    /// The run, or another one with this token, was withdrawn.
+    #[error("this run or its token was withdrawn")]
+    Withdrawn,
+    /// It cannot be remembered.
+    #[error("the run's state cannot be written")]
+    Host(#[source] io::Error),
+}
+
+impl RenewError {
+    /// Whose fault it was.
+    #[must_use]
+    pub fn side(&self) -> Side {
+        match self {
+            Self::NoRun(_) | Self::NoToken | Self::OtherSubject => Side::Client,
+            Self::Withdrawn => Side::Policy,
+            Self::Host(_) => Side::Portcullis,
+        }
+    }
+}
+
+impl Runs {
+    /// Puts a fresh, verified token in the place of a run's.
+    ///
+    /// # Errors
+    /// When it is not the same subject's, or the run cannot have one.
+    pub fn renew(&self, run: RunId, identity: Identity) -> Result<Arc<RunInfo>, RenewError> {
+        let run = self.get(run).ok_or(RenewError::NoRun(run))?;
+        let before = run.standing.identity().ok_or(RenewError::NoToken)?;
+        if run.standing.withdrawn().is_some() || self.withdrawn.holds(&identity.token) {
+            return Err(RenewError::Withdrawn);
+        }
+        if !before.is_same_subject(&identity) {
+            return Err(RenewError::OtherSubject);
+        }
+        // The same token again, or one that ends earlier, is nothing new.
+        if identity.expires_ms > before.expires_ms {
+            run.standing.renew(identity);
+            self.store.save(&run).map_err(RenewError::Host)?;
+        }
+        Ok(run)
+    }
+
+    /// Takes a run's permission away, and that of every token it has had. `None` when no such run is active.
+    ///
+    /// # Errors
+    /// When that cannot be remembered. The run is withdrawn all the same, until the daemon restarts.
+    pub fn withdraw(&self, run: RunId, withdrawal: Withdrawal) -> io::Result<Option<Arc<RunInfo>>> {
+        let Some(run) = self.get(run) else { return Ok(None) };
+        run.standing.withdraw(withdrawal);
+        self.withdrawn.add(run.standing.tokens())?;
+        self.store.save(&run)?;
+        Ok(Some(run))
+    }
+}
+
+/// Tokens whose run was withdrawn, by digest, until each has expired. They outlive their run and the daemon.
+#[derive(Debug)]
+pub(super) struct WithdrawnTokens {
+    file: PathBuf,
+    until_ms: Mutex<HashMap<String, u64>>,
+}
+
+impl WithdrawnTokens {
+    pub(super) fn open(state_dir: &Path) -> io::Result<Self> {
+        let file = state_dir.join("withdrawn-tokens.json");
+        let until_ms = match fs::read(&file) {
+            Ok(text) => serde_json::from_slice(&text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => HashMap::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self { file, until_ms: Mutex::new(until_ms) })
+    }
+
+    pub(super) fn holds(&self, token: &str) -> bool {
+        self.until_ms.lock().unwrap_or_else(PoisonError::into_inner).contains_key(token)
+    }
+
+    fn add(&self, tokens: Vec<(String, u64)>) -> io::Result<()> {
+        let mut until_ms = self.until_ms.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = now_ms();
+        until_ms.retain(|_, until| *until > now);
+        until_ms.extend(tokens.into_iter().filter(|(_, until)| *until > now));
+        let text = serde_json::to_vec(&*until_ms)?;
+        let draft = self.file.with_extension("draft");
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        file.write_all(&text)?;
+        // A machine that loses power must not remember less than what was promised.
+        file.sync_all()?;
+        fs::rename(draft, &self.file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn withdrawn_tokens_are_remembered_until_they_expire() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = WithdrawnTokens::open(folder.path()).unwrap();
+        let later = now_ms() + 60_000;
+        tokens.add(vec![("a".to_owned(), later), ("old".to_owned(), 1)]).unwrap();
+        tokens.add(vec![("b".to_owned(), later)]).unwrap();
+        let again = WithdrawnTokens::open(folder.path()).unwrap();
+        assert!(again.holds("a") && again.holds("b") && !again.holds("old") && !again.holds("c"));
+    }
+}

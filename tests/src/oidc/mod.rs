@@ -1,0 +1,72 @@
+//! A real OpenID provider that the tests choose the users and claims of.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use crate::process::{self, Talking};
+
+/// The provider, stopped when dropped.
+#[derive(Debug)]
+pub struct Provider {
+    issuer: String,
+    _process: Talking,
+}
+
+impl Provider {
+    /// Starts it on loopback.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start() -> Result<Self> {
+        let mut process = Talking::spawn(Command::new("node").arg(folder()?.join("provider.mjs")))?;
+        let issuer = process.until(|line| line.starts_with("http://"))?.trim().to_owned();
+        Ok(Self { issuer, _process: process })
+    }
+
+    /// What its tokens say in `iss`.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// A token for this gate with these claims, good for so many seconds.
+    ///
+    /// # Errors
+    /// When it mints none.
+    pub fn token(&self, claims: &Value, seconds: i64) -> Result<String> {
+        self.mint(&json!({ "exp_in": seconds, "claims": claims }))
+    }
+
+    /// A token as asked for: `aud`, `exp_in` and `claims`.
+    ///
+    /// # Errors
+    /// When it mints none.
+    pub fn mint(&self, wanted: &Value) -> Result<String> {
+        let url = format!("{}/test/mint", self.issuer);
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail-with-body", "--noproxy", "*", "--data-binary"]);
+        let answer = process::finish(curl.arg(wanted.to_string()).arg(url))?;
+        if answer.code != 0 {
+            bail!("no token: {}{}", answer.stdout, answer.stderr);
+        }
+        Ok(answer.stdout)
+    }
+
+    /// Where a job of a GitHub-like CI system asks for its token, and with what.
+    #[must_use]
+    pub fn actions(&self) -> [(&'static str, String); 2] {
+        [
+            ("ACTIONS_ID_TOKEN_REQUEST_URL", format!("{}/test/actions?api-version=2.0", self.issuer)),
+            ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "the-jobs-own-request-token".to_owned()),
+        ]
+    }
+}
+
+/// Where `cargo xtask test` has put the provider and what it needs.
+fn folder() -> Result<PathBuf> {
+    let folder = std::env::var_os("PORTCULLIS_OIDC_PROVIDER").map(PathBuf::from);
+    folder.context("PORTCULLIS_OIDC_PROVIDER is not set; run the tests with `cargo xtask test`")
+}

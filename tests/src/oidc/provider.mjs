@@ -1,0 +1,65 @@
+// A real OpenID provider (oidc-provider, certified by the OpenID Foundation) on loopback, whose users and claims the tests choose.
+// Beside it, under /test/, what a CI system has: a service that mints ID tokens for jobs. Those are signed by the provider
+// itself, with the keys that it publishes.
+import { createServer } from 'node:http';
+import Provider from 'oidc-provider';
+
+// Client ids are audiences; of the first one tests may ask for any claims.
+const clients = ['portcullis', 'another-client'].map((id) => ({
+  client_id: id,
+  client_secret: 'unused-secret-of-the-test-provider',
+  redirect_uris: ['http://127.0.0.1/callback'],
+}));
+
+const server = createServer();
+await new Promise((resolve) => server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', resolve));
+const issuer = `http://127.0.0.1:${server.address().port}`;
+
+const provider = new Provider(issuer, {
+  clients,
+  claims: { openid: ['sub'], profile: ['preferred_username', 'groups'], email: ['email'] },
+  findAccount: (_ctx, id) => ({ accountId: id, claims: () => ({ sub: id, preferred_username: id }) }),
+});
+const serve = provider.callback();
+
+// One minted token: { "aud": client, "exp_in": seconds, "claims": { … } }.
+async function mint({ aud = 'portcullis', exp_in = 300, claims = {} }) {
+  const client = await provider.Client.find(aud);
+  const token = new provider.IdToken({ sub: 'nobody' }, { client });
+  token.scope = 'openid';
+  for (const [name, value] of Object.entries(claims)) token.set(name, value);
+  return token.issue({ use: 'idtoken', expiresAt: Math.floor(Date.now() / 1000) + exp_in });
+}
+
+async function body(request) {
+  let text = '';
+  for await (const chunk of request) text += chunk;
+  return text;
+}
+
+server.on('request', async (request, response) => {
+  const url = new URL(request.url, issuer);
+  if (!url.pathname.startsWith('/test/')) return serve(request, response);
+  try {
+    if (request.method === 'POST' && url.pathname === '/test/mint') {
+      return response.end(await mint(JSON.parse(await body(request))));
+    }
+    // As GitHub's token service answers a job (ACTIONS_ID_TOKEN_REQUEST_URL).
+    if (url.pathname === '/test/actions' && request.headers.authorization === 'Bearer the-jobs-own-request-token') {
+      const claims = {
+        sub: 'repo:acme/orders:ref:refs/heads/main', repository: 'acme/orders', repository_owner: 'acme',
+        ref: 'refs/heads/main', actor: 'octocat', run_id: '9191',
+      };
+      const value = await mint({ aud: url.searchParams.get('audience'), exp_in: 60, claims });
+      response.setHeader('content-type', 'application/json');
+      return response.end(JSON.stringify({ value, count: 1 }));
+    }
+    response.statusCode = 404;
+  } catch (error) {
+    response.statusCode = 500;
+    response.write(String(error));
+  }
+  response.end();
+});
+
+console.log(issuer);
