@@ -7,6 +7,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 pub mod http;
+pub mod kubernetes;
 pub mod shell;
 pub mod sql;
 pub mod ssh;

@@ -1,5 +1,6 @@
 //! Command lines as a POSIX shell or bash understands them: which programs run, with what, and how far they reach.
 
+use super::kubernetes::Request;
 use super::ssh::PathUse;
 use super::{Effect, Statement};
 
@@ -9,6 +10,7 @@ mod catalogue;
 mod database;
 mod folder;
 mod identity;
+mod kubectl;
 mod loops;
 mod network;
 mod options;
@@ -72,6 +74,8 @@ pub struct Command {
     pub paths: Vec<PathUse>,
     /// SQL statements that its text hands to a database client.
     pub statements: Vec<Statement>,
+    /// Requests that it makes of a Kubernetes API server.
+    pub requests: Vec<Request>,
     /// What it runs under, from the outside in: `sudo`, `bash -c`, `xargs`, `ssh web-2`.
     pub through: Vec<String>,
 }

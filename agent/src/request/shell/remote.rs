@@ -100,28 +100,3 @@ pub(super) fn container(walk: &mut Walk, program: &str, arguments: &[Option<Stri
     walk.elsewhere(|walk| inside(walk, &format!("{program} exec"), rest, stdin));
     true
 }
-
-/// `kubectl exec POD -- CMD`.
-pub(super) fn pod(walk: &mut Walk, program: &str, arguments: &[Option<String>], stdin: &Stdin) -> bool {
-    let options = Options::new(
-        "itq",
-        "nc",
-        &["--stdin", "--tty", "--quiet"],
-        &["--namespace", "--container", "--context", "--request-timeout", "--pod-running-timeout"],
-    );
-    let Some(at) = arguments.iter().position(|word| word.as_deref() == Some("--")) else { return false };
-    let mut before = arguments.get(..at).unwrap_or_default();
-    let mut operands = Vec::new();
-    while !before.is_empty() {
-        let Some(skipped) = options.skip(before) else { return false };
-        operands.extend(before.get(skipped).cloned());
-        before = before.get(skipped + 1..).unwrap_or_default();
-    }
-    let exec = matches!(operands.as_slice(), [Some(verb), _] if verb == "exec");
-    let rest = arguments.get(at + 1..).unwrap_or_default();
-    if !exec || rest.is_empty() {
-        return false;
-    }
-    walk.elsewhere(|walk| inside(walk, &format!("{program} exec"), rest, stdin));
-    true
-}

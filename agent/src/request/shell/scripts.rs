@@ -2,6 +2,7 @@
 
 use super::archive::tar;
 use super::database::{mysql, psql, sqlite};
+use super::kubectl::kubectl;
 use super::network::{curl, ip, wget};
 use super::run::{self, Invocation, Stdin};
 use super::walk::Walk;
@@ -20,6 +21,7 @@ pub(super) fn known(
         "psql" => psql(walk, arguments, argv, stdin),
         "mysql" | "mariadb" => mysql(walk, program, arguments, argv, stdin),
         "sqlite3" => sqlite(walk, arguments, argv, stdin),
+        "kubectl" | "oc" | "k" => kubectl(walk, program, arguments, argv, stdin),
         "find" => find(walk, arguments, argv),
         "sed" | "gsed" => sed(walk, arguments, argv),
         "awk" | "gawk" | "mawk" | "nawk" => awk(walk, arguments, argv),

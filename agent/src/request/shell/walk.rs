@@ -453,6 +453,7 @@ impl Walk {
             reason: reason.map(str::to_owned),
             paths: Vec::new(),
             statements: Vec::new(),
+            requests: Vec::new(),
             through: self.through.clone(),
         });
     }

@@ -2,7 +2,7 @@
 
 use super::identity::{env, su, sudo};
 use super::options::Options;
-use super::remote::{container, pod, ssh};
+use super::remote::{container, ssh};
 use super::run::{Invocation, Stdin, run};
 use super::walk::Walk;
 use crate::request::Effect;
@@ -95,7 +95,6 @@ pub(super) fn wrapper(
         "docker" | "podman" | "nerdctl" | "docker-compose" => {
             return container(walk, program, arguments, stdin);
         }
-        "kubectl" | "oc" | "k" => return pod(walk, program, arguments, stdin),
         _ if SHELLS.contains(&program) => shell(walk, program, arguments, argv, stdin),
         _ => return false,
     }

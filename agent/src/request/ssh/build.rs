@@ -2,6 +2,7 @@
 
 use super::paths::{holds_ruling_files, sensitive};
 use super::{Access, OperationKind, PathUse, SshOperation};
+use crate::request::kubernetes::Request;
 use crate::request::shell::{self, Command, CommandLine, SHELL, Transfer};
 use crate::request::{Effect, ObjectName};
 
@@ -244,13 +245,14 @@ impl SshOperation {
 }
 
 impl Command {
-    /// Paths, and objects of databases, that it touches.
+    /// Paths, and objects of databases and Kubernetes, that it touches.
     #[must_use]
     pub fn objects(&self) -> Vec<String> {
         let paths = self.paths.iter().map(|path| path.path.clone());
         let statements = self.statements.iter();
         let objects = statements.flat_map(|statement| statement.writes.iter().chain(&statement.reads));
-        paths.chain(objects.map(ObjectName::qualified)).collect()
+        let requests = self.requests.iter().map(Request::object);
+        paths.chain(objects.map(ObjectName::qualified)).chain(requests).collect()
     }
 }
 

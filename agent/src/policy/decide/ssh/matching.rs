@@ -5,6 +5,7 @@ use super::Unit;
 use super::files::matches_files;
 use crate::policy::rule::{CommandPattern, Guard, Protocol, SshWhen};
 use crate::request::Effect;
+use crate::request::kubernetes::Request;
 use crate::request::shell::Command;
 use crate::request::ssh::OperationKind;
 
@@ -49,10 +50,18 @@ impl Guard {
             return named(unit.asked.operation.kind.as_str()).into();
         };
         let statements = || command.statements.iter().map(|statement| statement.kind.as_str());
+        let asked = |request: &Request| named(&request.kind());
         match Stance::of(&self.action) {
-            Stance::Restrains => (named(&command.kind) || statements().any(named)).into(),
-            // An allow has to speak of every statement that the command hands to a database.
-            Stance::Permits => (named(&command.kind) && statements().all(named)).into(),
+            Stance::Restrains => {
+                (named(&command.kind) || statements().any(named) || command.requests.iter().any(asked)).into()
+            }
+            // An allow has to speak of every statement that the command hands to a database. Of a command that asks a
+            // Kubernetes server it names the command, or every request; files are none of these.
+            Stance::Permits => {
+                let requests = !command.requests.is_empty() && command.paths.is_empty();
+                let all = requests && command.requests.iter().all(asked);
+                ((named(&command.kind) || all) && statements().all(named)).into()
+            }
         }
     }
 

@@ -205,6 +205,20 @@ fn an_allow_of_commands_means_their_options_too() {
 }
 
 #[test]
+fn kinds_name_requests_of_kubernetes() {
+    let no = guard("no", "kind = [\"delete deployments\", \"create pods/exec\"]\naction = \"deny\"");
+    assert_eq!(decide(&no, &exec(b"kubectl delete deploy/api")), "deny no");
+    assert_eq!(decide(&no, &exec(b"kubectl exec web-0 -- ls")), "deny no");
+    assert_eq!(decide(&no, &exec(b"kubectl delete pod web-0")), "hold default");
+    let pods = guard("pods", "kind = [\"delete pods\"]\naction = \"allow\"");
+    assert_eq!(decide(&pods, &exec(b"kubectl delete pod web-0")), "allow pods");
+    assert_eq!(decide(&pods, &exec(b"kubectl delete pod,deploy web-0")), "hold default");
+    assert_eq!(decide(&pods, &exec(b"kubectl delete pod web-0 > /etc/x")), "hold default");
+    let command = guard("command", "kind = [\"kubectl delete\"]\naction = \"allow\"");
+    assert_eq!(decide(&command, &exec(b"kubectl delete deploy/api")), "allow command");
+}
+
+#[test]
 fn what_is_not_understood_is_allowed_only_as_such() {
     let deploy = guard("deploy", "command = [\"./deploy.sh *\"]\naction = \"allow\"");
     assert_eq!(decide(&deploy, &exec(b"./deploy.sh v1; X=y; echo ${X@P}")), "hold default");

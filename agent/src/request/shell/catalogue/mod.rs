@@ -382,8 +382,6 @@ mod tests {
             ("git config --get user.name", Effect::Read),
             ("git config core.pager x", Effect::Unknown),
             ("git -c core.pager=x log", Effect::Unknown),
-            ("kubectl -n prod get pods", Effect::Read),
-            ("kubectl delete pod x", Effect::Ddl),
             ("systemctl --no-pager status nginx", Effect::Read),
             ("systemctl restart nginx", Effect::Admin),
             ("crontab -l", Effect::Read),
