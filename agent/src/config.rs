@@ -64,6 +64,8 @@ pub struct Config {
     pub operators: String,
     /// Operations held at once; beyond it new ones are denied.
     pub holds_max: usize,
+    /// `[approvals] holds_per_run_max`: as many of one run.
+    pub holds_per_run_max: usize,
     /// Common name of a new local CA; a random suffix is added.
     pub ca_name: String,
     /// How long a new local CA is valid.
@@ -148,7 +150,8 @@ impl Default for Config {
             control_group: None,
             control_mode: 0o666,
             operators: "portcullis".to_owned(),
-            holds_max: 256,
+            holds_max: 2000,
+            holds_per_run_max: 100,
             ca_name: "Portcullis local CA".to_owned(),
             ca_lifetime: Duration::from_secs(3 * YEAR_SECONDS),
             free_bytes_min: 1 << 30,
@@ -276,6 +279,7 @@ struct Control {
 struct ApprovalsTable {
     operators: Option<Spanned<String>>,
     holds_max: Option<Spanned<usize>>,
+    holds_per_run_max: Option<Spanned<usize>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -329,6 +333,10 @@ impl File {
                 .approvals
                 .operators
                 .map_or(Ok(default.operators), |group| checked(group, group_name))?,
+            holds_per_run_max: self
+                .approvals
+                .holds_per_run_max
+                .map_or(Ok(default.holds_per_run_max), |max| checked(max, holds_max))?,
             holds_max: self
                 .approvals
                 .holds_max

@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use portcullis::approval::{Approvals, Content, Outcome, Request};
+use portcullis::approval::{Approvals, Content, Outcome, Request, Settled};
 use portcullis::config::Config;
 use portcullis::control::{HostStatus, Service, serve, socket};
 use portcullis::flow::{OriginalDst, Process, RunId, SessionId};
@@ -71,7 +71,7 @@ impl Daemon {
             governed: Box::new(|| Ok(Vec::new())),
         };
         let runs = Runs::open(&config, governor, Box::new(|_| ())).unwrap();
-        let approvals = Approvals::new(&config);
+        let approvals = Approvals::open(&config).unwrap();
         let service = Service {
             runs: Arc::clone(&runs),
             approvals: Arc::clone(&approvals),
@@ -85,6 +85,8 @@ impl Daemon {
             }),
             status: Box::new(HostStatus::default),
             kill: Box::new(|session, _| Err(format!("no session {session}"))),
+            kill_run: Box::new(|_, _| 0),
+            issuers: Arc::new(portcullis::identity::Issuers::new(Arc::default())),
             operators: "portcullis".to_owned(),
             stop: Box::new(|| ()),
         };
@@ -137,6 +139,7 @@ fn policy(name: &str, users: &[&str]) -> Arc<Policy> {
         version: "0123456789abcdef".to_owned(),
         matches: Matches::default(),
         run: RunRules { users: users.iter().map(|&user| user.to_owned()).collect(), groups: Vec::new() },
+        identity: Vec::new(),
         egress: Egress::Deny,
         connections: Vec::new(),
         guards: Vec::new(),
@@ -156,7 +159,7 @@ fn held() -> Request {
         run: RunId::generate(),
         session: SessionId::generate(),
         process: Process { uid: AGENT, tgid: 77, comm: "psql".to_owned(), ..Process::default() },
-        subject: Subject { uid: AGENT, user: "agent".to_owned(), gid: AGENT, groups: Vec::new() },
+        subject: Subject { uid: AGENT, user: "agent".to_owned(), gid: AGENT, ..Subject::default() },
         connection: "orders-db".to_owned(),
         destination: OriginalDst("127.9.9.9:5432".parse().unwrap()),
         database: Some("shop".to_owned()),
@@ -171,6 +174,11 @@ fn held() -> Request {
         approvers: Vec::new(),
         in_transaction: false,
         timeout: Duration::from_secs(600),
+        quorum: 1,
+        distinct_groups: false,
+        break_glass: Vec::new(),
+        shape: None,
+        patience: None,
     }
 }
 
@@ -337,7 +345,9 @@ async fn a_hold_is_shown_and_decided_by_somebody_else() {
     let approved = daemon.run(0, &["approvals", "approve", short, "--reason", "ticket 12"]);
     assert_eq!(approved.status.code(), Some(0), "{}", err(&approved));
     assert!(out(&approved).contains("statement:\n  DROP DATABASE shop\n"), "{}", out(&approved));
-    let Outcome::Approved { by, reason, .. } = pending.outcome().await else { panic!("not approved") };
+    let Settled::As(Outcome::Approved { by, reason, .. }) = pending.outcome().await else {
+        panic!("not approved")
+    };
     assert_eq!((by.user.as_str(), reason.as_str()), ("root", "ticket 12"));
 
     let again = daemon.run(0, &["approvals", "deny", short]);

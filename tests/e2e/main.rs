@@ -19,6 +19,8 @@ mod holds;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
 mod interactive;
 #[cfg(test)]
 mod intercept;

@@ -1,229 +1,155 @@
-//! Operations that wait for a human: asked once, decided once by somebody else, used once.
+//! Operations that wait for humans: asked once, decided by others than who asks, used as far as the decision says.
 //!
-//! The connection that asks holds a [`Pending`]; when it goes away the request is withdrawn. A decision reaches that
-//! `Pending` and nothing else, so an approval that was not used cannot be used later. All semantics live under one
-//! lock, in [`Approvals::decide`] and [`Pending::outcome`]: whichever settles a request first is what happened.
+//! The connection that asks holds a [`Pending`]. While its client waits, a client that goes away withdraws the request. When
+//! the guard's patience is over, the client is sent away with the request's id: the request stays, survives a restart, and
+//! the same operation, asked again in the same run, takes its answer. All semantics live under one lock, in
+//! [`Approvals::ask`] and [`Approvals::decide`]: whichever settles a request first is what happened.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::Instant;
 
+pub mod entry;
+mod error;
+mod pending;
 pub mod request;
+pub mod reviewer;
+mod store;
 #[cfg(test)]
 mod tests;
 
 use crate::config::Config;
-use crate::flow::{ApprovalId, Side};
+use crate::flow::ApprovalId;
 use crate::run::now_ms;
+pub use entry::{Answer, Decision, Entry, GRANT_MS_MAX, GRANT_USES_MAX, Grant, Outcome, Review, Scope, Vote};
+pub use error::{DecideError, TooManyHolds};
+pub use pending::{Pending, Settled};
 pub use request::{Content, Digest, Request};
+pub use reviewer::Reviewer;
+use reviewer::{askers, is_quorum};
+use store::Store;
+pub use store::StoreError;
 
 /// Settled requests that `list` and `get` still know.
 pub const SETTLED_KEPT: usize = 256;
 /// Length of a reviewer's reason, in bytes.
 pub const REASON_BYTES_MAX: usize = 1024;
+/// How long a deferred operation that was approved may be asked again, when its rule's time would end sooner.
+pub const CLAIM_TIME_MIN: Duration = Duration::from_secs(15 * 60);
 /// Changes a watcher may lag behind before it is told to list again.
 const CHANGES_KEPT: usize = 256;
 
-/// Who decides, from the kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reviewer {
-    /// User id.
-    pub uid: u32,
-    /// Login name.
-    pub user: String,
-    /// Names of all groups.
-    pub groups: Vec<String>,
-    /// Process id.
-    pub pid: u32,
-    /// The user who logged in, through any `sudo` since; `None` when unknown.
-    pub login_uid: Option<u32>,
-}
-
-/// What a reviewer says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Answer {
-    /// Let it pass, once.
-    Approve,
-    /// Refuse it.
-    Deny,
-}
-
-/// How a request was settled.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// A reviewer let it pass.
-    Approved {
-        /// Who.
-        by: Reviewer,
-        /// Why, as they wrote it; may be empty.
-        reason: String,
-        /// Milliseconds since 1970-01-01T00:00:00Z.
-        at_ms: u64,
-    },
-    /// A reviewer refused it.
-    Denied {
-        /// Who.
-        by: Reviewer,
-        /// Why, as they wrote it; may be empty.
-        reason: String,
-        /// Milliseconds since 1970-01-01T00:00:00Z.
-        at_ms: u64,
-    },
-    /// Nobody decided in time. Counts as denied.
-    Expired,
-    /// The connection that asked cancelled it or went away.
-    Withdrawn,
-}
-
-/// A request as reviewers see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Identifies the request.
-    pub id: ApprovalId,
-    /// What a decision must name; see [`Request::digest`].
-    pub digest: Digest,
-    /// What is asked.
-    pub request: Box<Request>,
-    /// Milliseconds since 1970-01-01T00:00:00Z.
-    pub asked_ms: u64,
-    /// When it is denied for want of a decision; milliseconds since 1970-01-01T00:00:00Z.
-    pub expires_ms: u64,
-    /// `None` while it waits.
-    pub outcome: Option<Outcome>,
-    /// Whether the connection that asked received the outcome. An approval that was not received never will be.
-    pub delivered: bool,
-}
-
-/// Why nothing can be held now. The operation is denied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{max} operations wait for approval already; decide some (`portcullis approvals`) or raise approvals.holds_max"
-)]
-pub struct TooManyHolds {
-    /// The limit.
-    pub max: usize,
-}
-
-/// Why a decision does not count.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecideError {
-    /// No such request, or one settled long ago.
-    #[error("no request {0} is known; list them with `portcullis approvals`")]
-    NotFound(ApprovalId),
-    /// The reviewer is who asks.
-    #[error("this run acts for user id {uid}; somebody else must decide")]
-    SelfReview {
-        /// Whose run it is.
-        uid: u32,
-    },
-    /// The reviewer is in none of the groups that may decide.
-    #[error("only {} may decide this", allowed.join(", "))]
-    NotAnApprover {
-        /// Groups and users that may.
-        allowed: Vec<String>,
-    },
-    /// The digest is not that of the request.
-    #[error("what you were shown is not what waits; look at it again with `portcullis approvals show {0}`")]
-    NotWhatWasShown(ApprovalId),
-    /// It was decided before; nothing changed.
-    #[error("{} by {} already", if *approved { "approved" } else { "denied" }, by)]
-    AlreadyDecided {
-        /// The login name that decided.
-        by: String,
-        /// Which way.
-        approved: bool,
-    },
-    /// Time was up, which denied it.
-    #[error("nobody decided in time; it was denied")]
-    Expired,
-    /// The connection that asked is gone.
-    #[error("the connection that asked has cancelled it or gone away")]
-    Withdrawn,
-    /// The reason is too long.
-    #[error("the reason is longer than {REASON_BYTES_MAX} bytes")]
-    ReasonTooLong,
-}
-
-impl DecideError {
-    /// Whose fault it was; here `Client` is the reviewer.
-    #[must_use]
-    pub fn side(&self) -> Side {
-        match self {
-            Self::NotFound(_) | Self::NotWhatWasShown(_) | Self::ReasonTooLong => Side::Client,
-            Self::SelfReview { .. } | Self::NotAnApprover { .. } => Side::Policy,
-            Self::AlreadyDecided { .. } | Self::Expired | Self::Withdrawn => Side::Client,
-        }
-    }
-}
-
-/// Every request that waits, and the last that were settled.
+/// Every request that waits, what was settled lately, and what approvals still cover.
 pub struct Approvals {
     operators: String,
     holds_max: usize,
+    holds_per_run_max: usize,
+    store: Store,
     state: Mutex<State>,
-    changes: broadcast::Sender<Entry>,
+    changes: broadcast::Sender<Arc<Entry>>,
 }
 
 #[derive(Default)]
 struct State {
     waiting: BTreeMap<ApprovalId, Waiting>,
-    settled: VecDeque<Entry>,
+    /// Newest last. What still lasts is in `lasting` instead.
+    settled: VecDeque<Arc<Entry>>,
+    /// Settled, and an operation may still rest on it, or somebody has to look at it.
+    lasting: BTreeMap<ApprovalId, Arc<Entry>>,
 }
 
 struct Waiting {
-    entry: Entry,
+    entry: Arc<Entry>,
     deadline: Instant,
-    answer: oneshot::Sender<Outcome>,
+    /// The connection that waits for the answer; none when its client was sent away.
+    asker: Option<oneshot::Sender<Outcome>>,
 }
 
 impl Approvals {
-    /// An empty queue.
-    #[must_use]
-    pub fn new(config: &Config) -> Arc<Self> {
-        Arc::new(Self {
-            operators: config.operators.clone(),
-            holds_max: config.holds_max,
-            state: Mutex::default(),
-            changes: broadcast::Sender::new(CHANGES_KEPT),
-        })
+    /// What the state folder remembers of deferred requests and lasting approvals, and nothing else yet.
+    ///
+    /// # Errors
+    /// When its file cannot be read. The daemon must not start then: what was revoked could come back.
+    pub fn open(config: &Config) -> Result<Arc<Self>, StoreError> {
+        Self::with(config, Store::open(&config.state_dir)?)
     }
 
-    /// Queues a request. Its time runs from now, whether or not anybody awaits the outcome.
+    /// One that remembers nothing beyond the process, for tests.
+    #[cfg(test)]
+    #[expect(clippy::expect_used, reason = "a database in memory")]
+    pub(crate) fn new(config: &Config) -> Arc<Self> {
+        Self::with(config, Store::in_memory().expect("a database in memory")).expect("it is empty")
+    }
+
+    fn with(config: &Config, store: Store) -> Result<Arc<Self>, StoreError> {
+        let mut state = State::default();
+        let (now, mut gone) = (now_ms(), Vec::new());
+        for entry in store.load()? {
+            let id = entry.id;
+            if !entry.lasts(now) {
+                gone.push(id);
+            } else if entry.outcome.is_some() {
+                state.lasting.insert(id, Arc::new(entry));
+            } else {
+                let left = Duration::from_millis(entry.expires_ms.saturating_sub(now));
+                let waiting =
+                    Waiting { entry: Arc::new(entry), deadline: Instant::now() + left, asker: None };
+                state.waiting.insert(id, waiting);
+            }
+        }
+        store.forget(&gone)?;
+        Ok(Arc::new(Self {
+            operators: config.operators.clone(),
+            holds_max: config.holds_max,
+            holds_per_run_max: config.holds_per_run_max,
+            store,
+            state: Mutex::new(state),
+            changes: broadcast::Sender::new(CHANGES_KEPT),
+        }))
+    }
+
+    /// Puts an operation to its approvers, or finds what was said of the same one before. Its time runs from now, whether or
+    /// not anybody awaits the outcome.
     ///
     /// # Errors
     /// When too many wait already; the operation is denied then.
     pub fn ask(self: &Arc<Self>, request: Request) -> Result<Pending, TooManyHolds> {
-        let id = ApprovalId::generate();
-        let deadline = Instant::now() + request.timeout;
-        let asked_ms = now_ms();
-        let timeout_ms = u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX);
-        let entry = Entry {
-            id,
-            digest: request.digest(),
-            request: Box::new(request),
-            asked_ms,
-            expires_ms: asked_ms.saturating_add(timeout_ms),
-            outcome: None,
-            delivered: false,
-        };
-        let (answer, answered) = oneshot::channel();
+        self.expire();
         let mut state = self.lock();
-        if state.waiting.len() >= self.holds_max {
-            return Err(TooManyHolds { max: self.holds_max });
+        let now = now_ms();
+        if let Some((entry, outcome)) = state.claim(&request, now) {
+            drop(state);
+            self.announce(&entry);
+            return Ok(Pending::claimed(Arc::clone(self), entry, outcome));
         }
-        state.waiting.insert(id, Waiting { entry: entry.clone(), deadline, answer });
+        let (asker, answered) = oneshot::channel();
+        let again = |waiting: &&mut Waiting| {
+            waiting.asker.is_none()
+                && waiting.entry.deferred
+                && waiting.entry.request.is_same_operation(&request)
+        };
+        if let Some(waiting) = state.waiting.values_mut().find(again) {
+            waiting.asker = Some(asker);
+            let (id, deadline) = (waiting.entry.id, waiting.deadline);
+            drop(state);
+            return Ok(Pending::waits(Arc::clone(self), id, deadline, request.patience, answered));
+        }
+        state.has_room(self, &request)?;
+        let entry = Arc::new(new_entry(request, now));
+        let (id, deadline) = (entry.id, Instant::now() + entry.request.timeout);
+        let patience = entry.request.patience;
+        state.waiting.insert(id, Waiting { entry: Arc::clone(&entry), deadline, asker: Some(asker) });
         drop(state);
         tracing::info!(approval = %id, run = %entry.request.run, rule = entry.request.rule, "operation held");
-        self.announce(entry);
-        Ok(Pending { approvals: Arc::clone(self), id, deadline, answered })
+        self.announce(&entry);
+        Ok(Pending::waits(Arc::clone(self), id, deadline, patience, answered))
     }
 
-    /// Decides a request. `seen` is the digest of what the reviewer was shown.
+    /// Decides a request, or adds one approval to those that it needs. `seen` is the digest of what the reviewer was shown.
+    /// May wait for the disk.
     ///
     /// # Errors
     /// When the reviewer may not decide, saw something else, or it is settled already. Nothing has changed then.
@@ -232,70 +158,118 @@ impl Approvals {
         id: ApprovalId,
         seen: Digest,
         by: Reviewer,
-        answer: Answer,
-        reason: String,
-    ) -> Result<Entry, DecideError> {
-        if reason.len() > REASON_BYTES_MAX {
-            return Err(DecideError::ReasonTooLong);
-        }
+        decision: Decision,
+    ) -> Result<Arc<Entry>, DecideError> {
+        error::check_decision(&decision)?;
+        self.expire();
         let mut state = self.lock();
-        let (entry, deadline) = match state.waiting.get(&id) {
-            Some(waiting) => (&waiting.entry, waiting.deadline),
-            None => return Err(state.why_settled(id)),
-        };
-        self.may_decide(&entry.request, &by)?;
-        if entry.digest != seen {
+        let Some(waiting) = state.waiting.get(&id) else { return Err(state.why_settled(id)) };
+        let request = &waiting.entry.request;
+        self.may_decide(request, &by, decision.break_glass)?;
+        if waiting.entry.digest != seen {
             return Err(DecideError::NotWhatWasShown(id));
         }
-        if Instant::now() >= deadline {
-            let entry = state.settle(id, Outcome::Expired);
-            drop(state);
-            entry.into_iter().for_each(|entry| self.announce(entry));
-            return Err(DecideError::Expired);
+        if matches!(decision.scope, Scope::Shape { .. }) && request.shape.is_none() {
+            return Err(DecideError::NoShape);
         }
-        let at_ms = now_ms();
-        let outcome = match answer {
-            Answer::Approve => Outcome::Approved { by, reason, at_ms },
-            Answer::Deny => Outcome::Denied { by, reason, at_ms },
-        };
-        let entry = state.settle(id, outcome).ok_or(DecideError::NotFound(id))?;
+        let mut entry = Entry::clone(&waiting.entry);
+        let (marks, answer) = (by.marks(), decision.answer);
+        if entry.votes.iter().any(|vote| vote.by.marks().in_common(&marks).is_some())
+            && answer == Answer::Approve
+        {
+            return Err(DecideError::VotedAlready);
+        }
+        let outcome = entry.take(by, decision, now_ms());
+        // Whoever waits now uses it; should they be gone in this moment, it is used up all the same.
+        if waiting.asker.is_some()
+            && let Some(grant) = &mut entry.grant
+        {
+            grant.uses_left = grant.uses_left.saturating_sub(1);
+        }
+        // Before anybody is told, where it has to last. The lock is held meanwhile: humans decide seldom, and nobody may be
+        // told anything else in between.
+        if entry.deferred || entry.lasts(now_ms()) {
+            self.store.save(&entry).map_err(|error| DecideError::NotRemembered(error.to_string()))?;
+        }
+        let entry = Arc::new(entry);
+        match outcome {
+            Some(outcome) => state.settle(id, Arc::clone(&entry), outcome),
+            None => {
+                state.waiting.get_mut(&id).into_iter().for_each(|waiting| waiting.entry = Arc::clone(&entry))
+            }
+        }
         drop(state);
-        self.announce(entry.clone());
+        if entry.review.is_some() {
+            tracing::error!(approval = %id, run = %entry.request.run, rule = entry.request.rule, ?entry.outcome,
+                "ALERT: glass was broken; somebody else has to look at it (portcullis approvals review)");
+        }
+        self.announce(&entry);
         Ok(entry)
     }
 
-    /// Who may decide a request: not whoever it acts for, in any guise the kernel shows us, and then somebody its
-    /// approvers name, or an operator or root where they name nobody.
-    fn may_decide(&self, request: &Request, by: &Reviewer) -> Result<(), DecideError> {
-        let askers = [request.subject.uid, request.process.uid];
-        if let Some(uid) = askers.into_iter().find(|uid| *uid == by.uid || Some(*uid) == by.login_uid) {
-            return Err(DecideError::SelfReview { uid });
-        }
-        if self.is_named(request, by) {
-            return Ok(());
-        }
-        Err(DecideError::NotAnApprover {
-            allowed: match request.approvers.as_slice() {
-                [] => vec![format!("group {}", self.operators), "root".to_owned()],
-                approvers => approvers
-                    .iter()
-                    .map(|approver| match approver.strip_prefix("user:") {
-                        Some(user) => format!("user {user}"),
-                        None => format!("group {approver}"),
-                    })
-                    .collect(),
-            },
+    /// Takes back what an approval still covers. Whoever may decide such a request, and operators.
+    ///
+    /// # Errors
+    /// When there is nothing to take back, or not by them.
+    pub fn revoke(&self, id: ApprovalId, by: &Reviewer) -> Result<Arc<Entry>, DecideError> {
+        self.amend(id, |entry| {
+            let revoked = entry.grant.as_mut().filter(|grant| grant.revoked_by.is_none());
+            revoked.ok_or(DecideError::NothingToRevoke)?.revoked_by = Some(by.user.clone());
+            Ok(())
         })
     }
 
-    fn is_named(&self, request: &Request, by: &Reviewer) -> bool {
-        let in_group = |group: &str| by.groups.iter().any(|of| of == group);
-        match request.approvers.as_slice() {
-            [] => by.uid == 0 || in_group(&self.operators),
-            approvers => approvers.iter().any(|approver| match approver.strip_prefix("user:") {
-                Some(user) => by.user == user,
-                None => in_group(approver),
-            }),
+    /// Looks at a broken glass afterwards: somebody else than who broke it or for whom.
+    ///
+    /// # Errors
+    /// When there is none, or they may not.
+    pub fn review(&self, id: ApprovalId, by: Reviewer, note: String) -> Result<Arc<Entry>, DecideError> {
+        if note.len() > REASON_BYTES_MAX {
+            return Err(DecideError::ReasonTooLong);
+        }
+        self.amend(id, |entry| {
+            self.may_decide(&entry.request, &by, false)?;
+            let marks = by.marks();
+            if entry.votes.iter().any(|vote| vote.by.marks().in_common(&marks).is_some()) {
+                return Err(DecideError::OwnGlass);
+            }
+            let review = entry.review.as_mut().filter(|review| review.by.is_none());
+            *review.ok_or(DecideError::NothingToReview)? = Review { by: Some(by), note };
+            Ok(())
+        })
+    }
+
+    /// Changes an entry that lasts, durably.
+    fn amend(
+        &self,
+        id: ApprovalId,
+        change: impl FnOnce(&mut Entry) -> Result<(), DecideError>,
+    ) -> Result<Arc<Entry>, DecideError> {
+        let mut state = self.lock();
+        let Some(entry) = state.lasting.get(&id) else { return Err(state.why_settled(id)) };
+        let mut entry = Entry::clone(entry);
+        change(&mut entry)?;
+        self.store.save(&entry).map_err(|error| DecideError::NotRemembered(error.to_string()))?;
+        let entry = Arc::new(entry);
+        state.lasting.insert(id, Arc::clone(&entry));
+        drop(state);
+        self.announce(&entry);
+        Ok(entry)
+    }
+
+    /// Who may decide a request: not whoever it acts for, in any guise, and then somebody its approvers name (those who may
+    /// break its glass, for that), or an operator or root where they name nobody. There is no exception for anybody.
+    fn may_decide(&self, request: &Request, by: &Reviewer, break_glass: bool) -> Result<(), DecideError> {
+        if let Some(mark) = askers(request).in_common(&by.marks()) {
+            return Err(DecideError::SelfReview { who: mark.to_owned() });
+        }
+        let approvers = if break_glass { &request.break_glass } else { &request.approvers };
+        match approvers.as_slice() {
+            [] if break_glass => Err(DecideError::NoGlass),
+            [] if by.uid == Some(0) || by.groups.contains(&self.operators) => Ok(()),
+            [] => Err(DecideError::not_an_approver(&[self.operators.clone(), "user:root".to_owned()])),
+            approvers if approvers.iter().any(|approver| by.is_named(approver)) => Ok(()),
+            approvers => Err(DecideError::not_an_approver(approvers)),
         }
     }
 
@@ -303,26 +277,28 @@ impl Approvals {
     /// operators, root, and whoever it acts for.
     #[must_use]
     pub fn may_see(&self, request: &Request, who: &Reviewer) -> bool {
-        who.uid == 0
-            || who.uid == request.subject.uid
+        who.uid == Some(0)
             || who.groups.contains(&self.operators)
-            || self.is_named(request, who)
+            || request.approvers.iter().chain(&request.break_glass).any(|approver| who.is_named(approver))
+            || askers(request).in_common(&who.marks()).is_some()
     }
 
-    /// What waits, oldest first, then what was settled lately, newest first.
+    /// What waits, oldest first, then what still lasts, then what was settled lately, newest first.
     #[must_use]
-    pub fn list(&self) -> Vec<Entry> {
+    pub fn list(&self) -> Vec<Arc<Entry>> {
+        self.expire();
         let state = self.lock();
         let waiting = state.waiting.values().map(|waiting| &waiting.entry);
-        waiting.chain(state.settled.iter().rev()).cloned().collect()
+        waiting.chain(state.lasting.values().rev()).chain(state.settled.iter().rev()).cloned().collect()
     }
 
     /// One request.
     #[must_use]
-    pub fn get(&self, id: ApprovalId) -> Option<Entry> {
+    pub fn get(&self, id: ApprovalId) -> Option<Arc<Entry>> {
         let state = self.lock();
         let waiting = state.waiting.get(&id).map(|waiting| &waiting.entry);
-        waiting.or_else(|| state.settled.iter().find(|entry| entry.id == id)).cloned()
+        let settled = || state.settled.iter().find(|entry| entry.id == id);
+        waiting.or_else(|| state.lasting.get(&id)).or_else(settled).cloned()
     }
 
     /// How many wait.
@@ -331,44 +307,171 @@ impl Approvals {
         self.lock().waiting.len()
     }
 
-    /// Every change from now on: asked, settled, delivered. A receiver that lags must list again.
+    /// Every change from now on: asked, voted on, settled, delivered. A receiver that lags must list again.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<Entry> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Entry>> {
         self.changes.subscribe()
     }
 
-    fn announce(&self, entry: Entry) {
+    /// Denies what nobody decided in time, and forgets what nothing rests on any more. Cheap when there is nothing to do; the
+    /// daemon does it once a second.
+    pub fn expire(&self) {
+        let (mut state, now, instant) = (self.lock(), now_ms(), Instant::now());
+        let due = |waiting: &Waiting| waiting.deadline <= instant;
+        let late: Vec<ApprovalId> =
+            state.waiting.iter().filter(|(_, waiting)| due(waiting)).map(|(id, _)| *id).collect();
+        let expired: Vec<_> = late.iter().filter_map(|id| state.settle_as(*id, Outcome::Expired)).collect();
+        let over = |entry: &Entry| !entry.lasts(now);
+        let mut over: Vec<Arc<Entry>> = state.lasting.values().filter(|entry| over(entry)).cloned().collect();
+        over.iter().for_each(|entry| drop(state.lasting.remove(&entry.id)));
+        over.iter().for_each(|entry| state.remember(Arc::clone(entry)));
+        drop(state);
+        over.extend(expired.iter().cloned());
+        let ids: Vec<ApprovalId> = over.iter().map(|entry| entry.id).collect();
+        if let Err(error) = if ids.is_empty() { Ok(()) } else { self.store.forget(&ids) } {
+            // What has expired does not count, whether or not the file still has it.
+            tracing::error!(%error, "expired approvals stay in the file");
+        }
+        expired.iter().for_each(|entry| self.announce(entry));
+    }
+
+    fn announce(&self, entry: &Arc<Entry>) {
         if let Some(outcome) = &entry.outcome {
-            tracing::info!(approval = %entry.id, run = %entry.request.run, delivered = entry.delivered, ?outcome, "hold settled");
+            let word = match outcome {
+                Outcome::Approved { .. } => "approved",
+                Outcome::Denied { .. } => "denied",
+                Outcome::Expired => "expired",
+                Outcome::Withdrawn => "withdrawn",
+            };
+            tracing::info!(approval = %entry.id, run = %entry.request.run, delivered = entry.delivered, word, "hold settled");
         }
         // An error only says that nobody watches.
-        drop(self.changes.send(entry));
+        drop(self.changes.send(Arc::clone(entry)));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is a single insert or `settle`, so a panic elsewhere leaves the state whole.
+        // Every change is a single insert, or one `settle`, so a panic elsewhere leaves the state whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    /// Settles a request that waits and hands the outcome to whoever asked. The only way out of `waiting`.
-    fn settle(&mut self, id: ApprovalId, outcome: Outcome) -> Option<Entry> {
-        let Waiting { mut entry, answer, .. } = self.waiting.remove(&id)?;
-        entry.outcome = Some(outcome.clone());
-        // An error means that the asker is being dropped; `Pending::drop` finds it settled and leaves it so.
-        drop(answer.send(outcome));
-        if self.settled.len() >= SETTLED_KEPT {
-            self.settled.pop_front();
+fn new_entry(request: Request, now: u64) -> Entry {
+    let timeout_ms = u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX);
+    Entry {
+        id: ApprovalId::generate(),
+        digest: request.digest(),
+        request: Box::new(request),
+        asked_ms: now,
+        expires_ms: now.saturating_add(timeout_ms),
+        votes: Vec::new(),
+        deferred: false,
+        outcome: None,
+        delivered: false,
+        grant: None,
+        review: None,
+    }
+}
+
+impl Entry {
+    /// Takes a reviewer's word; the outcome, once there are enough.
+    fn take(&mut self, by: Reviewer, decision: Decision, at_ms: u64) -> Option<Outcome> {
+        let Decision { answer, reason, scope, break_glass } = decision;
+        if answer == Answer::Deny {
+            self.outcome = Some(Outcome::Denied { by, reason, at_ms });
+            return self.outcome.clone();
         }
-        self.settled.push_back(entry.clone());
+        self.votes.push(Vote { by: by.clone(), reason: reason.clone(), scope, at_ms });
+        let voters: Vec<&Reviewer> = self.votes.iter().map(|vote| &vote.by).collect();
+        if !break_glass && !is_quorum(&voters, &self.request) {
+            return None;
+        }
+        // Nobody widens what the others have agreed to.
+        let agreed = self.votes.iter().all(|vote| vote.scope == scope);
+        let scope = if agreed { scope } else { Scope::Once };
+        self.grant = self.grant_of(scope, at_ms);
+        if break_glass {
+            self.review = Some(Review { by: None, note: String::new() });
+        }
+        self.outcome = Some(Outcome::Approved { by, reason, at_ms });
+        self.outcome.clone()
+    }
+
+    /// What an approval covers beyond whoever waits for it now.
+    fn grant_of(&self, scope: Scope, now: u64) -> Option<Grant> {
+        let claim_ms = u64::try_from(CLAIM_TIME_MIN.as_millis()).unwrap_or(u64::MAX);
+        let (until_ms, uses_left) = match scope.lasting() {
+            Some((for_ms, uses)) => (now.saturating_add(for_ms.min(GRANT_MS_MAX)), uses.min(GRANT_USES_MAX)),
+            None if self.deferred => (self.expires_ms.max(now.saturating_add(claim_ms)), 1),
+            None => return None,
+        };
+        Some(Grant { scope, until_ms, uses_left, revoked_by: None })
+    }
+}
+
+impl State {
+    /// What was said of the same operation before, if that still counts. An approval is used up by one.
+    fn claim(&mut self, request: &Request, now: u64) -> Option<(Arc<Entry>, Outcome)> {
+        let covers = |entry: &Entry| {
+            let shape = entry.grant.as_ref().is_some_and(|grant| matches!(grant.scope, Scope::Shape { .. }));
+            let same = if shape {
+                entry.request.has_shape_of(request)
+            } else {
+                entry.request.is_same_operation(request)
+            };
+            same && entry.is_live(now)
+        };
+        let entry = self.lasting.values_mut().find(|entry| covers(entry))?;
+        let mut used = Entry::clone(entry);
+        if let Some(grant) = &mut used.grant {
+            grant.uses_left = grant.uses_left.saturating_sub(1);
+        }
+        used.delivered = true;
+        *entry = Arc::new(used);
+        let outcome = entry.outcome.clone()?;
+        Some((Arc::clone(entry), outcome))
+    }
+
+    fn has_room(&self, approvals: &Approvals, request: &Request) -> Result<(), TooManyHolds> {
+        if self.waiting.len() >= approvals.holds_max {
+            return Err(TooManyHolds::InAll { max: approvals.holds_max });
+        }
+        let of_run = self.waiting.values().filter(|waiting| waiting.entry.request.run == request.run).count();
+        if of_run >= approvals.holds_per_run_max {
+            return Err(TooManyHolds::OfRun { max: approvals.holds_per_run_max });
+        }
+        Ok(())
+    }
+
+    /// Settles a request that waits with an outcome that needs no reviewer.
+    fn settle_as(&mut self, id: ApprovalId, outcome: Outcome) -> Option<Arc<Entry>> {
+        let mut entry = Entry::clone(&self.waiting.get(&id)?.entry);
+        entry.outcome = Some(outcome.clone());
+        let entry = Arc::new(entry);
+        self.settle(id, Arc::clone(&entry), outcome);
         Some(entry)
     }
 
+    /// Hands the outcome to whoever asked. The only way out of `waiting`.
+    fn settle(&mut self, id: ApprovalId, entry: Arc<Entry>, outcome: Outcome) {
+        let Some(Waiting { asker, .. }) = self.waiting.remove(&id) else { return };
+        // An error means that the asker is being dropped; `Pending::drop` finds it settled and leaves it so.
+        drop(asker.map(|asker| asker.send(outcome)));
+        match entry.lasts(now_ms()) {
+            true => drop(self.lasting.insert(id, entry)),
+            false => self.remember(entry),
+        }
+    }
+
+    fn remember(&mut self, entry: Arc<Entry>) {
+        if self.settled.len() >= SETTLED_KEPT {
+            self.settled.pop_front();
+        }
+        self.settled.push_back(entry);
+    }
+
     fn why_settled(&self, id: ApprovalId) -> DecideError {
-        let outcome =
-            self.settled.iter().find(|entry| entry.id == id).and_then(|entry| entry.outcome.as_ref());
-        match outcome {
+        let settled = self.lasting.get(&id).or_else(|| self.settled.iter().find(|entry| entry.id == id));
+        match settled.and_then(|entry| entry.outcome.as_ref()) {
             Some(Outcome::Approved { by, .. }) => {
                 DecideError::AlreadyDecided { by: by.user.clone(), approved: true }
             }
@@ -379,57 +482,5 @@ impl State {
             Some(Outcome::Withdrawn) => DecideError::Withdrawn,
             None => DecideError::NotFound(id),
         }
-    }
-}
-
-/// A request that waits, held by the connection that asked. Dropping it withdraws the request.
-#[must_use = "dropping it withdraws the request"]
-pub struct Pending {
-    approvals: Arc<Approvals>,
-    id: ApprovalId,
-    deadline: Instant,
-    answered: oneshot::Receiver<Outcome>,
-}
-
-impl Pending {
-    /// Identifies the request, for the client's notice.
-    #[must_use]
-    pub fn id(&self) -> ApprovalId {
-        self.id
-    }
-
-    /// Waits for the decision or the end of its time. May be dropped and called again while it has not returned;
-    /// once it has, the outcome is used up and a second call is `Withdrawn`.
-    pub async fn outcome(&mut self) -> Outcome {
-        if self.answered.is_terminated() {
-            return Outcome::Withdrawn;
-        }
-        let outcome = match tokio::time::timeout_at(self.deadline, &mut self.answered).await {
-            Ok(answered) => answered,
-            Err(_) => {
-                let expired = self.approvals.lock().settle(self.id, Outcome::Expired);
-                expired.into_iter().for_each(|entry| self.approvals.announce(entry));
-                // Settled now or, by a reviewer, a moment ago: either way the outcome is in the channel.
-                (&mut self.answered).await
-            }
-        };
-        self.delivered();
-        outcome.unwrap_or(Outcome::Withdrawn)
-    }
-
-    fn delivered(&self) {
-        let mut state = self.approvals.lock();
-        let Some(entry) = state.settled.iter_mut().find(|entry| entry.id == self.id) else { return };
-        entry.delivered = true;
-        let entry = entry.clone();
-        drop(state);
-        self.approvals.announce(entry);
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        let withdrawn = self.approvals.lock().settle(self.id, Outcome::Withdrawn);
-        withdrawn.into_iter().for_each(|entry| self.approvals.announce(entry));
     }
 }

@@ -153,13 +153,32 @@ pub struct Request {
     pub policy: String,
     /// Policy version.
     pub policy_version: PolicyVersion,
-    /// Unix groups or `user:NAME` that may decide; empty: operators.
+    /// Groups or `user:NAME` that may decide; empty: operators.
     pub approvers: Vec<String>,
+    /// How many of them have to approve: distinct persons.
+    #[serde(default = "one")]
+    pub quorum: u32,
+    /// Whether each of those has to stand for another of the approvers named.
+    #[serde(default)]
+    pub distinct_groups: bool,
+    /// Groups or `user:NAME` whose word alone is enough in an emergency.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub break_glass: Vec<String>,
+    /// What statements of the same shape have in common, where the protocol has such: the statement with its literals taken out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<String>,
     /// Locks may be held while it waits.
     pub in_transaction: bool,
     /// How long it waits before it is denied. Reviewers are told the end instead: `Entry::expires_ms`.
     #[serde(skip)]
     pub timeout: Duration,
+    /// How long its client waits before it is told to come again; `None`: until it is decided.
+    #[serde(skip)]
+    pub patience: Option<Duration>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 impl Request {
@@ -167,11 +186,39 @@ impl Request {
     /// policy version that holds it.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        let mut hash = Fields::new("portcullis approval 1");
+        let mut hash = Fields::new("portcullis approval 2");
         hash.bytes(&self.content.sha256.0);
+        hash.bytes(self.session.to_string().as_bytes());
+        hash.bytes(self.shape.as_deref().unwrap_or_default().as_bytes());
+        self.circumstances(hash)
+    }
+
+    /// Whether another request asks for the same: the same bytes to the same target, in the same run, for the same subject,
+    /// held by the same rule of the same policy version. On whichever connection.
+    #[must_use]
+    pub fn is_same_operation(&self, other: &Self) -> bool {
+        let digest = |request: &Self| {
+            let mut hash = Fields::new("portcullis operation 1");
+            hash.bytes(&request.content.sha256.0);
+            request.circumstances(hash)
+        };
+        self.content.sha256 == other.content.sha256 && digest(self) == digest(other)
+    }
+
+    /// Whether another request asks for a statement of the same shape, under the same circumstances.
+    #[must_use]
+    pub fn has_shape_of(&self, other: &Self) -> bool {
+        let digest = |request: &Self| request.circumstances(Fields::new("portcullis shape 1"));
+        self.shape.is_some() && self.shape == other.shape && digest(self) == digest(other)
+    }
+
+    /// Where, for whom and by which rule.
+    fn circumstances(&self, mut hash: Fields) -> Digest {
+        let identity = self.subject.identity.as_ref();
         for text in [
             self.run.to_string().as_str(),
-            self.session.to_string().as_str(),
+            identity.map_or("", |identity| &identity.issuer),
+            identity.map_or("", |identity| &identity.subject),
             self.destination.to_string().as_str(),
             self.connection.as_str(),
             self.database.as_deref().unwrap_or_default(),

@@ -36,23 +36,29 @@ fn request(approvers: &[&str]) -> Request {
         approvers: approvers.iter().map(|&name| name.to_owned()).collect(),
         in_transaction: false,
         timeout: Duration::from_secs(900),
+        quorum: 1,
+        distinct_groups: false,
+        break_glass: Vec::new(),
+        shape: None,
+        patience: None,
     }
 }
 
 fn reviewer(uid: u32, groups: &[&str], login_uid: Option<u32>) -> Reviewer {
     let groups = groups.iter().map(|&name| name.to_owned()).collect();
     Reviewer {
-        uid,
+        uid: Some(uid),
+        identity: None,
         user: if uid == 0 { "root".to_owned() } else { format!("u{uid}") },
         groups,
-        pid: 1,
+        pid: Some(1),
         login_uid,
     }
 }
 
-fn approve(queue: &Approvals, pending: &Pending, by: Reviewer) -> Result<Entry, DecideError> {
+fn approve(queue: &Approvals, pending: &Pending, by: Reviewer) -> Result<Arc<Entry>, DecideError> {
     let digest = queue.get(pending.id()).map_or_else(|| request(&[]).digest(), |entry| entry.digest);
-    queue.decide(pending.id(), digest, by, Answer::Approve, "checked".to_owned())
+    queue.decide(pending.id(), digest, by, Decision::plain(Answer::Approve, "checked"))
 }
 
 #[tokio::test]
@@ -94,7 +100,7 @@ async fn the_process_that_asks_counts_as_the_asker_too() {
     request.process.uid = 1001;
     let pending = queue.ask(request).unwrap();
     let said = approve(&queue, &pending, reviewer(1001, &["dba"], None)).unwrap_err();
-    assert_eq!(said, DecideError::SelfReview { uid: 1001 });
+    assert_eq!(said, DecideError::SelfReview { who: "user id 1001".to_owned() });
 }
 
 #[tokio::test]
@@ -104,10 +110,12 @@ async fn an_approval_is_delivered_once() {
     let by = reviewer(1001, &["dba"], None);
     approve(&queue, &pending, by.clone()).unwrap();
     assert!(!queue.get(pending.id()).unwrap().delivered);
-    let Outcome::Approved { by: who, reason, .. } = pending.outcome().await else { panic!("not approved") };
+    let Settled::As(Outcome::Approved { by: who, reason, .. }) = pending.outcome().await else {
+        panic!("not approved")
+    };
     assert_eq!((who, reason.as_str()), (by, "checked"));
     assert!(queue.get(pending.id()).unwrap().delivered);
-    assert_eq!(pending.outcome().await, Outcome::Withdrawn, "a used approval is no approval");
+    assert_eq!(pending.outcome().await, Settled::As(Outcome::Withdrawn), "a used approval is no approval");
 }
 
 #[tokio::test]
@@ -115,12 +123,15 @@ async fn a_second_decision_changes_nothing_and_says_so() {
     let queue = queue(8);
     let mut pending = queue.ask(request(&["dba"])).unwrap();
     let digest = queue.get(pending.id()).unwrap().digest;
-    let deny =
-        |uid| queue.decide(pending.id(), digest, reviewer(uid, &["dba"], None), Answer::Deny, String::new());
+    let deny = |uid| {
+        queue.decide(pending.id(), digest, reviewer(uid, &["dba"], None), Decision::plain(Answer::Deny, ""))
+    };
     deny(1001).unwrap();
     assert_eq!(deny(1002).unwrap_err().to_string(), "denied by u1001 already");
     assert_eq!(deny(1001).unwrap_err().to_string(), "denied by u1001 already");
-    assert!(matches!(pending.outcome().await, Outcome::Denied { by, .. } if by.uid == 1001));
+    assert!(
+        matches!(pending.outcome().await, Settled::As(Outcome::Denied { by, .. }) if by.uid == Some(1001))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,11 +139,16 @@ async fn time_denies() {
     let queue = queue(8);
     let mut awaited = queue.ask(request(&[])).unwrap();
     let forgotten = queue.ask(request(&[])).unwrap();
-    assert_eq!(awaited.outcome().await, Outcome::Expired);
-    // Nobody awaits this one: its time has run all the same.
-    let said = approve(&queue, &forgotten, reviewer(0, &[], None)).unwrap_err();
+    assert_eq!(awaited.outcome().await, Settled::As(Outcome::Expired));
+    // Whoever is asked about the other one finds its time run out, too.
+    let mut forgotten = forgotten;
+    let id = forgotten.id();
+    assert_eq!(forgotten.outcome().await, Settled::As(Outcome::Expired));
+    let digest = queue.get(id).unwrap().digest;
+    let said =
+        queue.decide(id, digest, reviewer(0, &[], None), Decision::plain(Answer::Approve, "")).unwrap_err();
     assert_eq!(said, DecideError::Expired);
-    assert_eq!(queue.get(forgotten.id()).unwrap().outcome, Some(Outcome::Expired));
+    assert_eq!(queue.get(id).unwrap().outcome, Some(Outcome::Expired));
     assert_eq!(queue.waiting(), 0);
 }
 
@@ -144,7 +160,7 @@ async fn waiting_may_be_interrupted_and_taken_up_again() {
         tokio::time::timeout(Duration::from_secs(1), pending.outcome()).await.unwrap_err();
     }
     approve(&queue, &pending, reviewer(0, &[], None)).unwrap();
-    assert!(matches!(pending.outcome().await, Outcome::Approved { .. }));
+    assert!(matches!(pending.outcome().await, Settled::As(Outcome::Approved { .. })));
 }
 
 #[tokio::test]
@@ -155,7 +171,7 @@ async fn a_gone_asker_withdraws() {
     drop(pending);
     let entry = queue.get(id).unwrap();
     assert_eq!(entry.outcome, Some(Outcome::Withdrawn));
-    let said = queue.decide(id, entry.digest, reviewer(0, &[], None), Answer::Approve, String::new());
+    let said = queue.decide(id, entry.digest, reviewer(0, &[], None), Decision::plain(Answer::Approve, ""));
     assert_eq!(said.unwrap_err(), DecideError::Withdrawn);
 }
 
@@ -179,8 +195,12 @@ async fn a_decision_binds_what_was_shown() {
     let pending = queue.ask(request(&[])).unwrap();
     let mut other = request(&[]);
     other.content = Content::new(b"DROP DATABASE shop2", &[], &[]);
-    let said =
-        queue.decide(pending.id(), other.digest(), reviewer(0, &[], None), Answer::Approve, String::new());
+    let said = queue.decide(
+        pending.id(),
+        other.digest(),
+        reviewer(0, &[], None),
+        Decision::plain(Answer::Approve, ""),
+    );
     assert_eq!(said.unwrap_err(), DecideError::NotWhatWasShown(pending.id()));
     assert_eq!(queue.waiting(), 1);
 }
@@ -235,7 +255,7 @@ async fn the_queue_is_bounded() {
     let queue = queue(2);
     let one = queue.ask(request(&[])).unwrap();
     let _two = queue.ask(request(&[])).unwrap();
-    assert_eq!(queue.ask(request(&[])).err(), Some(TooManyHolds { max: 2 }));
+    assert_eq!(queue.ask(request(&[])).err(), Some(TooManyHolds::InAll { max: 2 }));
     drop(one);
     let _three = queue.ask(request(&[])).unwrap();
     assert_eq!(queue.waiting(), 2);
@@ -250,7 +270,7 @@ async fn settled_requests_are_forgotten_in_the_end() {
     }
     assert_eq!(queue.list().len(), SETTLED_KEPT);
     let said =
-        queue.decide(first, request(&[]).digest(), reviewer(0, &[], None), Answer::Deny, String::new());
+        queue.decide(first, request(&[]).digest(), reviewer(0, &[], None), Decision::plain(Answer::Deny, ""));
     assert_eq!(said.unwrap_err(), DecideError::NotFound(first));
 }
 
@@ -282,4 +302,258 @@ fn who_may_read_a_request() {
         let may = queue.may_see(&request(approvers), &reviewer(uid, groups, None));
         assert_eq!(may, expected, "{approvers:?} {uid} {groups:?}");
     }
+}
+
+/// A rule of two people, each for another group, with a glass for the people on call.
+fn of_two() -> Request {
+    Request {
+        quorum: 2,
+        distinct_groups: true,
+        break_glass: vec!["oncall".to_owned()],
+        ..request(&["dba", "security"])
+    }
+}
+
+fn vote(
+    queue: &Approvals,
+    id: ApprovalId,
+    by: Reviewer,
+    decision: Decision,
+) -> Result<Arc<Entry>, DecideError> {
+    queue.decide(id, queue.get(id).map_or_else(|| request(&[]).digest(), |entry| entry.digest), by, decision)
+}
+
+fn yes() -> Decision {
+    Decision::plain(Answer::Approve, "yes")
+}
+
+#[tokio::test]
+async fn a_quorum_is_of_distinct_persons_for_distinct_groups() {
+    // reviewers in order; whether the last one is enough
+    for (voters, expected) in [
+        (&[(1001, &["dba"][..]), (1002, &["security"])][..], true),
+        (&[(1001, &["dba"]), (1002, &["dba"])], false),
+        // Somebody in both groups stands for one of them, whichever the others leave.
+        (&[(1001, &["dba", "security"])], false),
+        (&[(1001, &["dba", "security"]), (1002, &["dba"])], true),
+        (&[(1001, &["dba", "security"]), (1002, &["security"])], true),
+        (&[(1001, &["dba", "security"]), (1002, &["dba", "security"])], true),
+    ] {
+        let queue = queue(8);
+        let pending = queue.ask(of_two()).unwrap();
+        for (uid, groups) in voters {
+            vote(&queue, pending.id(), reviewer(*uid, groups, None), yes()).unwrap();
+        }
+        let settled = queue.get(pending.id()).unwrap();
+        assert_eq!(settled.outcome.is_some(), expected, "{voters:?}");
+    }
+    let queue = queue(8);
+    let pending = queue.ask(of_two()).unwrap();
+    vote(&queue, pending.id(), reviewer(1001, &["dba", "security"], None), yes()).unwrap();
+    // Twice the same person: plainly, by sudo, and as somebody whom a provider knows by the same name.
+    let mut by_token = reviewer(1003, &["security"], None);
+    by_token.identity = Some(Arc::new(identity("ada", &[("preferred_username", "u1001")])));
+    for again in
+        [reviewer(1001, &["dba", "security"], None), reviewer(1002, &["security"], Some(1001)), by_token]
+    {
+        let said = vote(&queue, pending.id(), again, yes()).unwrap_err();
+        assert_eq!(said, DecideError::VotedAlready);
+    }
+    // One word against it is enough.
+    vote(&queue, pending.id(), reviewer(1002, &["security"], None), Decision::plain(Answer::Deny, "no"))
+        .unwrap();
+    assert!(matches!(queue.get(pending.id()).unwrap().outcome, Some(Outcome::Denied { .. })));
+}
+
+fn identity(subject: &str, claims: &[(&str, &str)]) -> crate::run::Identity {
+    crate::run::Identity {
+        issuer: "https://idp.example".to_owned(),
+        subject: subject.to_owned(),
+        name: None,
+        groups: Vec::new(),
+        claims: claims.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect(),
+        expires_ms: u64::MAX,
+        token: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn nobody_decides_for_themselves_in_another_guise() {
+    let queue = queue(8);
+    let mut asked = request(&["dba"]);
+    asked.subject.identity = Some(Arc::new(identity(
+        "repo:acme/orders",
+        &[("actor", "Octocat"), ("user_email", "ada@acme.example")],
+    )));
+    let pending = queue.ask(asked).unwrap();
+    let with = |user: &str, subject: &str, claims: &[(&str, &str)]| Reviewer {
+        user: user.to_owned(),
+        identity: Some(Arc::new(identity(subject, claims))),
+        ..reviewer(2001, &["dba"], None)
+    };
+    for (who, by) in [
+        ("the token's own subject", with("x", "repo:acme/orders", &[])),
+        ("whom the job's token names", with("octocat", "1", &[])),
+        ("the same address", with("x", "1", &[("email", "Ada@acme.example")])),
+        ("the same name elsewhere", with("x", "1", &[("preferred_username", "octocat")])),
+        ("the Unix user by name", with("agent", "1", &[])),
+    ] {
+        let said = vote(&queue, pending.id(), by, yes());
+        assert!(matches!(said, Err(DecideError::SelfReview { .. })), "{who}: {said:?}");
+    }
+    vote(&queue, pending.id(), with("grace", "2", &[("email", "grace@acme.example")]), yes()).unwrap();
+}
+
+#[tokio::test]
+async fn glass_is_broken_by_those_named_with_a_reason_and_reviewed_by_others() {
+    let queue = queue(8);
+    let pending = queue.ask(of_two()).unwrap();
+    let id = pending.id();
+    let broken = |reason: &str| Decision { break_glass: true, ..Decision::plain(Answer::Approve, reason) };
+    let oncall = || reviewer(1005, &["oncall"], None);
+    assert!(vote(&queue, id, reviewer(1001, &["dba"], None), broken("now")).is_err(), "not theirs to break");
+    assert_eq!(vote(&queue, id, oncall(), broken(" ")).unwrap_err(), DecideError::NoReason);
+    let own = vote(&queue, id, reviewer(AGENT, &["oncall"], None), broken("now"));
+    assert!(matches!(own, Err(DecideError::SelfReview { .. })), "there is no exception: {own:?}");
+    assert!(vote(&queue, id, oncall(), yes()).is_err(), "who may break glass is no approver otherwise");
+    let entry = vote(&queue, id, oncall(), broken("the shop is down")).unwrap();
+    assert!(matches!(entry.outcome, Some(Outcome::Approved { .. })) && entry.review.is_some());
+    assert_eq!(
+        queue.review(id, oncall(), String::new()).unwrap_err().to_string(),
+        "only group dba, group security may decide this"
+    );
+    let both = reviewer(1005, &["oncall", "dba"], None);
+    assert_eq!(queue.review(id, both, String::new()).unwrap_err(), DecideError::OwnGlass);
+    queue.review(id, reviewer(1001, &["dba"], None), "in order".to_owned()).unwrap();
+    let again = queue.review(id, reviewer(1002, &["dba"], None), String::new());
+    assert!(again.is_err());
+    let plain = queue.ask(request(&["dba"])).unwrap();
+    assert_eq!(vote(&queue, plain.id(), oncall(), broken("now")).unwrap_err(), DecideError::NoGlass);
+}
+
+/// The same operation on another connection of the same run.
+fn again(shape: Option<&str>) -> Request {
+    Request {
+        session: SessionId::generate(),
+        patience: Some(Duration::from_secs(10)),
+        shape: shape.map(str::to_owned),
+        ..request(&["dba"])
+    }
+}
+
+async fn deferred(queue: &Arc<Approvals>) -> ApprovalId {
+    let mut pending = queue.ask(again(None)).unwrap();
+    assert!(matches!(pending.outcome().await, Settled::Deferred { .. }));
+    pending.id()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_sent_away_takes_the_answer_when_it_comes_again() {
+    let queue = queue(8);
+    let id = deferred(&queue).await;
+    // Before the decision it waits for the same request; going away again withdraws nothing.
+    let second = queue.ask(again(None)).unwrap();
+    assert_eq!(second.id(), id);
+    drop(second);
+    assert_eq!(queue.waiting(), 1);
+    vote(&queue, id, reviewer(1001, &["dba"], None), yes()).unwrap();
+    // Other bytes, another run, another policy: nothing of it is approved.
+    for change in [
+        |r: &mut Request| r.content = Content::new(b"DROP DATABASE shop ", &[], &[]),
+        |r: &mut Request| r.run = RunId(Ulid::from_parts(9, 9)),
+        |r: &mut Request| r.policy_version = "v2".to_owned(),
+        |r: &mut Request| r.destination = OriginalDst("127.9.9.10:5432".parse().unwrap()),
+        |r: &mut Request| r.subject.uid = 1600,
+    ] {
+        let mut other = again(None);
+        change(&mut other);
+        assert!(!queue.ask(other).unwrap().is_decided());
+    }
+    let mut third = queue.ask(again(None)).unwrap();
+    assert!(third.is_decided() && third.id() == id);
+    assert!(matches!(third.outcome().await, Settled::As(Outcome::Approved { .. })));
+    let fourth = queue.ask(again(None)).unwrap();
+    assert!(!fourth.is_decided() && fourth.id() != id, "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deferred_refusal_answers_too_and_a_reviewer_in_the_last_moment_is_heard() {
+    let queue = queue(8);
+    let id = deferred(&queue).await;
+    vote(&queue, id, reviewer(1001, &["dba"], None), Decision::plain(Answer::Deny, "use staging")).unwrap();
+    for _ in 0..3 {
+        let mut pending = queue.ask(again(None)).unwrap();
+        assert!(matches!(pending.outcome().await, Settled::As(Outcome::Denied { .. })));
+    }
+    assert_eq!(queue.waiting(), 0, "nobody is asked again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_deferred_survives_the_daemon_and_what_was_used_does_not_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { state_dir: folder.path().to_owned(), ..Config::default() };
+    let first = Approvals::open(&config).unwrap();
+    let id = deferred(&first).await;
+    let inline = first.ask(request(&["dba"])).unwrap();
+    drop(first);
+    let second = Approvals::open(&config).unwrap();
+    assert_eq!(second.list().len(), 1, "what waited in line is gone with its client");
+    drop(inline);
+    vote(&second, id, reviewer(1001, &["dba"], None), yes()).unwrap();
+    drop(second);
+    let third = Approvals::open(&config).unwrap();
+    let mut pending = third.ask(again(None)).unwrap();
+    assert!(matches!(pending.outcome().await, Settled::As(Outcome::Approved { .. })));
+    drop((pending, third));
+    let fourth = Approvals::open(&config).unwrap();
+    assert!(!fourth.ask(again(None)).unwrap().is_decided());
+}
+
+#[tokio::test]
+async fn an_approval_covers_what_it_says_and_no_more() {
+    let queue = queue(64);
+    let shape = Some("DELETE FROM orders WHERE id = $1");
+    let of = |id: u32, shape: Option<&str>| {
+        let statement = format!("DELETE FROM orders WHERE id = {id}");
+        Request { content: Content::new(statement.as_bytes(), &[], &[]), ..again(shape) }
+    };
+    let by = || reviewer(1001, &["dba"], None);
+    let lasting = |scope: Scope| Decision { scope, ..yes() };
+    let mut one = queue.ask(of(1, shape)).unwrap();
+    vote(&queue, one.id(), by(), lasting(Scope::Operation { for_ms: 60_000, uses: 3 })).unwrap();
+    assert!(matches!(one.outcome().await, Settled::As(Outcome::Approved { .. })));
+    assert!(queue.ask(of(1, shape)).unwrap().is_decided(), "the second use");
+    assert!(!queue.ask(of(2, shape)).unwrap().is_decided(), "another literal");
+    assert!(queue.ask(of(1, shape)).unwrap().is_decided(), "the third use");
+    assert!(!queue.ask(of(1, shape)).unwrap().is_decided(), "three uses are used up");
+    let two = queue.ask(of(3, shape)).unwrap();
+    vote(&queue, two.id(), by(), lasting(Scope::Shape { for_ms: 60_000, uses: 10 })).unwrap();
+    assert!(queue.ask(of(4, shape)).unwrap().is_decided(), "the same shape");
+    assert!(!queue.ask(of(4, None)).unwrap().is_decided(), "no shape");
+    assert!(!queue.ask(of(4, Some("DELETE FROM orders"))).unwrap().is_decided(), "another shape");
+    queue.revoke(two.id(), &by()).unwrap();
+    assert!(!queue.ask(of(4, shape)).unwrap().is_decided(), "revoked");
+    assert!(queue.revoke(two.id(), &by()).is_err());
+    for scope in [
+        Scope::Operation { for_ms: 0, uses: 1 },
+        Scope::Operation { for_ms: GRANT_MS_MAX + 1, uses: 1 },
+        Scope::Shape { for_ms: 1000, uses: 0 },
+        Scope::Shape { for_ms: 1000, uses: GRANT_USES_MAX + 1 },
+    ] {
+        let pending = queue.ask(of(9, shape)).unwrap();
+        assert_eq!(vote(&queue, pending.id(), by(), lasting(scope)).unwrap_err(), DecideError::BadScope);
+    }
+    let shapeless = queue.ask(of(9, None)).unwrap();
+    let said = vote(&queue, shapeless.id(), by(), lasting(Scope::Shape { for_ms: 1000, uses: 1 }));
+    assert_eq!(said.unwrap_err(), DecideError::NoShape);
+}
+
+#[tokio::test]
+async fn one_run_cannot_keep_the_others_from_asking() {
+    let config = Config { holds_max: 8, holds_per_run_max: 2, ..Config::default() };
+    let queue = Approvals::new(&config);
+    let _held = [queue.ask(request(&[])).unwrap(), queue.ask(request(&[])).unwrap()];
+    assert_eq!(queue.ask(request(&[])).err(), Some(TooManyHolds::OfRun { max: 2 }));
+    let other = Request { run: RunId(Ulid::from_parts(9, 9)), ..request(&[]) };
+    assert!(queue.ask(other).is_ok());
 }

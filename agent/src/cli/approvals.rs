@@ -1,12 +1,14 @@
 //! `portcullis approvals`: see and decide what waits.
 
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use super::text::{columns, duration, line, moment, shown, summary};
 use super::{Failure, ask, print_json};
-use crate::approval::{Answer, Entry, Outcome, Request as Held};
+use crate::approval::{Answer, Decision, Entry, Grant, Outcome, Request as Held, Review, Scope};
 use crate::config::Config;
 use crate::control::{Client, ClientError, Reply, Request};
 use crate::flow::ApprovalId;
@@ -18,6 +20,8 @@ const ID_CHARS_MIN: usize = 4;
 /// Characters of an id that listings show, unless more are needed to tell two apart. The end of a ULID is its random
 /// part; its beginning is the time.
 const ID_CHARS_SHOWN: usize = 6;
+/// How often an approval with --for may be used unless --uses says.
+const USES_DEFAULT: u32 = 20;
 /// Characters of a command line.
 const COMMAND_CHARS: usize = 160;
 /// Characters of a statement in a listing.
@@ -33,6 +37,9 @@ Examples:
   portcullis approvals --watch           and what comes
   portcullis approvals show 7QX2ZC       the whole statement, who asks, under which rule
   portcullis approvals approve 7QX2ZC --reason \"checked with Ada\"
+  portcullis approvals approve 7QX2ZC --for 10m --uses 5     the same operation, in this run
+  portcullis approvals approve 7QX2ZC --for 10m --shape      and with other literals
+  portcullis approvals revoke 7QX2ZC     what it still covers, no more
   portcullis approvals deny 7QX2ZC --reason \"use the staging database\"";
 
 /// Arguments of `portcullis approvals`.
@@ -61,13 +68,35 @@ enum Command {
         /// Its id, or a unique beginning or end of it
         id: String,
     },
-    /// Let it pass, once
+    /// Let it pass: once, or what --for and --uses say
     Approve {
         /// Its id, or a unique beginning or end of it
         id: String,
+        /// Also the same operation in the same run, for so long, such as 10m
+        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        lasting: Option<Duration>,
+        /// With --for: so often at most, this time included
+        #[arg(long, value_name = "N", requires = "lasting", default_value_t = USES_DEFAULT)]
+        uses: u32,
+        /// With --for: also with other literals and parameters
+        #[arg(long, requires = "lasting")]
+        shape: bool,
+        /// In an emergency, without the others whose word it needs; alerted, and reviewed afterwards
+        #[arg(long)]
+        break_glass: bool,
     },
     /// Refuse it
     Deny {
+        /// Its id, or a unique beginning or end of it
+        id: String,
+    },
+    /// Take back what an approval still covers
+    Revoke {
+        /// Its id, or a unique beginning or end of it
+        id: String,
+    },
+    /// Say that you have looked at glass that somebody else broke (with --reason, what you found)
+    Review {
         /// Its id, or a unique beginning or end of it
         id: String,
     },
@@ -76,9 +105,9 @@ enum Command {
 pub(super) fn run(arguments: Arguments, config: &Config) -> Result<(), Failure> {
     let Arguments { command, reason, json, watch } = arguments;
     let command = command.unwrap_or(Command::List);
-    let deciding = matches!(command, Command::Approve { .. } | Command::Deny { .. });
+    let deciding = matches!(command, Command::Approve { .. } | Command::Deny { .. } | Command::Review { .. });
     if reason.is_some() && !deciding {
-        return Err(Failure::Usage("--reason goes with approve or deny".to_owned()));
+        return Err(Failure::Usage("--reason goes with approve, deny or review".to_owned()));
     }
     if watch && !matches!(command, Command::List) {
         return Err(Failure::Usage("--watch goes with list".to_owned()));
@@ -94,12 +123,32 @@ pub(super) fn run(arguments: Arguments, config: &Config) -> Result<(), Failure> 
             let entry = find(list(config)?, &id)?;
             if json { print_json(&entry) } else { print(&details(&entry, now_ms())) }
         }
-        Command::Approve { id } => decide(&id, Answer::Approve, reason, json, config),
-        Command::Deny { id } => decide(&id, Answer::Deny, reason, json, config),
+        Command::Approve { id, lasting, uses, shape, break_glass } => {
+            let scope = scope(lasting, uses, shape);
+            decide(&id, Decision { answer: Answer::Approve, reason, scope, break_glass }, json, config)
+        }
+        Command::Deny { id } => decide(&id, Decision::plain(Answer::Deny, reason), json, config),
+        Command::Revoke { id } => {
+            let id = find(list(config)?, &id)?.id;
+            tell(&Request::Revoke { id }, json, config)
+        }
+        Command::Review { id } => {
+            let entry = find(list(config)?, &id)?;
+            if !json {
+                print(&details(&entry, now_ms()))?;
+            }
+            tell(&Request::Review { id: entry.id, note: reason }, json, config)
+        }
     }
 }
 
-fn list(config: &Config) -> Result<Vec<Entry>, Failure> {
+fn scope(lasting: Option<Duration>, uses: u32, shape: bool) -> Scope {
+    let Some(lasting) = lasting else { return Scope::Once };
+    let for_ms = u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX);
+    if shape { Scope::Shape { for_ms, uses } } else { Scope::Operation { for_ms, uses } }
+}
+
+fn list(config: &Config) -> Result<Vec<Arc<Entry>>, Failure> {
     let Reply::Approvals(entries) = ask(config, &Request::Approvals)? else {
         return Err(ClientError::NotUnderstood.into());
     };
@@ -107,13 +156,16 @@ fn list(config: &Config) -> Result<Vec<Entry>, Failure> {
 }
 
 /// Shows what is being decided, then decides exactly that: the daemon compares digests.
-fn decide(id: &str, answer: Answer, reason: String, json: bool, config: &Config) -> Result<(), Failure> {
+fn decide(id: &str, decision: Decision, json: bool, config: &Config) -> Result<(), Failure> {
     let entry = find(list(config)?, id)?;
     if !json {
         print(&details(&entry, now_ms()))?;
     }
-    let request = Request::Decide { id: entry.id, digest: entry.digest, answer, reason };
-    let Reply::Approval(entry) = ask(config, &request)? else {
+    tell(&Request::Decide { id: entry.id, digest: entry.digest, decision }, json, config)
+}
+
+fn tell(request: &Request, json: bool, config: &Config) -> Result<(), Failure> {
+    let Reply::Approval(entry) = ask(config, request)? else {
         return Err(ClientError::NotUnderstood.into());
     };
     if json { print_json(&entry) } else { print(&format!("{}\n", change(&entry))) }
@@ -146,7 +198,7 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// The one entry whose id begins or ends like this.
-fn find(entries: Vec<Entry>, part: &str) -> Result<Entry, Failure> {
+fn find(entries: Vec<Arc<Entry>>, part: &str) -> Result<Arc<Entry>, Failure> {
     let part = part.to_ascii_uppercase();
     if part.len() < ID_CHARS_MIN {
         return Err(Failure::Usage(format!("give at least {ID_CHARS_MIN} characters of the id")));
@@ -155,7 +207,7 @@ fn find(entries: Vec<Entry>, part: &str) -> Result<Entry, Failure> {
         let id = id.to_string();
         id.starts_with(&part) || id.ends_with(&part)
     };
-    let mut found: Vec<Entry> = entries.into_iter().filter(|entry| matches(entry.id)).collect();
+    let mut found: Vec<Arc<Entry>> = entries.into_iter().filter(|entry| matches(entry.id)).collect();
     match (found.pop(), found.len()) {
         (Some(entry), 0) => Ok(entry),
         (Some(_), others) => Err(Failure::Failed(format!(
@@ -170,9 +222,9 @@ fn find(entries: Vec<Entry>, part: &str) -> Result<Entry, Failure> {
     }
 }
 
-fn listing(entries: &[Entry], now: u64) -> String {
-    let (waiting, settled): (Vec<&Entry>, Vec<&Entry>) =
-        entries.iter().partition(|entry| entry.outcome.is_none());
+fn listing(entries: &[Arc<Entry>], now: u64) -> String {
+    let (waiting, settled): (Vec<Arc<Entry>>, Vec<Arc<Entry>>) =
+        entries.iter().cloned().partition(|entry| entry.outcome.is_none());
     let mut text =
         if waiting.is_empty() { "nothing waits\n".to_owned() } else { waiting_table(&waiting, now) };
     if !settled.is_empty() {
@@ -192,19 +244,18 @@ fn listing(entries: &[Entry], now: u64) -> String {
     text
 }
 
-fn waiting_table(waiting: &[&Entry], now: u64) -> String {
-    let all: Vec<Entry> = waiting.iter().map(|&entry| entry.clone()).collect();
+fn waiting_table(waiting: &[Arc<Entry>], now: u64) -> String {
     let mut rows = vec![
         ["ID", "LEFT", "EFFECT", "ROWS", "USER", "PROCESS", "RULE", "STATEMENT"].map(str::to_owned).to_vec(),
     ];
     for entry in waiting {
         let request = &entry.request;
         rows.push(vec![
-            short_id(entry.id, &all),
+            short_id(entry.id, waiting),
             duration(entry.expires_ms.saturating_sub(now)),
             request.effect.to_string(),
             rows_text(request),
-            summary(&request.subject.user, 20),
+            summary(request.subject.shown(), 20),
             summary(&format!("{}[{}]", request.process.comm, request.process.tgid), 24),
             summary(&request.rule, 24),
             summary(&request.content.statement, SUMMARY_CHARS),
@@ -214,7 +265,7 @@ fn waiting_table(waiting: &[&Entry], now: u64) -> String {
 }
 
 /// The last characters of an id, as many as tell it from the others.
-fn short_id(id: ApprovalId, among: &[Entry]) -> String {
+fn short_id(id: ApprovalId, among: &[Arc<Entry>]) -> String {
     let full = id.to_string();
     let tail = |chars: usize| full.get(full.len().saturating_sub(chars)..).unwrap_or(&full).to_owned();
     (ID_CHARS_SHOWN..full.len())
@@ -233,10 +284,18 @@ fn outcome(entry: &Entry) -> String {
         reason => format!(": {}", summary(reason, SUMMARY_CHARS)),
     };
     match &entry.outcome {
-        None => "waits".to_owned(),
+        None if entry.votes.is_empty() => "waits".to_owned(),
+        None => format!("waits, {} of {} approvals", entry.votes.len(), entry.request.quorum),
         Some(Outcome::Approved { by, reason, .. }) => {
             let unused = if entry.delivered { "" } else { " (not used so far)" };
-            format!("approved by {}{unused}{}", summary(&by.user, 20), because(reason))
+            let glass = match &entry.review {
+                None => String::new(),
+                Some(Review { by: None, .. }) => " BREAKING GLASS, to be reviewed".to_owned(),
+                Some(Review { by: Some(by), .. }) => {
+                    format!(" breaking glass, reviewed by {}", summary(&by.user, 20))
+                }
+            };
+            format!("approved by {}{glass}{unused}{}", summary(&by.user, 20), because(reason))
         }
         Some(Outcome::Denied { by, reason, .. }) => {
             format!("denied by {}{}", summary(&by.user, 20), because(reason))
@@ -262,7 +321,10 @@ fn details(entry: &Entry, now: u64) -> String {
     let database = request.database.as_deref().map_or_else(String::new, |name| format!(", database {name}"));
     let mut rows = vec![
         ("id", entry.id.to_string()),
-        ("state", if entry.outcome.is_none() { format!("waits, {left} left") } else { outcome(entry) }),
+        (
+            "state",
+            if entry.outcome.is_none() { format!("{}, {left} left", outcome(entry)) } else { outcome(entry) },
+        ),
         ("asked", moment(entry.asked_ms)),
         ("effect", format!("{} ({})", request.effect, request.kinds.join("; "))),
         ("objects", if objects.is_empty() { "-".to_owned() } else { objects.join(", ") }),
@@ -279,6 +341,28 @@ fn details(entry: &Entry, now: u64) -> String {
         ),
         ("digest", entry.digest.to_string()),
     ];
+    if let Some(identity) = &request.subject.identity {
+        rows.push(("subject", identity.shown()));
+    }
+    if request.quorum > 1 {
+        let distinct = if request.distinct_groups { ", each for another of the approvers" } else { "" };
+        rows.push(("needs", format!("{} approvals by as many persons{distinct}", request.quorum)));
+    }
+    for vote in &entry.votes {
+        rows.push(("approved", format!("by {} at {}: {}", vote.by.user, moment(vote.at_ms), vote.reason)));
+    }
+    if entry.deferred {
+        rows.push((
+            "client",
+            "was sent away; the same operation takes the answer when it is asked again".to_owned(),
+        ));
+    }
+    if let Some(grant) = &entry.grant {
+        rows.push(("covers", covers(grant)));
+    }
+    if let Some(shape) = &request.shape {
+        rows.push(("shape", summary(shape, COMMAND_CHARS)));
+    }
     if request.in_transaction {
         rows.push(("caution", "it waits inside a transaction, which may hold locks".to_owned()));
     }
@@ -287,6 +371,18 @@ fn details(entry: &Entry, now: u64) -> String {
     let mut text = columns(&rows);
     text.push_str(&statement(request));
     text
+}
+
+fn covers(grant: &Grant) -> String {
+    let what = match grant.scope {
+        Scope::Once => "this operation once",
+        Scope::Operation { .. } => "this operation",
+        Scope::Shape { .. } => "statements of its shape",
+    };
+    match &grant.revoked_by {
+        Some(by) => format!("nothing any more: revoked by {by}"),
+        None => format!("{what} until {}, {} more uses", moment(grant.until_ms), grant.uses_left),
+    }
 }
 
 fn statement(request: &Held) -> String {
@@ -329,7 +425,7 @@ mod tests {
     use crate::run::Subject;
     use ulid::Ulid;
 
-    fn entry(id: u128, statement: &str, outcome: Option<Outcome>) -> Entry {
+    fn entry(id: u128, statement: &str, outcome: Option<Outcome>) -> Arc<Entry> {
         let request = Held {
             run: RunId(Ulid(1)),
             session: SessionId(Ulid(2)),
@@ -348,12 +444,21 @@ mod tests {
             policy_version: "0123456789abcdef".to_owned(),
             approvers: vec!["dba".to_owned()],
             in_transaction: true,
-            timeout: std::time::Duration::ZERO,
+            timeout: Duration::ZERO,
+            quorum: 1,
+            distinct_groups: false,
+            break_glass: Vec::new(),
+            shape: None,
+            patience: None,
         };
         let delivered = false;
         let digest = "ab".repeat(32).parse().unwrap();
         let request = Box::new(request);
-        Entry {
+        Arc::new(Entry {
+            votes: Vec::new(),
+            deferred: false,
+            grant: None,
+            review: None,
             id: ApprovalId(Ulid(id)),
             digest,
             request,
@@ -361,11 +466,18 @@ mod tests {
             expires_ms: 900_000,
             outcome,
             delivered,
-        }
+        })
     }
 
     fn denied() -> Option<Outcome> {
-        let by = Reviewer { uid: 1, user: "ada".to_owned(), groups: Vec::new(), pid: 1, login_uid: None };
+        let by = Reviewer {
+            uid: Some(1),
+            user: "ada".to_owned(),
+            groups: Vec::new(),
+            pid: None,
+            login_uid: None,
+            identity: None,
+        };
         Some(Outcome::Denied { by, reason: "use\nstaging".to_owned(), at_ms: 0 })
     }
 

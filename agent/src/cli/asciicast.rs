@@ -118,6 +118,7 @@ impl<'a> Cast<'a> {
                     ApprovalOutcome::Denied => "denied",
                     ApprovalOutcome::TimedOut => "not decided in time",
                     ApprovalOutcome::Withdrawn => "withdrawn",
+                    ApprovalOutcome::Deferred => "not decided yet, to be asked again",
                 };
                 let by = decided.approval.by.as_ref().map_or_else(String::new, |by| format!(" by {by}"));
                 self.mark(decided.operation, at_ns, format!("{word}{by}"));

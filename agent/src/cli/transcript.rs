@@ -417,6 +417,7 @@ fn decision(approval: &ApprovalRecord) -> String {
         ApprovalOutcome::Denied => format!("denied by {by}{reason}"),
         ApprovalOutcome::TimedOut => "nobody decided in time".to_owned(),
         ApprovalOutcome::Withdrawn => "withdrawn by the client".to_owned(),
+        ApprovalOutcome::Deferred => "not decided yet; the client may ask again".to_owned(),
     }
 }
 

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::approval::{Answer, Digest, Entry};
+use crate::approval::{Decision, Digest, Entry};
 use crate::flow::{ApprovalId, RunId, SessionId, Side};
 use crate::run::RunInfo;
+use std::sync::Arc;
 
 /// Version of this protocol. Client and daemon are one binary, so a difference means that one of them was upgraded
 /// without the other.
@@ -82,11 +83,21 @@ pub enum Request {
         id: ApprovalId,
         /// Digest of what the reviewer was shown.
         digest: Digest,
-        /// Which way.
-        answer: Answer,
-        /// Why.
+        /// What they say.
+        decision: Decision,
+    },
+    /// Take back what an approval still covers. Whoever could have decided it, and operators.
+    Revoke {
+        /// Which.
+        id: ApprovalId,
+    },
+    /// Look at broken glass afterwards. Whoever its guard names, but not who broke it.
+    Review {
+        /// Which.
+        id: ApprovalId,
+        /// What they found.
         #[serde(default)]
-        reason: String,
+        note: String,
     },
     /// End a session. Root and operators.
     Kill {
@@ -135,9 +146,9 @@ pub enum Reply {
         sessions: usize,
     },
     /// To `Approvals`, and first to `Watch` (again when the watcher has lagged behind).
-    Approvals(Vec<Entry>),
+    Approvals(Vec<Arc<Entry>>),
     /// To `Decide`: how it now is. To `Watch`: one change.
-    Approval(Box<Entry>),
+    Approval(Arc<Entry>),
     /// To `Kill`: this session ends.
     Killed(SessionId),
     /// To `Stop`: it begins when this is sent.

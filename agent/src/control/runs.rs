@@ -39,6 +39,8 @@ impl Service {
             | Request::Approvals
             | Request::Watch
             | Request::Decide { .. }
+            | Request::Revoke { .. }
+            | Request::Review { .. }
             | Request::Kill { .. }
             | Request::Stop => return Ok(None),
         };

@@ -16,7 +16,7 @@ use super::protocol::{
     Envelope, Hook, PolicyFile, REQUEST_BYTES_MAX, Refusal, Reply, Request, RunBrief, Status, VERSION,
 };
 use super::runs::Wanted;
-use crate::approval::{Answer, Approvals, DecideError, Digest, Reviewer};
+use crate::approval::{Approvals, DecideError, Decision, Digest, Entry, Reviewer};
 use crate::flow::{ApprovalId, RunId, SessionId, Side};
 use crate::identity::Issuers;
 use crate::policy::Policy;
@@ -257,7 +257,9 @@ async fn answer(request: Request, caller: Arc<Caller>, service: &Arc<Service>) -
         Request::Renew { run, token: _ } => service.renew(&caller, run, identity),
         Request::Withdraw { run, reason } => service.withdraw(&caller, run, reason),
         Request::Approvals | Request::Watch => Ok(service.visible(&reviewer(&caller))),
-        Request::Decide { id, digest, answer, reason } => service.decide(&caller, id, digest, answer, reason),
+        Request::Decide { id, digest, decision } => service.decide(&caller, id, digest, decision),
+        Request::Revoke { id } => service.revoke(&caller, id),
+        Request::Review { id, note } => service.review(&caller, id, note),
         Request::Kill { session, reason } => service.kill(&caller, &session, reason),
         Request::Stop => may_stop(&caller),
     });
@@ -297,7 +299,7 @@ async fn watch(
         }
         match change {
             Ok(entry) if service.approvals.may_see(&entry.request, &who) => {
-                send(&mut write, &Reply::Approval(Box::new(entry))).await?;
+                send(&mut write, &Reply::Approval(entry)).await?;
             }
             Ok(_) => {}
             Err(RecvError::Lagged(_)) => send(&mut write, &service.visible(&who)).await?,
@@ -354,23 +356,38 @@ impl Service {
         caller: &Caller,
         id: ApprovalId,
         digest: Digest,
-        answer: Answer,
-        reason: String,
+        decision: Decision,
     ) -> Result<Reply, Refusal> {
         let by = reviewer(caller);
-        let known = self.approvals.get(id).filter(|entry| self.approvals.may_see(&entry.request, &by));
-        let decided = match known {
-            Some(_) => self.approvals.decide(id, digest, by, answer, reason),
-            None => Err(DecideError::NotFound(id)),
-        };
-        match decided {
-            Ok(entry) => Ok(Reply::Approval(Box::new(entry))),
-            Err(error) => {
-                tracing::warn!(approval = %id, uid = caller.uid, %error, "a decision was refused");
-                Err(Refusal::new(error.side(), error.to_string()))
-            }
-        }
+        told(
+            id,
+            caller,
+            self.visible_one(id, &by).and_then(|_| self.approvals.decide(id, digest, by, decision)),
+        )
     }
+
+    fn revoke(&self, caller: &Caller, id: ApprovalId) -> Result<Reply, Refusal> {
+        let by = reviewer(caller);
+        told(id, caller, self.visible_one(id, &by).and_then(|_| self.approvals.revoke(id, &by)))
+    }
+
+    fn review(&self, caller: &Caller, id: ApprovalId, note: String) -> Result<Reply, Refusal> {
+        let by = reviewer(caller);
+        told(id, caller, self.visible_one(id, &by).and_then(|_| self.approvals.review(id, by, note)))
+    }
+
+    /// A request that the caller may read; others do not exist for them.
+    fn visible_one(&self, id: ApprovalId, by: &Reviewer) -> Result<Arc<Entry>, DecideError> {
+        let known = self.approvals.get(id).filter(|entry| self.approvals.may_see(&entry.request, by));
+        known.ok_or(DecideError::NotFound(id))
+    }
+}
+
+fn told(id: ApprovalId, caller: &Caller, decided: Result<Arc<Entry>, DecideError>) -> Result<Reply, Refusal> {
+    decided.map(Reply::Approval).map_err(|error| {
+        tracing::warn!(approval = %id, uid = caller.uid, %error, "a decision was refused");
+        Refusal::new(error.side(), error.to_string())
+    })
 }
 
 /// A reason that clients are told.
@@ -393,5 +410,12 @@ fn may_stop(caller: &Caller) -> Result<Reply, Refusal> {
 /// Names look-ups may block.
 fn reviewer(caller: &Caller) -> Reviewer {
     let Subject { uid, user, groups, .. } = caller.subject();
-    Reviewer { uid, user, groups, pid: caller.pid, login_uid: caller.login_uid() }
+    Reviewer {
+        uid: Some(uid),
+        user,
+        groups,
+        pid: Some(caller.pid),
+        login_uid: caller.login_uid(),
+        identity: None,
+    }
 }

@@ -97,6 +97,11 @@ fn held() -> crate::approval::Request {
         approvers: Vec::new(),
         in_transaction: false,
         timeout: Duration::from_secs(1_000_000),
+        quorum: 1,
+        distinct_groups: false,
+        break_glass: Vec::new(),
+        shape: None,
+        patience: None,
     }
 }
 
@@ -201,7 +206,7 @@ async fn a_watcher_sees_what_waits_and_what_comes() {
     drop(second);
     for outcome in [None, Some(crate::approval::Outcome::Withdrawn)] {
         let Reply::Approval(entry) = watching.recv().await.unwrap() else { panic!("no change") };
-        assert_eq!((entry.id, entry.outcome), (id, outcome));
+        assert_eq!((entry.id, entry.outcome.clone()), (id, outcome));
     }
     watcher.await.unwrap();
 }

@@ -52,7 +52,7 @@ const LISTEN_TRIES: u32 = 20;
 /// Pause after a failed accept: the process is out of descriptors, and more haste only burns the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often runs are looked through for expired tokens whose policy says `on_expiry = "cut"`.
+/// How often runs and holds are looked through for what has expired.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pause before something that watches the host is started again.
@@ -172,7 +172,7 @@ impl Daemon {
         let runs = Runs::open(&config, governor(&kernel), Box::new(move |event| on_run(event, &forgetful)))?;
         runs.resume()?;
         trust.sweep(runs.list().iter().map(|run| run.id));
-        let approvals = Approvals::new(&config);
+        let approvals = Approvals::open(&config)?;
         let credentials = Credentials::new(&config.credentials_dir);
         let upstream = Arc::new(Upstream::new(config.name_servers.clone()));
         let names = host_names(Arc::clone(&upstream));
@@ -214,7 +214,11 @@ impl Daemon {
         let mut background = JoinSet::new();
         background.spawn(follow_policies(Arc::clone(&self.policies)));
         background.spawn(follow_cgroups(Arc::clone(&self.host.runs), Arc::clone(&self.policies)));
-        background.spawn(follow_expiry(Arc::clone(&self.host), Arc::clone(&self.policies)));
+        background.spawn(follow_expiry(
+            Arc::clone(&self.host),
+            Arc::clone(&self.policies),
+            Arc::clone(&self.approvals),
+        ));
         let service = service(&self.host, &self.policies, &self.approvals, &self.view, Arc::clone(&stop));
         background.spawn(crate::control::server::serve(self.control, Arc::new(service)));
         let mut accepting = JoinSet::new();
@@ -405,12 +409,13 @@ async fn follow_cgroups(runs: Arc<Runs>, policies: Arc<PolicySet>) {
     tokio::join!(forward, watch_tree);
 }
 
-/// Cuts the connections of runs whose token has expired, where their policy asks for it.
-async fn follow_expiry(host: Arc<Host>, policies: Arc<PolicySet>) {
+/// Cuts the connections of runs whose token has expired, where their policy asks for it, and ends holds that nobody decided.
+async fn follow_expiry(host: Arc<Host>, policies: Arc<PolicySet>, approvals: Arc<Approvals>) {
     let kill = Kill { by: None, reason: "the token of its run has expired".to_owned() };
     let mut ticks = tokio::time::interval(EXPIRY_INTERVAL);
     loop {
         ticks.tick().await;
+        approvals.expire();
         for run in host.runs.list() {
             let Err(Lapsed::Expired(identity)) = run.standing.check(now_ms()) else { continue };
             let policy = policies.get(&run.policy);

@@ -4,13 +4,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::approval::{Approvals, Outcome, Pending, Request, Reviewer};
-use crate::flow::{ApprovalId, Flow, Side};
+use crate::approval::Approvals;
+use crate::flow::{Flow, Side};
 use crate::mask::plan::Taint;
 use crate::policy::decide::PostgresOperation;
 use crate::policy::rule::{
-    ClaimsWhen, ClientTls, Egress, HOLD_TIME_DEFAULT, HoldTerms, INLINE_TIME_DEFAULT, InTransaction,
-    PolicyVersion, Protocol, SshRules, SshUpstream, UnknownOrigin, Upstream, UpstreamTls,
+    ClaimsWhen, ClientTls, Egress, HoldTerms, InTransaction, PolicyVersion, Protocol, SshRules, SshUpstream,
+    UnknownOrigin, Upstream, UpstreamTls,
 };
 use crate::policy::{Action, Connection, DEFAULT_RULE, Policy, PolicySet, Verdict};
 use crate::record::event::{ApprovalOutcome, ApprovalRecord};
@@ -20,6 +20,7 @@ use crate::run::{RunInfo, Subject};
 
 mod bypass;
 mod given;
+mod hold;
 mod http;
 mod names;
 mod question;
@@ -32,7 +33,8 @@ mod tests;
 
 pub use bypass::is_resolver_name;
 pub use given::GivenNames;
-pub use http::{BodyRead, Deferred, DeferredKey, HttpJudgement};
+pub use hold::{Held, Hold, withdrawal};
+pub use http::{BodyRead, HttpJudgement};
 pub use names::{Addresses, HostNames, Lookup};
 pub use question::NamePermit;
 pub use through::Through;
@@ -44,7 +46,6 @@ pub const UNNAMED_CONNECTION: &str = "(unnamed)";
 pub struct Gate {
     policies: Arc<PolicySet>,
     approvals: Arc<Approvals>,
-    deferred: Deferred,
     names: HostNames,
     given: GivenNames,
 }
@@ -101,6 +102,12 @@ impl Denial {
             Some(approval) => format!("Rule: {}. Approval: {}.", self.rule, approval.id),
             None => format!("Rule: {}.", self.rule),
         }
+    }
+
+    /// Whether nobody has decided yet, and the client may come again for the answer.
+    #[must_use]
+    pub fn is_deferred(&self) -> bool {
+        self.approval.as_ref().is_some_and(|approval| approval.outcome == ApprovalOutcome::Deferred)
     }
 }
 
@@ -170,35 +177,11 @@ pub struct Operation<'a> {
     pub search_path: Option<&'a [String]>,
 }
 
-/// A hold that policy asks for, not yet put to anyone.
-#[derive(Debug)]
-pub struct Hold {
-    rule: String,
-    terms: HoldTerms,
-    policy_version: PolicyVersion,
-    locks: bool,
-    durable: bool,
-}
-
-/// A hold that is being decided. Dropped early, it is withdrawn.
-pub struct Held {
-    rule: String,
-    durable: bool,
-    policy_version: PolicyVersion,
-    pending: Pending,
-}
-
 impl Gate {
     /// A gate over these policies.
     #[must_use]
     pub fn new(policies: Arc<PolicySet>, approvals: Arc<Approvals>) -> Self {
-        Self {
-            policies,
-            approvals,
-            deferred: Deferred::default(),
-            names: HostNames::default(),
-            given: GivenNames::default(),
-        }
+        Self { policies, approvals, names: HostNames::default(), given: GivenNames::default() }
     }
 
     /// The same, with these as the host names' addresses.
@@ -396,139 +379,6 @@ impl Admission {
     }
 }
 
-impl Hold {
-    /// Rule that asks.
-    #[must_use]
-    pub fn rule(&self) -> &str {
-        &self.rule
-    }
-
-    /// Who may decide, and for how long they may think.
-    #[must_use]
-    pub fn terms(&self) -> &HoldTerms {
-        &self.terms
-    }
-
-    /// Version of the policy that asks.
-    #[must_use]
-    pub fn policy_version(&self) -> &PolicyVersion {
-        &self.policy_version
-    }
-
-    /// An open transaction may hold locks meanwhile.
-    #[must_use]
-    pub fn locks(&self) -> bool {
-        self.locks
-    }
-
-    /// A refusal instead, where nobody can wait for an answer; `why` says what does not wait.
-    #[must_use]
-    pub fn cannot_wait(self, why: &str) -> Denial {
-        Denial {
-            reason: format!("rule \"{}\" holds this, and it cannot wait: {why}", self.rule),
-            rule: self.rule,
-            hint: Some("ask for a rule that allows it".to_owned()),
-            side: Side::Policy,
-            approval: None,
-        }
-    }
-
-    /// Puts the question to the approvers.
-    ///
-    /// # Errors
-    /// When too many operations wait already.
-    pub fn ask(self, gate: &Gate, request: Request) -> Result<Held, Denial> {
-        let Self { rule, durable, policy_version, .. } = self;
-        match gate.approvals.ask(request) {
-            Ok(pending) => Ok(Held { rule, durable, policy_version, pending }),
-            Err(error) => Err(Denial {
-                rule,
-                reason: error.to_string(),
-                hint: Some("try again when some of the pending approvals are decided".to_owned()),
-                side: Side::Portcullis,
-                approval: None,
-            }),
-        }
-    }
-}
-
-impl Held {
-    /// Names the decision.
-    #[must_use]
-    pub fn id(&self) -> ApprovalId {
-        self.pending.id()
-    }
-
-    /// Waits for the decision, and no longer than `patience`. Then the hold comes back undecided.
-    pub async fn decision_within(mut self, patience: std::time::Duration) -> Decision {
-        match tokio::time::timeout(patience, self.pending.outcome()).await {
-            Ok(outcome) => Decision::Made(self.conclude(outcome)),
-            Err(_elapsed) => Decision::Open(self),
-        }
-    }
-
-    /// Waits for the decision.
-    ///
-    /// # Errors
-    /// Every way but an approval.
-    pub async fn decision(mut self) -> Result<Permit, Denial> {
-        let outcome = self.pending.outcome().await;
-        self.conclude(outcome)
-    }
-
-    fn conclude(self, outcome: Outcome) -> Result<Permit, Denial> {
-        let record = approval_record(self.pending.id(), &outcome);
-        let rule = self.rule;
-        let reason = match outcome {
-            Outcome::Approved { .. } => {
-                let approval = Some(Approval { record, policy_version: self.policy_version });
-                return Ok(Permit { rule, approval, durable: self.durable });
-            }
-            Outcome::Denied { ref by, ref reason, .. } if reason.is_empty() => {
-                format!("denied by {}", by.user)
-            }
-            Outcome::Denied { ref by, ref reason, .. } => format!("denied by {}: {reason}", by.user),
-            Outcome::Expired => "nobody approved it in time".to_owned(),
-            Outcome::Withdrawn => "the request was withdrawn".to_owned(),
-        };
-        Err(Denial { rule, reason, hint: None, side: Side::Policy, approval: Some(Box::new(record)) })
-    }
-}
-
-/// Where a hold stands once its client's patience is used up.
-#[must_use]
-pub enum Decision {
-    /// It is decided.
-    Made(Result<Permit, Denial>),
-    /// Nobody has decided yet.
-    Open(Held),
-}
-
-/// The record of a request whose connection took it back.
-#[must_use]
-pub fn withdrawal(id: ApprovalId) -> ApprovalRecord {
-    approval_record(id, &Outcome::Withdrawn)
-}
-
-fn approval_record(id: ApprovalId, outcome: &Outcome) -> ApprovalRecord {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let decided_at_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-    let by_nobody = |outcome| ApprovalRecord { id, outcome, by: None, reason: None, decided_at_ns };
-    let by_human = |outcome, by: &Reviewer, reason: &str, at_ms: u64| ApprovalRecord {
-        id,
-        outcome,
-        by: Some(by.user.clone()),
-        reason: Some(reason.to_owned()).filter(|reason| !reason.is_empty()),
-        decided_at_ns: at_ms.saturating_mul(1_000_000),
-    };
-    match outcome {
-        Outcome::Approved { by, reason, at_ms } => by_human(ApprovalOutcome::Approved, by, reason, *at_ms),
-        Outcome::Denied { by, reason, at_ms } => by_human(ApprovalOutcome::Denied, by, reason, *at_ms),
-        Outcome::Expired => by_nobody(ApprovalOutcome::TimedOut),
-        Outcome::Withdrawn => by_nobody(ApprovalOutcome::Withdrawn),
-    }
-}
-
 fn may_use(connection: &Connection, subject: &Subject) -> bool {
     subject.who().is(&connection.groups, &connection.claims)
 }
@@ -568,12 +418,7 @@ fn terms_of(policy: &Policy) -> Option<HoldTerms> {
 }
 
 fn nobody_in_particular() -> HoldTerms {
-    HoldTerms {
-        approvers: Vec::new(),
-        timeout: HOLD_TIME_DEFAULT,
-        in_transaction: InTransaction::Refuse,
-        inline: INLINE_TIME_DEFAULT,
-    }
+    HoldTerms::default()
 }
 
 /// Deny over hold over allow.

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::approval::{Answer, Content, Digest};
+use crate::approval::{Decision, Request, Reviewer};
 use crate::config::Config;
 use crate::flow::{OriginalDst, Process, RunId, SessionId};
 use crate::request::sql::analyze;
@@ -177,20 +178,26 @@ impl Rig {
             approvers: hold.terms().approvers.clone(),
             in_transaction: false,
             timeout: Duration::from_secs(60),
+            quorum: 1,
+            distinct_groups: false,
+            break_glass: Vec::new(),
+            shape: None,
+            patience: None,
         };
         hold.ask(&self.gate, request).unwrap()
     }
 
     fn decide(&self, held: &Held, answer: Answer) {
         let by = Reviewer {
-            uid: 2000,
+            uid: Some(2000),
             user: "dora".to_owned(),
             groups: vec!["dba".to_owned()],
-            pid: 7,
+            pid: Some(7),
             login_uid: None,
+            identity: None,
         };
         let digest: Digest = self.approvals.get(held.id()).unwrap().digest;
-        self.approvals.decide(held.id(), digest, by, answer, "because".to_owned()).unwrap();
+        self.approvals.decide(held.id(), digest, by, Decision::plain(answer, "because")).unwrap();
     }
 }
 
@@ -468,10 +475,7 @@ async fn a_flow_goes_where_its_run_was_told_that_it_would() {
     assert_eq!(admitted("127.8.0.1:5432", &[]).await, "one one.test");
     assert_eq!(admitted("127.8.0.1:7000", &[]).await, "net other.test");
     tell("theirs.test");
-    assert_eq!(
-        admitted("127.8.0.1:5432", &[]).await,
-        "policy `shop` gives connection `theirs` to others"
-    );
+    assert_eq!(admitted("127.8.0.1:5432", &[]).await, "policy `shop` gives connection `theirs` to others");
     assert_eq!(admitted("127.8.0.1:5432", &["finance"]).await, "theirs theirs.test");
     assert_eq!(admitted("127.8.0.2:5432", &[]).await, "no connection of policy `shop` names 127.8.0.2:5432");
     let other = rig.admit_of(&Rig::run(), "127.8.0.1:6000", Rig::subject(&[])).await;

@@ -212,6 +212,8 @@ pub enum ApprovalOutcome {
     TimedOut,
     /// The client cancelled or went away.
     Withdrawn,
+    /// Nobody has decided within the client's patience; it was sent away to come again.
+    Deferred,
 }
 
 /// How a forwarded operation ended.

@@ -338,7 +338,7 @@ impl OperationSummary {
             self.held = true;
             self.decided_by = match approval.outcome {
                 ApprovalOutcome::Approved | ApprovalOutcome::Denied => approval.by.clone(),
-                ApprovalOutcome::TimedOut | ApprovalOutcome::Withdrawn => None,
+                ApprovalOutcome::TimedOut | ApprovalOutcome::Withdrawn | ApprovalOutcome::Deferred => None,
             };
         }
     }

@@ -1,18 +1,22 @@
 //! A real OpenID provider that the tests choose the users and claims of.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::process::{self, Talking};
+use crate::process::{self, Guarded};
+
+const START_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// The provider, stopped when dropped.
 #[derive(Debug)]
 pub struct Provider {
     issuer: String,
-    _process: Talking,
+    _process: Guarded,
 }
 
 impl Provider {
@@ -21,9 +25,19 @@ impl Provider {
     /// # Errors
     /// When it does not start.
     pub fn start() -> Result<Self> {
-        let mut process = Talking::spawn(Command::new("node").arg(folder()?.join("provider.mjs")))?;
-        let issuer = process.until(|line| line.starts_with("http://"))?.trim().to_owned();
-        Ok(Self { issuer, _process: process })
+        let place = tempfile::tempdir()?.keep();
+        let found_at = place.join("issuer");
+        let mut node = Command::new("node");
+        let process = Guarded::spawn(node.arg(folder()?.join("provider.mjs")).arg(&found_at), &place)?;
+        let deadline = Instant::now() + START_TIME_MAX;
+        loop {
+            // A starting server offers no event to wait for but its own readiness.
+            match fs::read_to_string(&found_at) {
+                Ok(issuer) => return Ok(Self { issuer, _process: process }),
+                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+                Err(error) => bail!("the OpenID provider did not start within {START_TIME_MAX:?}: {error}"),
+            }
+        }
     }
 
     /// What its tokens say in `iss`.

@@ -1,6 +1,7 @@
 // A real OpenID provider (oidc-provider, certified by the OpenID Foundation) on loopback, whose users and claims the tests choose.
 // Beside it, under /test/, what a CI system has: a service that mints ID tokens for jobs. Those are signed by the provider
 // itself, with the keys that it publishes.
+import { renameSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import Provider from 'oidc-provider';
 
@@ -12,7 +13,7 @@ const clients = ['portcullis', 'another-client'].map((id) => ({
 }));
 
 const server = createServer();
-await new Promise((resolve) => server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', resolve));
+await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
 const issuer = `http://127.0.0.1:${server.address().port}`;
 
 const provider = new Provider(issuer, {
@@ -62,4 +63,6 @@ server.on('request', async (request, response) => {
   response.end();
 });
 
-console.log(issuer);
+// Where it is to be found, written whole.
+writeFileSync(`${process.argv[2]}.draft`, issuer);
+renameSync(`${process.argv[2]}.draft`, process.argv[2]);

@@ -1,22 +1,10 @@
-//! Judging HTTP requests, and holds whose client was told to come again.
+//! Judging HTTP requests.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use super::{Admission, Denial, Gate, Held, Hold, Judgement, Permit, stricter, terms_of};
-use crate::approval::Digest;
-use crate::approval::request::Fields;
+use super::{Admission, Denial, Gate, Hold, Judgement, Permit, stricter, terms_of};
 use crate::flow::Side;
 use crate::policy::rule::{Policy, Uninspected};
 use crate::policy::{HttpOperation, UnreadBody, Verdict};
 use crate::request::http::{Analysis, HttpRequest, depends_on_body};
-
-/// Deferred holds kept at once; beyond it clients wait in line instead.
-const DEFERRED_MAX: usize = 1024;
-
-/// How long an approval that nobody came back for is kept.
-const UNCLAIMED_TIME_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// How much of a body was read before its request is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,12 +92,6 @@ impl Gate {
             }
         }
     }
-
-    /// Holds whose client was told to come again.
-    #[must_use]
-    pub fn deferred(&self) -> &Deferred {
-        &self.deferred
-    }
 }
 
 /// What the policy says of a body that cannot be looked into.
@@ -127,66 +109,6 @@ fn unread_body(policy: &Policy) -> Option<Verdict> {
             Some(terms) => Some(Verdict::Hold { rule, terms }),
             None => Some(deny()),
         },
-    }
-}
-
-/// Names the operation of a deferred hold: whoever sends the same bytes to the same place in the same run, held by the
-/// same rule of the same policy, means the same operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct DeferredKey(Digest);
-
-impl DeferredKey {
-    /// The key of a hold on an operation with this content.
-    #[must_use]
-    pub fn new(admission: &Admission, hold: &Hold, content: Digest) -> Self {
-        let mut hash = Fields::new("portcullis deferred 1");
-        for text in [
-            admission.run.id.to_string().as_str(),
-            admission.connection.name.as_str(),
-            admission.flow.destination.to_string().as_str(),
-            admission.subject.user.as_str(),
-            hold.rule.as_str(),
-            hold.policy_version.as_str(),
-            content.to_string().as_str(),
-        ] {
-            hash.bytes(text.as_bytes());
-        }
-        hash.number(usize::try_from(admission.flow.process.uid).unwrap_or(usize::MAX));
-        Self(hash.finish())
-    }
-}
-
-/// Holds that go on while their client is away.
-#[derive(Default)]
-pub struct Deferred(Mutex<HashMap<DeferredKey, Parked>>);
-
-struct Parked {
-    held: Held,
-    until: Instant,
-}
-
-impl Deferred {
-    /// Keeps a hold for its client to come back to; gives it back when too many are kept. `timeout` is the hold's own.
-    ///
-    /// # Errors
-    /// There is no room.
-    pub fn park(&self, key: DeferredKey, held: Held, timeout: Duration) -> Result<(), Held> {
-        let now = Instant::now();
-        let mut parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        parked.retain(|_, parked| parked.until > now);
-        if parked.len() >= DEFERRED_MAX {
-            return Err(held);
-        }
-        parked.insert(key, Parked { held, until: now + timeout + UNCLAIMED_TIME_MAX });
-        Ok(())
-    }
-
-    /// The hold that a client comes back to. It is the caller's then: an approval counts once.
-    #[must_use]
-    pub fn claim(&self, key: &DeferredKey) -> Option<Held> {
-        let mut parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Parked { held, until } = parked.remove(key)?;
-        (until > Instant::now()).then_some(held)
     }
 }
 

@@ -383,6 +383,17 @@ fn both(rule: String, terms: HoldTerms, other: &str, others: &HoldTerms) -> Verd
             shared
         }
     };
+    let (quorum, distinct_groups) =
+        (terms.quorum.max(others.quorum), terms.distinct_groups || others.distinct_groups);
+    if distinct_groups && approvers.len() < usize::try_from(quorum).unwrap_or(usize::MAX) {
+        return Verdict::Deny {
+            reason: format!(
+                "the rules \"{rule}\" and \"{other}\" hold this, and too few groups may decide for both"
+            ),
+            hint: Some("If these are several statements, send them one at a time.".to_owned()),
+            rule,
+        };
+    }
     let in_transaction = match (terms.in_transaction, others.in_transaction) {
         (InTransaction::Hold, InTransaction::Hold) => InTransaction::Hold,
         (InTransaction::Refuse, _) | (_, InTransaction::Refuse) => InTransaction::Refuse,
@@ -393,7 +404,15 @@ fn both(rule: String, terms: HoldTerms, other: &str, others: &HoldTerms) -> Verd
             approvers,
             timeout: terms.timeout.min(others.timeout),
             in_transaction,
-            inline: terms.inline.min(others.inline),
+            // The shorter patience; none is the longest.
+            inline: terms.inline.into_iter().chain(others.inline).min(),
+            quorum,
+            distinct_groups,
+            break_glass: terms
+                .break_glass
+                .into_iter()
+                .filter(|name| others.break_glass.contains(name))
+                .collect(),
         },
     }
 }

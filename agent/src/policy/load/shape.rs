@@ -4,8 +4,8 @@ use super::table::{List, key, table};
 use super::value::{
     AbsolutePath, Act, Approver, ByteSize, CgroupGlob, CommandGlob, CredentialName, FieldGlob, Folder,
     HeaderPattern, Hint, HoldTime, HostGlob, HostKey, HostName, HostPort, HttpMethod, HttpsUrl, Identifier,
-    KindGlob, Leeway, Name, NameGlob, OneOrMore, PathGlob, QueryPattern, RuleName, Slug, SshMethod, UnitGlob,
-    Version,
+    KindGlob, Leeway, Name, NameGlob, OneOrMore, PathGlob, QueryPattern, Quorum, RuleName, Slug, SshMethod,
+    UnitGlob, Version,
 };
 use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
@@ -266,8 +266,16 @@ table! {
         optional hold: HoldTime,
         /// With hold: whether to wait inside an open transaction (its locks stay) or refuse there.
         optional in_transaction: InTransaction,
-        /// With hold, on http: how long the client waits before it is told 423 and to come again, such as "30s".
+        /// With hold: how long the client waits before it is told to come again, such as "30s". Without it, an HTTP client
+        /// waits as [defaults] say, others for as long as the hold lasts.
         optional inline: HoldTime,
+        /// With hold: how many approvals it takes, by as many persons; 1 unless written.
+        optional quorum: Quorum,
+        /// With hold and quorum: true, if each approval has to be for another of the approvers listed.
+        optional distinct_groups: bool,
+        /// With hold: groups, or users as "user:alice", whose word alone is enough in an emergency. It is alerted, and somebody
+        /// else has to look at it afterwards.
+        optional break_glass: List<Approver>,
     }
 }
 
@@ -318,7 +326,8 @@ table! {
         optional in_transaction: InTransaction,
         /// Output of unknown origin from a statement that reads a masked column: mask (unless written), hold, deny.
         optional unknown_origin: UnknownOrigin,
-        /// How long the client of a held HTTP request waits when its guard does not say; "30s" unless written.
+        /// How long the client of a held operation waits when its guard does not say, before it is told to come again; for HTTP
+        /// "30s" unless written, for others as long as the hold lasts.
         optional inline: HoldTime,
         /// How much of an HTTP body is read before it is judged, when a rule asks for it; "1MiB" unless written.
         optional inspect_bytes: ByteSize,

@@ -279,10 +279,32 @@ pub struct HoldTerms {
     pub approvers: Vec<String>,
     /// `hold = "15m"`; then the operation is denied.
     pub timeout: Duration,
-    /// `inline = "30s"`: how long an HTTP client is kept waiting before it is told to come again.
-    pub inline: Duration,
+    /// `inline = "30s"`: how long the client is kept waiting before it is told to come again. `None`: what is usual for its
+    /// protocol ([`INLINE_TIME_DEFAULT`] for HTTP, for others as long as reviewers may take).
+    pub inline: Option<Duration>,
+    /// `quorum =`: how many approvals it takes, by as many persons.
+    pub quorum: u32,
+    /// `distinct_groups = true`: each of them for another of the approvers.
+    pub distinct_groups: bool,
+    /// `break_glass = ["oncall"]`: whose word alone is enough in an emergency.
+    pub break_glass: Vec<String>,
     /// `in_transaction =`.
     pub in_transaction: InTransaction,
+}
+
+impl Default for HoldTerms {
+    /// Whoever may use the control socket's approval commands, within a quarter of an hour.
+    fn default() -> Self {
+        Self {
+            approvers: Vec::new(),
+            timeout: HOLD_TIME_DEFAULT,
+            in_transaction: InTransaction::Refuse,
+            inline: None,
+            quorum: 1,
+            distinct_groups: false,
+            break_glass: Vec::new(),
+        }
+    }
 }
 
 /// A hold inside an open transaction keeps its locks while a human thinks.

@@ -56,15 +56,8 @@ impl Problem {
     }
 
     /// A held request whose client shall come again.
-    pub(super) fn deferred(rule: &str, approval: ApprovalId) -> Self {
-        Self {
-            status: StatusCode::LOCKED,
-            detail: "this request waits for a human's approval".to_owned(),
-            hint: Some("send the same request again; it passes once when it is approved".to_owned()),
-            rule: Some(rule.to_owned()),
-            approval: Some(approval),
-            side: Side::Policy,
-        }
+    pub(super) fn deferred(denial: &Denial) -> Self {
+        Self { status: StatusCode::LOCKED, ..Self::denied(denial) }
     }
 
     /// The same with a hint.
@@ -159,7 +152,11 @@ mod tests {
     #[test]
     fn a_deferred_hold_says_when_to_come_again() {
         let id = ApprovalId::generate();
-        let response = Problem::deferred("big", id).response(false, SessionId::generate());
+        let denial = Denial {
+            approval: Some(Box::new(crate::gate::withdrawal(id))),
+            ..Denial::new(Side::Policy, "this waits", "send it again")
+        };
+        let response = Problem::deferred(&denial).response(false, SessionId::generate());
         assert_eq!(response.status(), 423);
         assert!(response.headers().contains_key(RETRY_AFTER));
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();

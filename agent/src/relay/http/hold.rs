@@ -11,7 +11,8 @@ use super::coding::decode_whole;
 use super::exchange::{Exchange, RequestBody, unrecorded};
 use crate::approval::{Content, Request};
 use crate::flow::Side;
-use crate::gate::{BodyRead, Decision, DeferredKey, Denial, Held, Hold, Permit};
+use crate::gate::{BodyRead, Denial, Held, Hold, Permit};
+use crate::policy::rule::INLINE_TIME_DEFAULT;
 use crate::record::event::{self, Decided};
 use crate::relay::waiting::Waiting;
 
@@ -21,41 +22,20 @@ pub(super) async fn decide(exchange: &mut Exchange, hold: Hold) -> Result<Permit
     let whole = exchange.read_body().await? != BodyRead::NotYet
         && matches!(&exchange.body, RequestBody::Read(Read::Whole { .. }));
     let content = content(exchange);
-    let (rule, terms) = (hold.rule().to_owned(), hold.terms().clone());
-    let key = DeferredKey::new(&exchange.session.admission, &hold, content.sha256);
-    let gate = Arc::clone(&exchange.session.relay.gate);
-    let claimed = if whole { gate.deferred().claim(&key) } else { None };
-    let held = match claimed {
-        Some(held) => held,
-        None => ask(exchange, hold, content)?,
-    };
+    let held = ask(exchange, hold, content)?;
+    // What was not read whole cannot be recognised when it comes again.
+    let held = if whole { held } else { held.stay() };
     let session = Arc::clone(&exchange.session);
     let waiting = Waiting::new(exchange.operation, held.id(), |decided| {
         session.with_record(|record| record.decided(decided).map(|_| ()))
     });
-    let patience = if whole { terms.inline } else { terms.timeout };
-    let decision = held.decision_within(patience).await;
-    match decision {
-        Decision::Made(result) => {
-            waiting.settled();
-            concluded(exchange, result)
-        }
-        Decision::Open(held) => {
-            let id = held.id();
-            let result = if whole { gate.deferred().park(key, held, terms.timeout) } else { Err(held) };
-            match result {
-                Ok(()) => {
-                    waiting.settled();
-                    Err(exchange.refuse(Problem::deferred(&rule, id), None))
-                }
-                Err(held) => {
-                    let result = held.decision().await;
-                    waiting.settled();
-                    concluded(exchange, result)
-                }
-            }
-        }
-    }
+    let result = held.decision().await;
+    waiting.settled();
+    let result = match result {
+        Ok(permit) => session.relay.gate.redeem(&session.admission, permit),
+        Err(denial) => Err(denial),
+    };
+    concluded(exchange, result)
 }
 
 /// Puts the question, and records it.
@@ -82,6 +62,11 @@ fn ask(exchange: &Exchange, hold: Hold, content: Content) -> Result<Held, Proble
         approvers: terms.approvers.clone(),
         in_transaction: false,
         timeout: terms.timeout,
+        quorum: terms.quorum,
+        distinct_groups: terms.distinct_groups,
+        break_glass: terms.break_glass.clone(),
+        shape: None,
+        patience: hold.patience(Some(INLINE_TIME_DEFAULT)),
     };
     let held = hold
         .ask(&session.relay.gate, request)
@@ -137,8 +122,11 @@ fn concluded(exchange: &Exchange, result: Result<Permit, Denial>) -> Result<Perm
         recorded.map_err(|error| unrecorded(&error))?;
     }
     result.map_err(|denial| {
-        let mut problem = Problem::denied(&denial);
-        if denial.side == Side::Policy {
+        let mut problem = match denial.is_deferred() {
+            true => Problem::deferred(&denial),
+            false => Problem::denied(&denial),
+        };
+        if denial.side == Side::Policy && !denial.is_deferred() {
             problem.status = StatusCode::FORBIDDEN;
         }
         exchange.refuse(problem, denial.approval.clone())

@@ -188,14 +188,17 @@ impl Conversation {
             self.refuse(&record_refusal(&error), &waiting.message, wires)?;
             return Ok(Step::Done);
         }
+        let is_decided = held.is_decided();
         let approvers =
             if terms.approvers.is_empty() { "an operator".to_owned() } else { terms.approvers.join(" or ") };
         let minutes = humantime::format_duration(terms.timeout);
         let text =
             format!("portcullis: waiting for approval {} by {approvers}, at most {minutes}", held.id());
-        OwnReport::new(Severity::Notice, sqlstate::SUCCESSFUL_COMPLETION, text)
-            .detail(format!("Rule: {rule}."))
-            .write(wires.client);
+        if !is_decided {
+            OwnReport::new(Severity::Notice, sqlstate::SUCCESSFUL_COMPLETION, text)
+                .detail(format!("Rule: {rule}."))
+                .write(wires.client);
+        }
         waiting.approval = Some(held.id());
         self.waiting = Some(waiting);
         Ok(Step::Question(Question::Held(held)))

@@ -7,6 +7,7 @@ use crate::codec::postgres::frame::HEADER_BYTES;
 use crate::codec::postgres::frontend::Bind;
 use crate::gate::{Admission, Hold};
 use crate::request::ObjectName;
+use crate::request::sql::shape_of;
 
 /// Objects listed to a reviewer; the statement itself names all of them.
 const OBJECTS_MAX: usize = 100;
@@ -46,6 +47,11 @@ pub(super) fn approval_request(
         approvers: hold.terms().approvers.clone(),
         in_transaction: hold.locks(),
         timeout: hold.terms().timeout,
+        quorum: hold.terms().quorum,
+        distinct_groups: hold.terms().distinct_groups,
+        break_glass: hold.terms().break_glass.clone(),
+        shape: shape_of(&waiting.facts.text, &waiting.facts.analysis),
+        patience: hold.patience(None),
     }
 }
 

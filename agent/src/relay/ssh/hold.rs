@@ -70,7 +70,7 @@ async fn wait(
     });
     let approvers =
         if terms.approvers.is_empty() { "a reviewer".to_owned() } else { terms.approvers.join(", ") };
-    if let Some(notice) = notice {
+    if let Some(notice) = notice.filter(|_| !held.is_decided()) {
         let text =
             format!("portcullis: waiting for {approvers} to approve this (rule: {rule}, approval {id})\n");
         notice.say(text).await;
@@ -124,6 +124,11 @@ fn request(connection: &Connection, operation: &SshOperation, asked: &Asked, hol
         approvers: terms.approvers.clone(),
         in_transaction: false,
         timeout: terms.timeout,
+        quorum: terms.quorum,
+        distinct_groups: terms.distinct_groups,
+        break_glass: terms.break_glass.clone(),
+        shape: None,
+        patience: hold.patience(None),
     }
 }
 

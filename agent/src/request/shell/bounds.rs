@@ -11,6 +11,9 @@ const DEPTH_MAX: usize = 8;
 const OPENING_WORDS: [&str; 7] = ["if", "for", "while", "until", "case", "select", "function"];
 const CLOSING_WORDS: [&str; 3] = ["fi", "done", "esac"];
 
+/// Digits of a descriptor's number before a redirection. The parser reads it as 32 bits and panics at more.
+const DESCRIPTOR_DIGITS_MAX: usize = 9;
+
 /// Why a line is not looked into; `None` when it may be.
 pub(super) fn excess(line: &str) -> Option<&'static str> {
     if line.len() > LINE_BYTES_MAX {
@@ -18,6 +21,9 @@ pub(super) fn excess(line: &str) -> Option<&'static str> {
     }
     if line.contains('\0') {
         return Some("it holds a NUL");
+    }
+    if names_strange_descriptor(line) {
+        return Some("it redirects a descriptor that cannot exist");
     }
     let mut deepest = Deepest::default();
     for byte in line.bytes() {
@@ -39,6 +45,16 @@ pub(super) fn excess(line: &str) -> Option<&'static str> {
     let escaped = line.matches("\\`").count();
     let excessive = deepest.most + words.most > DEPTH_MAX || backquotes > 32 || escaped > DEPTH_MAX;
     excessive.then_some("it nests too deeply to be looked into")
+}
+
+/// Whether more digits than any descriptor has stand before a redirection. (Found by fuzzing: `99999999999<x`.)
+fn names_strange_descriptor(line: &str) -> bool {
+    let mut digits = 0_usize;
+    line.bytes().any(|byte| {
+        let redirects = matches!(byte, b'<' | b'>') && digits > DESCRIPTOR_DIGITS_MAX;
+        digits = if byte.is_ascii_digit() { digits + 1 } else { 0 };
+        redirects
+    })
 }
 
 /// How many things were open at once.
@@ -70,5 +86,6 @@ mod tests {
         assert!(excess(&"if true; then ".repeat(1000)).is_some());
         assert!(excess(&"a".repeat(100_000)).is_some());
         assert!(excess("a\0b").is_some());
+        assert!(excess("cat 99999999999<x").is_some() && excess("echo 99999999999 2>x").is_none());
     }
 }

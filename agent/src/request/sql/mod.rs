@@ -47,6 +47,16 @@ pub struct Analysis {
     pub effect: Effect,
 }
 
+/// What statements that differ in their literals alone have in common: the text with each literal replaced by a number, as
+/// `pg_stat_statements` shows it. `None` for several statements, and for what is not understood.
+#[must_use]
+pub fn shape_of(text: &str, analysis: &Analysis) -> Option<String> {
+    let [statement] = analysis.statements.as_slice() else { return None };
+    let plain = statement.effect != Effect::Unknown && analysis.effect != Effect::Unknown;
+    let room = matches!(bounds::measure(text), Ok(Room::Inline));
+    if plain && room { pg_query::normalize(text).ok() } else { None }
+}
+
 /// Analyses the text of a Query or Parse message. Never fails: what cannot be understood, or is too big to look at,
 /// is one statement of kind `unknown` with the reason.
 #[must_use]

@@ -10,9 +10,9 @@ use super::table::{Choice, List};
 use super::value::{Act, Version};
 use crate::policy::rule::{
     Action, ClientTls, Connection, Defaults, Egress, Guard, HOLD_TIME_DEFAULT, HoldTerms, HttpWhen,
-    INLINE_TIME_DEFAULT, INSPECT_BYTES_DEFAULT, InTransaction, MaskDirection, MaskRule, MaskTarget, Matches,
-    Policy, RESULT_BYTES_DEFAULT, RecordRules, RunRules, SshUpstream, SshWhen, Uninspected, UnknownOrigin,
-    Upstream, UpstreamTls, When,
+    INSPECT_BYTES_DEFAULT, InTransaction, MaskDirection, MaskRule, MaskTarget, Matches, Policy,
+    RESULT_BYTES_DEFAULT, RecordRules, RunRules, SshUpstream, SshWhen, Uninspected, UnknownOrigin, Upstream,
+    UpstreamTls, When,
 };
 use crate::request::Effect;
 
@@ -155,7 +155,10 @@ fn guard(index: usize, table: GuardTable, terms: &HoldTerms) -> Option<Guard> {
                 .map_or_else(|| terms.approvers.clone(), |approvers| list(Some(approvers), |name| name.0)),
             timeout: value(table.hold).map_or(terms.timeout, |time| time.0),
             in_transaction: value(table.in_transaction).unwrap_or(terms.in_transaction),
-            inline: value(table.inline).map_or(terms.inline, |time| time.0),
+            inline: value(table.inline).map(|time| time.0).or(terms.inline),
+            quorum: value(table.quorum).map_or(1, |quorum| quorum.0),
+            distinct_groups: value(table.distinct_groups).unwrap_or(false),
+            break_glass: list(table.break_glass, |name| name.0),
         }),
     };
     let when = When {
@@ -229,9 +232,8 @@ fn default_terms(table: Option<&DefaultsTable>) -> HoldTerms {
         in_transaction: table
             .and_then(|table| table.in_transaction.as_ref())
             .map_or(InTransaction::Refuse, |choice| *choice.get_ref()),
-        inline: table
-            .and_then(|table| table.inline.as_ref())
-            .map_or(INLINE_TIME_DEFAULT, |time| time.get_ref().0),
+        inline: table.and_then(|table| table.inline.as_ref()).map(|time| time.get_ref().0),
+        ..HoldTerms::default()
     }
 }
 

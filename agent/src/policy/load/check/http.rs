@@ -75,7 +75,7 @@ fn credential(upstream: &UpstreamTable, findings: &mut Findings<'_>) {
 /// Conditions that the guard's protocol does not have.
 pub(super) fn guard(table: &GuardTable, findings: &mut Findings<'_>) {
     let Some(on) = table.on.as_ref().map(|on| *on.get_ref()) else { return };
-    let http: [(&str, Option<Range<usize>>); 9] = [
+    let http: [(&str, Option<Range<usize>>); 8] = [
         ("hosts", table.hosts.as_ref().map(Spanned::span)),
         ("methods", table.methods.as_ref().map(Spanned::span)),
         ("paths", table.paths.as_ref().map(Spanned::span)),
@@ -84,7 +84,6 @@ pub(super) fn guard(table: &GuardTable, findings: &mut Findings<'_>) {
         ("json", table.json.as_ref().map(Spanned::span)),
         ("graphql", table.graphql.as_ref().map(Spanned::span)),
         ("grpc", table.grpc.as_ref().map(Spanned::span)),
-        ("inline", table.inline.as_ref().map(Spanned::span)),
     ];
     let postgres: [(&str, Option<Range<usize>>); 7] = [
         ("objects", table.objects.as_ref().map(Spanned::span)),

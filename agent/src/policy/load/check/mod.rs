@@ -185,6 +185,25 @@ fn guard(table: &GuardTable, connections: &[&ConnectionTable], tags: &[String], 
     }
     if let Some(act) = table.action.as_ref().map(|act| *act.get_ref()) {
         guard_terms(table, act, findings);
+        quorum_can_be_met(table, findings);
+    }
+}
+
+/// Enough approvers for as many approvals from distinct ones.
+fn quorum_can_be_met(table: &GuardTable, findings: &mut Findings<'_>) {
+    let Some(distinct) = table.distinct_groups.as_ref().filter(|distinct| *distinct.get_ref()) else {
+        return;
+    };
+    let quorum = table.quorum.as_ref().map_or(1, |quorum| quorum.get_ref().0);
+    let named = table.approvers.as_ref().map_or(0, |approvers| approvers.get_ref().0.len());
+    if quorum < 2 {
+        findings
+            .error(distinct.span(), "one approval is for one group; write `quorum` as well, or remove this");
+    } else if named < usize::try_from(quorum).unwrap_or(usize::MAX) {
+        findings.error(
+            distinct.span(),
+            format!("{quorum} approvals for distinct ones of {named} `approvers` cannot be had"),
+        );
     }
 }
 
@@ -196,6 +215,9 @@ fn guard_terms(table: &GuardTable, act: Act, findings: &mut Findings<'_>) {
         ("hold", "hold", act == Act::Hold, table.hold.as_ref().map(Spanned::span)),
         ("in_transaction", "hold", act == Act::Hold, table.in_transaction.as_ref().map(Spanned::span)),
         ("inline", "hold", act == Act::Hold, table.inline.as_ref().map(Spanned::span)),
+        ("quorum", "hold", act == Act::Hold, table.quorum.as_ref().map(Spanned::span)),
+        ("distinct_groups", "hold", act == Act::Hold, table.distinct_groups.as_ref().map(Spanned::span)),
+        ("break_glass", "hold", act == Act::Hold, table.break_glass.as_ref().map(Spanned::span)),
     ];
     for (key, action, fits, span) in terms {
         if let (false, Some(span)) = (fits, span) {

@@ -115,6 +115,36 @@ impl Word for ClaimPath {
     }
 }
 
+/// `quorum =`.
+pub(in crate::policy::load) struct Quorum(pub(in crate::policy::load) u32);
+
+/// Most approvals that a rule may ask for.
+const QUORUM_MAX: u32 = 8;
+
+impl Read for Quorum {
+    fn read(value: &Spanned<DeValue<'_>>, findings: &mut Findings<'_>) -> Option<Self> {
+        let number = match value.get_ref() {
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse::<u32>().ok(),
+            DeValue::Integer(_)
+            | DeValue::String(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Array(_)
+            | DeValue::Table(_) => None,
+        };
+        let number = number.filter(|number| (1..=QUORUM_MAX).contains(number));
+        if number.is_none() {
+            findings.error(value.span(), format!("expected a number from 1 to {QUORUM_MAX}"));
+        }
+        number.map(Self)
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "integer", "minimum": 1, "maximum": QUORUM_MAX })
+    }
+}
+
 /// `leeway =`.
 pub(in crate::policy::load) struct Leeway(pub(in crate::policy::load) std::time::Duration);
 

@@ -17,7 +17,7 @@ use crate::policy::rule::{
 };
 use crate::request::Effect;
 
-pub(super) use claims::{HttpsUrl, Identifier, Leeway, OneOrMore};
+pub(super) use claims::{HttpsUrl, Identifier, Leeway, OneOrMore, Quorum};
 pub(super) use http::{FieldGlob, HeaderPattern, HostGlob, HttpMethod, QueryPattern};
 pub(super) use pattern::{CgroupGlob, KindGlob, NameGlob, UnitGlob};
 pub(super) use place::{HostName, HostPort};
