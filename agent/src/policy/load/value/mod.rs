@@ -20,7 +20,7 @@ use crate::request::Effect;
 pub(super) use http::{FieldGlob, HeaderPattern, HostGlob, HttpMethod, QueryPattern};
 pub(super) use pattern::{CgroupGlob, KindGlob, NameGlob, UnitGlob};
 pub(super) use place::{HostName, HostPort};
-pub(super) use ssh::{CommandGlob, Folder, HostKey, PathGlob, SshMethod};
+pub(super) use ssh::{CommandGlob, Folder, HostKey, LoginMethod, PathGlob};
 
 mod http;
 mod pattern;
