@@ -211,7 +211,7 @@ async fn the_name_comes_from_the_matching_destination() {
         profile.to = vec![host("other.test", Some(port)), host(HOST, Some(1)), host(HOST, Some(port))];
         profile.admission(server.address())
     };
-    let dialler = crate::upstream::Dialler::default();
+    let dialler = Dialler::default();
     dialler.dial(&profile(), &|name, _| name == HOST, None).await.unwrap();
     let error = expect_error(dialler.dial(&profile(), &|_, _| true, None).await);
     assert!(error.to_string().contains("\"other.test\""), "the first that stands for it: {error}");
@@ -241,7 +241,7 @@ async fn only_the_named_root_is_trusted() {
     assert!(profile.dial(server.address()).await.is_err());
 
     // The file is read anew when it changes.
-    let dialler = crate::upstream::Dialler::default();
+    let dialler = Dialler::default();
     let admission = Profile::verified(UpstreamTls::VerifyCa, other.clone(), None).admission(server.address());
     assert!(dialler.dial(&admission, &super::stands_for_nothing, None).await.is_err());
     std::thread::sleep(Duration::from_millis(20));
