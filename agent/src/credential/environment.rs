@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn variables_are_not_taken_beside_other_threads() {
         let source = Source::Env { variable: "PATH".to_owned() };
-        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        let (sender, receiver) = std::sync::mpsc::sync_channel::<()>(1);
         let other = std::thread::spawn(move || receiver.recv().is_ok());
         let taken = Variables::take(&Sources::from([("a".to_owned(), source)]));
         assert!(taken.is_err_and(|error| error.to_string().contains("more than one thread")));

@@ -141,7 +141,7 @@ fn end(mut child: Child, pid: Pid) {
 /// Everything that is printed, in a buffer that never grows: growing would leave a copy behind.
 async fn bounded(mut output: impl AsyncRead + Unpin) -> Result<Zeroizing<Vec<u8>>, ExecError> {
     let mut printed = Zeroizing::new(Vec::with_capacity(CREDENTIAL_BYTES_MAX));
-    let mut chunk = Zeroizing::new([0; CHUNK_BYTES]);
+    let mut chunk = Zeroizing::new(vec![0; CHUNK_BYTES]);
     loop {
         let length = output.read(&mut chunk[..]).await?;
         let new = chunk.get(..length).unwrap_or_default();
@@ -156,7 +156,7 @@ async fn bounded(mut output: impl AsyncRead + Unpin) -> Result<Zeroizing<Vec<u8>
 }
 
 async fn counted(mut complaints: impl AsyncRead + Unpin) -> Result<u64, ExecError> {
-    let mut chunk = Zeroizing::new([0; CHUNK_BYTES]);
+    let mut chunk = Zeroizing::new(vec![0; CHUNK_BYTES]);
     let mut bytes: u64 = 0;
     loop {
         match complaints.read(&mut chunk[..]).await? {

@@ -24,8 +24,7 @@ impl<'a> Json<'a> {
             if Self(name).bytes()?.as_slice() == key.as_bytes() {
                 return (value != b"null").then_some(Self(value));
             }
-            let Some(next) = after.trim_ascii_start().strip_prefix(b",") else { return None };
-            rest = next.trim_ascii_start();
+            rest = after.trim_ascii_start().strip_prefix(b",")?.trim_ascii_start();
         }
         None
     }

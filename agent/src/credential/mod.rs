@@ -230,7 +230,8 @@ impl Credentials {
                     Err(_ended) => Err(Fault::Vault(Box::new(VaultError::Stopped))),
                 }
             }
-            None => self.fixed(name).await,
+            // Boxed: what a command takes need not lie in every session's future.
+            None => Box::pin(self.fixed(name)).await,
         };
         fetched.map_err(|fault| self.error(name, fault))
     }

@@ -26,10 +26,8 @@ fn read(credentials: &Credentials, name: &str) -> Result<Vec<u8>, super::Credent
 }
 
 fn problem(credentials: &Credentials, name: &str) -> Problem {
-    match fault(credentials, name) {
-        Fault::File(problem) => problem,
-        other => panic!("{other}"),
-    }
+    let Fault::File(problem) = fault(credentials, name) else { panic!("{name} is no file's fault") };
+    problem
 }
 
 fn fault(credentials: &Credentials, name: &str) -> Fault {

@@ -298,13 +298,13 @@ async fn connect(
     let dialled = relay.dialler.dial(admission, &resolved, certificate.as_ref()).await?;
     let target = dialled.target.clone();
     let secret = credential.as_ref().map(|credential| &credential.secret);
-    let logged_in = login(dialled, &startup, secret).await.map_err(|error| match error {
+    let logged_in = match login(dialled, &startup, secret).await {
         // The client's own, and the client is told so.
-        UpstreamError::Login(LoginProblem::Rejected { user, report }) if passed => {
-            LoginProblem::NotTheirs { user, report }.into()
+        Err(UpstreamError::Login(LoginProblem::Rejected { user, report })) if passed => {
+            return Err(UpstreamError::from(LoginProblem::NotTheirs { user, report }).into());
         }
-        other => other,
-    })?;
+        result => result?,
+    };
     let held = credential.filter(|credential| passed || credential.lease().is_some());
     Ok(Connected { logged_in, target, user: startup.user, held })
 }

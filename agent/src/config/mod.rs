@@ -18,7 +18,7 @@ pub mod credential;
 pub const DEFAULT_PATH: &str = "/etc/portcullis/portcullis.toml";
 
 /// What `portcullis serve --print-config` prints: every key with its default, and why one would change it.
-pub const EXAMPLE: &str = include_str!("config/example.toml");
+pub const EXAMPLE: &str = include_str!("example.toml");
 
 /// Largest configuration file read, in bytes.
 const CONFIG_BYTES_MAX: u64 = 256 * 1024;
