@@ -124,6 +124,10 @@ impl Fetch {
         }
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the daemon's own request; no agent's flow needs an Admission here"
+    )]
     async fn exchange(
         &self,
         target: &Target,

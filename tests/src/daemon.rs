@@ -179,6 +179,14 @@ impl Daemon {
         Ok(file.write_all(secret.as_bytes())?)
     }
 
+    /// Adds to the configuration file, before the daemon is started.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure(&self, more: &str) -> Result<()> {
+        Ok(fs::OpenOptions::new().append(true).open(self.config())?.write_all(more.as_bytes())?)
+    }
+
     /// The configuration file.
     #[must_use]
     pub fn config(&self) -> PathBuf {

@@ -10,4 +10,5 @@ pub mod postgres;
 pub mod process;
 pub mod reviewer;
 pub mod ssh;
+pub mod vault;
 pub mod web;

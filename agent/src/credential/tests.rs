@@ -1,10 +1,10 @@
-//! Credential files: what is read, and every reason for which one is refused.
+//! Credentials: what is read from which source, and every reason for which one is refused.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
-use super::{CREDENTIAL_BYTES_MAX, Credentials, Problem};
+use super::{CREDENTIAL_BYTES_MAX, Credentials, Fault, Problem, Source, SystemdFolder, Variables};
 
 const SECRET: &str = "s3cret-value";
 
@@ -19,12 +19,25 @@ fn write(path: &Path, contents: impl AsRef<[u8]>) {
     fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
 }
 
+/// None of these sources makes us wait for anything but a child, so a small runtime serves.
+fn read(credentials: &Credentials, name: &str) -> Result<Vec<u8>, super::CredentialError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(credentials.named(name)).map(|secret| secret.expose().to_vec())
+}
+
 fn problem(credentials: &Credentials, name: &str) -> Problem {
-    match credentials.read(name) {
+    let Fault::File(problem) = fault(credentials, name) else { panic!("{name} is no file's fault") };
+    problem
+}
+
+fn fault(credentials: &Credentials, name: &str) -> Fault {
+    match read(credentials, name) {
         Ok(_) => panic!("{name} was read"),
         Err(error) => {
-            assert!(!error.to_string().contains(SECRET), "the error tells the secret: {error}");
-            error.problem
+            let text = error.to_string();
+            assert!(!text.contains(SECRET), "the error tells the secret: {text}");
+            assert!(text.starts_with(&format!("credential \"{name}\" (")), "{text}");
+            error.fault
         }
     }
 }
@@ -36,7 +49,7 @@ fn reads_without_one_trailing_newline() {
         [("pw", "pw"), ("pw\n", "pw"), ("pw\r\n", "pw"), ("pw\n\n", "pw\n"), ("p w \n", "p w ")]
     {
         write(&folder.path().join("db"), written);
-        assert_eq!(credentials.read("db").unwrap().expose(), expected.as_bytes(), "{written:?}");
+        assert_eq!(read(&credentials, "db").unwrap(), expected.as_bytes(), "{written:?}");
     }
 }
 
@@ -44,9 +57,9 @@ fn reads_without_one_trailing_newline() {
 fn a_rotated_file_is_used_at_once() {
     let (folder, credentials) = folder();
     write(&folder.path().join("db"), "old");
-    assert_eq!(credentials.read("db").unwrap().expose(), b"old");
+    assert_eq!(read(&credentials, "db").unwrap(), b"old");
     write(&folder.path().join("db"), "new");
-    assert_eq!(credentials.read("db").unwrap().expose(), b"new");
+    assert_eq!(read(&credentials, "db").unwrap(), b"new");
 }
 
 #[test]
@@ -94,7 +107,7 @@ fn links_may_not_leave_the_folder() {
     }
     write(&folder.path().join("real"), "inside");
     symlink("real", folder.path().join("link")).unwrap();
-    assert_eq!(credentials.read("link").unwrap().expose(), b"inside");
+    assert_eq!(read(&credentials, "link").unwrap(), b"inside");
 }
 
 #[test]
@@ -106,7 +119,7 @@ fn what_is_no_credential_is_refused() {
         assert!(matches!(problem(&credentials, "nothing"), Problem::Empty), "{nothing:?}");
     }
     write(&folder.path().join("most"), vec![b'x'; CREDENTIAL_BYTES_MAX]);
-    assert_eq!(credentials.read("most").unwrap().expose().len(), CREDENTIAL_BYTES_MAX);
+    assert_eq!(read(&credentials, "most").unwrap().len(), CREDENTIAL_BYTES_MAX);
     write(&folder.path().join("more"), vec![b'x'; CREDENTIAL_BYTES_MAX + 1]);
     assert!(matches!(problem(&credentials, "more"), Problem::TooLarge { limit: CREDENTIAL_BYTES_MAX }));
     fs::create_dir(folder.path().join("folder")).unwrap();
@@ -125,7 +138,75 @@ fn a_folder_that_others_can_write_is_refused() {
         assert!(matches!(problem(&credentials, "db"), Problem::Folder { .. }), "{mode:o}");
     }
     fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
-    assert_eq!(credentials.read("db").unwrap().expose(), SECRET.as_bytes());
+    assert_eq!(read(&credentials, "db").unwrap(), SECRET.as_bytes());
     let missing = Credentials::new(folder.path().join("missing"));
     assert!(matches!(problem(&missing, "db"), Problem::Folder { .. }));
+}
+
+fn with(sources: &[(&str, Source)], variables: Variables, systemd: SystemdFolder) -> Credentials {
+    let sources = sources.iter().map(|(name, source)| ((*name).to_owned(), source.clone())).collect();
+    Credentials::with_sources("/nonexistent", sources, variables, systemd)
+}
+
+fn exec(script: &str) -> Source {
+    let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+    Source::Exec { command, timeout: std::time::Duration::from_secs(20) }
+}
+
+#[test]
+fn systemd_hands_files_over() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("there"), "pw\n");
+    fs::set_permissions(folder.path().join("there"), Permissions::from_mode(0o400)).unwrap();
+    let source = Source::Systemd { name: "there".to_owned() };
+    let missing = Source::Systemd { name: "missing".to_owned() };
+    let sources = [("here", source.clone()), ("missing", missing)];
+    let credentials = with(&sources, Variables::default(), SystemdFolder::of(folder.path()));
+    assert_eq!(read(&credentials, "here").unwrap(), b"pw");
+    assert!(matches!(problem(&credentials, "missing"), Problem::Unreadable(_)));
+    let without = with(&sources, Variables::default(), SystemdFolder::default());
+    let error = read(&without, "here").unwrap_err().to_string();
+    assert!(error.contains("systemd's credential there") && error.contains("LoadCredential="), "{error}");
+}
+
+#[test]
+fn variables_hold_secrets() {
+    let source = |name: &str| Source::Env { variable: name.to_owned() };
+    let sources = [("set", source("SHOP_TOKEN")), ("unset", source("OTHER"))];
+    let credentials = with(&sources, Variables::of("SHOP_TOKEN", "s3cret-value\n"), SystemdFolder::default());
+    assert_eq!(read(&credentials, "set").unwrap(), SECRET.as_bytes());
+    assert!(matches!(fault(&credentials, "unset"), Fault::Unset));
+    let empty = with(&sources, Variables::of("SHOP_TOKEN", ""), SystemdFolder::default());
+    assert!(matches!(problem(&empty, "set"), Problem::Empty));
+    let large = "x".repeat(CREDENTIAL_BYTES_MAX + 1);
+    let large = with(&sources, Variables::of("SHOP_TOKEN", &large), SystemdFolder::default());
+    assert!(matches!(problem(&large, "set"), Problem::TooLarge { .. }));
+}
+
+#[test]
+fn commands_print_secrets() {
+    let sources = [
+        ("good", exec("echo s3cret-value")),
+        ("lines", exec("printf 's3cret-value\\n\\n'")),
+        ("nothing", exec("echo")),
+        ("nul", exec("printf 's3cret-value\\000'")),
+        ("fails", exec("echo s3cret-value; exit 1")),
+    ];
+    let credentials = with(&sources, Variables::default(), SystemdFolder::default());
+    assert_eq!(read(&credentials, "good").unwrap(), SECRET.as_bytes());
+    assert_eq!(read(&credentials, "lines").unwrap(), b"s3cret-value\n", "one newline is taken off");
+    assert!(matches!(problem(&credentials, "nothing"), Problem::Empty));
+    assert!(matches!(fault(&credentials, "nul"), Fault::Nul));
+    assert!(matches!(fault(&credentials, "fails"), Fault::Command(_)));
+}
+
+#[test]
+fn a_name_without_a_table_stays_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("db"), "pw");
+    let sources = [("other".to_owned(), exec("echo other"))].into();
+    let credentials =
+        Credentials::with_sources(folder.path(), sources, Variables::default(), SystemdFolder::default());
+    assert_eq!(read(&credentials, "db").unwrap(), b"pw");
+    assert_eq!(read(&credentials, "other").unwrap(), b"other");
 }

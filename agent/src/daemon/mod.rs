@@ -17,7 +17,7 @@ use crate::cli::BoxError;
 use crate::cli::doctor::Check;
 use crate::config::Config;
 use crate::control::{notify, socket};
-use crate::credential::Credentials;
+use crate::credential::{Credentials, SystemdFolder, Variables};
 use crate::gate::{Gate, HostNames};
 use crate::identity::Issuers;
 use crate::intercept::{self, Kernel, Settings, cgroup2_root, ensure_bpffs};
@@ -41,6 +41,9 @@ mod trust;
 
 /// How long open sessions may take to end once the daemon was told to stop.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long leases may then take to be given back.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// How long `detach` waits for a daemon that was told to stop, and how often it looks.
 const STOP_TIME_MAX: Duration = Duration::from_secs(20);
@@ -66,12 +69,24 @@ pub fn serve(config: Config) -> Result<(), BoxError> {
     if !rustix::process::geteuid().is_root() {
         return Err("the daemon must run as root: it loads kernel programs and makes cgroups".into());
     }
+    keep_memory_private()?;
+    // While there is only this thread.
+    let variables = Variables::take(&config.sources)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async move {
         let _lock = socket::StateLock::take(&config.state_dir)?;
-        let daemon = Daemon::build(config).await?;
+        let daemon = Daemon::build(config, variables).await?;
         daemon.run().await
     })
+}
+
+/// No core dump of ours, which would hold credentials: neither by the kernel nor by a program it pipes them to (core(5)), and
+/// nobody but root may look into this process (`PR_SET_DUMPABLE`).
+fn keep_memory_private() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok(())
 }
 
 /// Lifts the gate that a daemon which has ended, or is about to, left shut. Returns how many runs still have processes,
@@ -153,7 +168,7 @@ struct Daemon {
 impl Daemon {
     /// Builds every part; nothing is served yet. The kernel programs come late: until they are attached nothing is
     /// governed, and once they are, everything that serves governed connections must be there.
-    async fn build(config: Config) -> Result<Self, BoxError> {
+    async fn build(config: Config, variables: Variables) -> Result<Self, BoxError> {
         let policies = Arc::new(PolicySet::load_dir(&config.policies_dir));
         let recorder = Recorder::open(
             &config.state_dir,
@@ -173,7 +188,12 @@ impl Daemon {
         runs.resume()?;
         trust.sweep(runs.list().iter().map(|run| run.id));
         let approvals = Approvals::open(&config)?;
-        let credentials = Credentials::new(&config.credentials_dir);
+        let credentials = Credentials::with_sources(
+            &config.credentials_dir,
+            config.sources.clone(),
+            variables,
+            SystemdFolder::of_environment(),
+        );
         let upstream = Arc::new(Upstream::new(config.name_servers.clone()));
         let names = host_names(Arc::clone(&upstream));
         let gate = Gate::new(Arc::clone(&policies), Arc::clone(&approvals)).with_names(names);
@@ -249,6 +269,9 @@ impl Daemon {
         accepting.shutdown().await;
         self.trigger.begin();
         drain(&places).await;
+        if !self.host.relay.credentials.settle(SETTLE_TIME_MAX).await {
+            tracing::warn!("some leases could not be given back in time; they run out by themselves");
+        }
         background.shutdown().await;
         self.host.resolver.close();
         Ok(())

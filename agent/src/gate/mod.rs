@@ -500,6 +500,7 @@ fn unnamed() -> Connection {
             user: None,
             database: None,
             credential: None,
+            pass_through: false,
             inject: None,
             client_cert: None,
             tls: UpstreamTls::Disable,

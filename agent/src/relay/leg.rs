@@ -43,6 +43,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         Self { stream, inbox, outbox: BytesMut::new(), ended: false, given_up: false, bulk: false }
     }
 
+    /// The stream, for what it is; bytes go through the leg.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// The stream and what was received but not handled, when the relay did not consume it.
     #[must_use]
     pub fn into_parts(self) -> (S, BytesMut) {

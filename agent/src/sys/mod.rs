@@ -11,6 +11,8 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::secret::Secret;
+
 /// Longest answer of the user and group databases that is read, in bytes.
 const NSS_BYTES_MAX: usize = 1 << 20;
 
@@ -52,6 +54,33 @@ pub struct User {
     pub uid: u32,
     /// Primary group id.
     pub gid: u32,
+}
+
+/// Takes a variable out of this process's environment: afterwards neither the environment nor `/proc/PID/environ` has its
+/// value. `None` when it is not set.
+///
+/// # Errors
+/// The process has more than one thread.
+pub fn take_variable(name: &CStr) -> io::Result<Option<Secret>> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("the environment cannot be changed with more than one thread running"));
+    }
+    // SAFETY: only a running thread could start another, and this is the only one, so nobody else reads or changes the
+    // environment until we return.
+    let value = unsafe { libc::getenv(name.as_ptr()) };
+    if value.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: getenv returned a NUL-terminated string, which nobody changes meanwhile; the borrow ends with the copy.
+    let copy = unsafe { CStr::from_ptr(value) }.to_bytes().to_vec();
+    // SAFETY: the string is `copy.len()` bytes long and the process's own to write: it is the kernel's copy on our stack, or
+    // one that setenv made.
+    unsafe { std::ptr::write_bytes(value, 0, copy.len()) };
+    // SAFETY: `name` is NUL-terminated; nobody else uses the environment, as above.
+    if unsafe { libc::unsetenv(name.as_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Some(Secret::new(copy)))
 }
 
 /// A pidfd of the process that connected to this Unix socket (`SO_PEERPIDFD`, Linux 6.5).

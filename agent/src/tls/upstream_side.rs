@@ -95,8 +95,8 @@ struct Key {
 enum Use {
     /// HTTP, with these protocols offered; the digest of the client certificate's file, if one is shown.
     Http(Vec<Vec<u8>>, Option<[u8; 32]>),
-    /// PostgreSQL.
-    Postgres,
+    /// PostgreSQL; with the digest of the client certificate, likewise.
+    Postgres(Option<[u8; 32]>),
 }
 
 #[derive(Debug)]
@@ -113,19 +113,27 @@ impl Default for ServerTrust {
 }
 
 impl ServerTrust {
-    /// The TLS configuration that verifies a server against the PEM file `root_cert`, or the system's store.
-    ///
-    /// # Errors
-    /// The roots cannot be read, or there are none.
-    pub fn config(&self, root_cert: Option<&Path>, verify: Verify) -> Result<Arc<ClientConfig>, TrustError> {
-        self.ready(root_cert, verify, Use::Postgres, || Ok(None))
-    }
-
-    /// The same for an HTTP server: with these protocols offered (ALPN), and with a client certificate where the server asks
-    /// for one. `identity` is the text of a PEM file with the certificate, its chain and its key.
+    /// The TLS configuration that verifies a server against the PEM file `root_cert`, or the system's store; with a client
+    /// certificate where the server asks for one. `identity` is the text of a PEM file with the certificate, its chain and
+    /// its key.
     ///
     /// # Errors
     /// The roots cannot be read, there are none, or the client certificate cannot be used.
+    pub fn config(
+        &self,
+        root_cert: Option<&Path>,
+        verify: Verify,
+        identity: Option<&Secret>,
+    ) -> Result<Arc<ClientConfig>, TrustError> {
+        self.ready(root_cert, verify, Use::Postgres(digest(identity)), || {
+            identity.map(client_identity).transpose()
+        })
+    }
+
+    /// The same for an HTTP server, with these protocols offered (ALPN).
+    ///
+    /// # Errors
+    /// As [`ServerTrust::config`].
     pub fn http_config(
         &self,
         root_cert: Option<&Path>,
@@ -134,8 +142,7 @@ impl ServerTrust {
         identity: Option<&Secret>,
     ) -> Result<Arc<ClientConfig>, TrustError> {
         let protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        let digest = identity.map(|pem| Sha256::digest(pem.expose()).into());
-        self.ready(root_cert, verify, Use::Http(protocols, digest), || {
+        self.ready(root_cert, verify, Use::Http(protocols, digest(identity)), || {
             identity.map(client_identity).transpose()
         })
     }
@@ -160,6 +167,11 @@ impl ServerTrust {
         configs.put(key, Ready { config: config.clone(), version });
         Ok(config)
     }
+}
+
+/// What client certificates are told apart by.
+fn digest(identity: Option<&Secret>) -> Option<[u8; 32]> {
+    identity.map(|pem| Sha256::digest(pem.expose()).into())
 }
 
 /// A client certificate with its chain, and its key.
@@ -243,7 +255,7 @@ fn client_config(
             config.alpn_protocols.clone_from(protocols);
             config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
         }
-        Use::Postgres => {
+        Use::Postgres(_) => {
             config.alpn_protocols = vec![ALPN_POSTGRES.to_vec()];
             // PostgreSQL offers none; without it every connection proves the certificate anew.
             config.resumption = Resumption::disabled();

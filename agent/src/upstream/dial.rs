@@ -76,7 +76,7 @@ impl Dialler {
     /// Connects to the profile's server: its `address`, or where the client was going.
     ///
     /// `resolved` says whether a host name of the policy currently stands for an address; it is the cache that also
-    /// matched the flow to its profile.
+    /// matched the flow to its profile. `client_certificate` is shown to a server that asks for one.
     ///
     /// # Errors
     /// The server cannot be found, reached or verified.
@@ -84,10 +84,17 @@ impl Dialler {
         &self,
         admission: &Admission,
         resolved: &(dyn Fn(&str, IpAddr) -> bool + Sync),
+        client_certificate: Option<&Secret>,
     ) -> Result<Dialled, UpstreamError> {
         let profile = admission.connection();
         let destination = admission.flow().destination.0;
-        let tls = |address: SocketAddr| self.target_tls(profile, destination, address, resolved);
+        let tls = |address: SocketAddr| {
+            let Some(verify) = verification(profile.upstream.tls) else { return Ok(None) };
+            let root_cert = profile.upstream.root_cert.as_deref();
+            let config = self.trust.config(root_cert, verify, client_certificate)?;
+            let name = server_name(profile, destination, address, resolved)?;
+            Ok::<_, UpstreamError>(Some(TargetTls { config, name }))
+        };
         let Some(host) = &profile.upstream.address else {
             let route = route(admission);
             return Target { address: destination, tls: tls(destination)?, route }.open().await;
@@ -168,18 +175,6 @@ impl Dialler {
             }
         }
         Err(last.unwrap_or_else(|| no_address(&admission.flow().destination.to_string())))
-    }
-
-    fn target_tls(
-        &self,
-        profile: &Connection,
-        destination: SocketAddr,
-        address: SocketAddr,
-        resolved: &(dyn Fn(&str, IpAddr) -> bool + Sync),
-    ) -> Result<Option<TargetTls>, UpstreamError> {
-        let Some(verify) = verification(profile.upstream.tls) else { return Ok(None) };
-        let config = self.trust.config(profile.upstream.root_cert.as_deref(), verify)?;
-        Ok(Some(TargetTls { config, name: server_name(profile, destination, address, resolved)? }))
     }
 }
 

@@ -129,9 +129,17 @@ pub enum LoginProblem {
     /// It did not accept the user or the password.
     #[error(
         "the server does not accept the profile's credential for user \"{user}\" ({report}): correct the \
-             credential file, or the server's pg_hba.conf"
+             credential, or the server's pg_hba.conf"
     )]
     Rejected {
+        /// Whom we logged in as.
+        user: String,
+        /// Its word.
+        report: Box<ServerReport>,
+    },
+    /// It did not accept the password that the client gave, which the policy passes through.
+    #[error("the server does not accept the client's own password for user \"{user}\" ({report})")]
+    NotTheirs {
         /// Whom we logged in as.
         user: String,
         /// Its word.
@@ -244,6 +252,7 @@ impl UpstreamError {
             | Self::Http { .. }
             | Self::Proxy { .. }
             | Self::Trust(_) => CANNOT_CONNECT,
+            Self::Login(LoginProblem::NotTheirs { report, .. }) => &report.code,
             Self::Login(_) => REJECTED,
             Self::Server(report) => &report.code,
             Self::Protocol { .. } => PROTOCOL_VIOLATION,
@@ -274,6 +283,9 @@ impl UpstreamError {
             Self::Login(LoginProblem::Rejected { .. }) => {
                 "the server does not accept the credential Portcullis holds for it".to_owned()
             }
+            Self::Login(LoginProblem::NotTheirs { user, .. }) => {
+                format!("password authentication failed for user \"{user}\"")
+            }
             Self::Login(LoginProblem::Cleartext | LoginProblem::Unsupported { .. }) => {
                 "the server asks for a way to log in that Portcullis does not take".to_owned()
             }
@@ -295,6 +307,7 @@ impl LoginProblem {
     pub fn side(&self) -> Side {
         match self {
             Self::NoCredential { .. } | Self::Credential(_) | Self::Rejected { .. } => Side::Portcullis,
+            Self::NotTheirs { .. } => Side::Client,
             Self::Cleartext | Self::Unsupported { .. } | Self::Unproven { .. } | Self::NotPinned { .. } => {
                 Side::Upstream
             }

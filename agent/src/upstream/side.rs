@@ -14,7 +14,7 @@ use super::estimate::{PlanRequest, estimate};
 use super::login::{Startup, login};
 use super::query::Client;
 use super::wire::within;
-use crate::credential::Credentials;
+use crate::credential::{Credential, Credentials};
 use crate::gate::Admission;
 use crate::mask::catalog::Relation;
 use crate::policy::rule::PolicyVersion;
@@ -72,6 +72,8 @@ struct Link {
     admission: Admission,
     target: Target,
     credentials: Credentials,
+    /// What the session itself logged in with, where asking again would give something else.
+    own: Option<Credential>,
     startup: Startup,
     client: tokio::sync::Mutex<Option<Client>>,
 }
@@ -96,9 +98,17 @@ impl SideConnections {
         Self { credentials, entries: Mutex::new(LruCache::new(ENTRIES_MAX)) }
     }
 
-    /// The side of a session that is logged in as `user` to `database` of `target`. Opens nothing yet.
+    /// The side of a session that is logged in as `user` to `database` of `target`. Opens nothing yet. It logs in with the
+    /// session's `own` credential, or with what the profile names then.
     #[must_use]
-    pub fn side(&self, admission: &Admission, target: &Target, user: &str, database: &str) -> Side {
+    pub fn side(
+        &self,
+        admission: &Admission,
+        target: &Target,
+        user: &str,
+        database: &str,
+        own: Option<Credential>,
+    ) -> Side {
         let key = Key {
             policy: admission.policy().version.clone(),
             connection: admission.connection().name.clone(),
@@ -113,7 +123,7 @@ impl SideConnections {
         let link = {
             let mut shared = entry.link.lock().unwrap_or_else(PoisonError::into_inner);
             shared.upgrade().unwrap_or_else(|| {
-                let link = Arc::new(self.link(admission, target, user, database));
+                let link = Arc::new(self.link(admission, target, user, database, own));
                 *shared = Arc::downgrade(&link);
                 link
             })
@@ -121,11 +131,19 @@ impl SideConnections {
         Side { entry, link }
     }
 
-    fn link(&self, admission: &Admission, target: &Target, user: &str, database: &str) -> Link {
+    fn link(
+        &self,
+        admission: &Admission,
+        target: &Target,
+        user: &str,
+        database: &str,
+        own: Option<Credential>,
+    ) -> Link {
         Link {
             admission: admission.clone(),
             target: target.clone(),
             credentials: self.credentials.clone(),
+            own,
             startup: Startup {
                 user: user.to_owned(),
                 database: database.to_owned(),
@@ -243,9 +261,13 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<Client, UpstreamError> {
-        let credential = self.credentials.get(&self.admission).map_err(LoginProblem::from)?;
+        let credential = match &self.own {
+            Some(own) => Some(own.clone()),
+            None => self.credentials.get(&self.admission).await.map_err(LoginProblem::from)?,
+        };
+        let secret = credential.as_ref().map(|credential| &credential.secret);
         let dialled = Dialled { stream: self.target.redial().await?, target: self.target.clone() };
-        let login = login(dialled, &self.startup, credential.as_ref()).await?;
+        let login = login(dialled, &self.startup, secret).await?;
         Ok(Client::new(login, self.target.address()))
     }
 }

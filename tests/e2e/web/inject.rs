@@ -2,6 +2,7 @@
 //! send out.
 
 use harness::daemon::Daemon;
+use harness::vault::{self, VaultStandIn};
 use harness::web::policy::{ALLOW, http_policy, with_upstream};
 use harness::web::{Port, TOKEN, header, headers};
 use serde_json::Value;
@@ -52,6 +53,24 @@ fn basic_credentials_have_the_profiles_user() {
         python(&daemon, &format!("say(base64.b64decode({:?}).decode())", values[0].replace("Basic ", "")));
     assert_eq!(values.len(), 1);
     assert_eq!(decoded, format!("shop:{TOKEN}"));
+}
+
+#[test]
+fn a_leased_user_goes_before_the_profiles_and_is_given_back() {
+    let mut vault = VaultStandIn::start("leased", TOKEN, 60).unwrap();
+    let upstream = ", credential = \"leased-token\", user = \"shop\", inject = \"basic\"";
+    let policy = http_policy(&[with_upstream(server(), Port::Https, upstream)], ALLOW);
+    let mut daemon = Daemon::prepare(&[("shop", &policy)]).unwrap();
+    daemon.credential("vault-token", vault::TOKEN).unwrap();
+    daemon.configure(&vault.table("leased-token", "database/creds/readonly")).unwrap();
+    daemon.launch().unwrap();
+    let request = sent(&daemon, &["--user", "agent:stale"], "");
+    let values: Vec<&str> = headers(&request, "authorization").collect();
+    let decoded =
+        python(&daemon, &format!("say(base64.b64decode({:?}).decode())", values[0].replace("Basic ", "")));
+    assert_eq!(decoded, format!("leased:{TOKEN}"));
+    vault.until("GET /v1/database/creds/readonly 200").unwrap();
+    vault.until("POST /v1/sys/leases/revoke 204").unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::table::{List, key, table};
 use super::value::{
     AbsolutePath, Act, Approver, ByteSize, CgroupGlob, CommandGlob, CredentialName, FieldGlob, Folder,
     HeaderPattern, Hint, HoldTime, HostGlob, HostKey, HostName, HostPort, HttpMethod, HttpsUrl, Identifier,
-    KindGlob, Leeway, Name, NameGlob, OneOrMore, PathGlob, QueryPattern, Quorum, RuleName, Slug, SshMethod,
+    KindGlob, Leeway, LoginMethod, Name, NameGlob, OneOrMore, PathGlob, QueryPattern, Quorum, RuleName, Slug,
     UnitGlob, Version,
 };
 use crate::mask::http::JsonPath;
@@ -160,11 +160,12 @@ table! {
         optional user: Name,
         /// Database to use. Without it, the one the client named.
         optional database: Name,
-        /// Name of a file in the credentials folder that holds the password or token. Without it, none is sent.
+        /// Name of the credential that is the password or token: a file in the credentials folder, or what the daemon's
+        /// configuration says. Without it, none is sent.
         optional credential: CredentialName,
         /// With http: where the credential goes: "bearer", "basic", "header NAME", "query NAME" or "sigv4".
         optional inject: Injection,
-        /// With http: name of a file in the credentials folder with a client certificate and its key, in PEM.
+        /// With http and postgres: name of a credential with a client certificate and its key, in PEM.
         optional client_cert: CredentialName,
         /// How the server is verified: verify-full (the default), verify-ca, or disable for no TLS.
         optional tls: UpstreamTls,
@@ -172,9 +173,9 @@ table! {
         optional root_cert: AbsolutePath,
         /// Name the certificate must bear, when it is not the host of `to`.
         optional server_name: HostName,
-        /// With ssh: how to log in. key (unless written): the credential is a private key. password. certificate: a key
+        /// With postgres: pass-through, where the server gets the password that the client gives. With ssh: how to log in. key (unless written): the credential is a private key. password. certificate: a key
         /// with a certificate. ca: a CA's key, which signs a certificate for each session. agent: an authentication agent.
-        optional auth: SshMethod,
+        optional auth: LoginMethod,
         /// With auth = "certificate": name of a file in the credentials folder with the key's certificate.
         optional certificate: CredentialName,
         /// With auth = "ca": principals of the certificates. Without it, the account itself.

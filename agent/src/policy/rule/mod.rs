@@ -162,11 +162,13 @@ pub struct Upstream {
     pub user: Option<String>,
     /// Database to use. `None`: the one the client named.
     pub database: Option<String>,
-    /// Name of a credential file in the configured folder. `None`: the server must ask for no password.
+    /// Name of a credential. `None`: the server must ask for no password, or get the client's.
     pub credential: Option<String>,
+    /// Whether PostgreSQL's client is asked for the password that the server gets.
+    pub pass_through: bool,
     /// Where the credential goes in an HTTP request.
     pub inject: Option<Injection>,
-    /// Name of a credential file with a client certificate and its key, for servers that ask for one.
+    /// Name of a credential with a client certificate and its key, for servers that ask for one.
     pub client_cert: Option<String>,
     /// How the server's TLS is verified.
     pub tls: UpstreamTls,

@@ -16,7 +16,7 @@ use super::coding::decode_whole;
 use super::head::{authority, strip_hop_by_hop, wants_upgrade};
 use super::log::causes;
 use super::masks::Masks;
-use super::session::Session;
+use super::session::{Injected, Session};
 use super::{forward, hold, proxy};
 use crate::flow::Side;
 use crate::gate::{BodyRead, HttpJudgement, Judgement, Permit};
@@ -26,7 +26,6 @@ use crate::record::asked::{Asked, BoundedText, HttpAsked, Parameters, Statements
 use crate::record::event::Refused;
 use crate::relay::open::OpenGuard;
 use crate::request::http::{Analysis, HttpRequest, Scheme, analyze};
-use crate::secret::Secret;
 use crate::upstream::http::Version;
 
 /// How long a client may be silent in the middle of a body that is read before it is judged.
@@ -60,7 +59,7 @@ pub(super) struct Exchange {
     pub(super) policy: Arc<Policy>,
     pub(super) masks: Arc<Masks>,
     /// The real credential, when the profile puts one into requests.
-    pub(super) secret: Option<Arc<Secret>>,
+    pub(super) injected: Option<Injected>,
     /// A rule wanted to look into the body, could not, and the policy lets it pass.
     pub(super) uninspected: bool,
     /// Keeps the session's record open until the answer is recorded.
@@ -94,7 +93,7 @@ async fn answer(
 ) -> Result<Response<ResponseStream>, Problem> {
     let target = proxy::target_of(session, &request).await?;
     let session = target.as_ref().unwrap_or(session);
-    let mut exchange = match understand(session, request) {
+    let mut exchange = match understand(session, request).await {
         Ok(exchange) => Box::new(exchange),
         Err(refused) => {
             let (problem, body) = *refused;
@@ -151,7 +150,7 @@ async fn take_rest(session: &Session, mut body: Incoming) {
 }
 
 /// Takes a request's head apart. What servers might read differently is refused here.
-fn understand(
+async fn understand(
     session: &Arc<Session>,
     mut request: Request<Incoming>,
 ) -> Result<Exchange, Box<(Problem, Incoming)>> {
@@ -194,11 +193,11 @@ fn understand(
     strip_hop_by_hop(&mut parts.headers);
     let policy = session.relay.gate.policy(&session.admission);
     let policy = policy.unwrap_or_else(|| Arc::clone(session.admission.policy()));
-    let secret = match session.credential() {
-        Ok(secret) => secret,
+    let injected = match session.credential().await {
+        Ok(injected) => injected,
         Err(error) => return Err(Box::new((refuse(unusable_credential(session, &error), &parts), body))),
     };
-    let masks = match session.masks(&policy, secret.as_ref()) {
+    let masks = match session.masks(&policy, injected.as_ref().map(|injected| &injected.secret)) {
         Ok(masks) => masks,
         Err(error) => {
             let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, Side::Portcullis, error.to_string());
@@ -217,7 +216,7 @@ fn understand(
         for_proxy,
         policy,
         masks,
-        secret,
+        injected,
         uninspected: false,
         open: session.begin(),
     })

@@ -73,7 +73,7 @@ pub(super) async fn forward(
         );
     }
     let stream = outgoing(body, rewrite, tap, room).masking_trailers(&masks.request);
-    let client_certificate = match session.relay.credentials.client_certificate(&session.admission) {
+    let client_certificate = match session.relay.credentials.client_certificate(&session.admission).await {
         Ok(certificate) => certificate,
         Err(error) => {
             let problem = unusable_credential(&session, &error);
@@ -252,7 +252,7 @@ async fn put_credential(exchange: &mut Exchange) -> Result<(), Problem> {
     let session = Arc::clone(&exchange.session);
     let upstream = &session.admission.connection().upstream;
     let Some(how) = &upstream.inject else { return Ok(()) };
-    let Some(secret) = exchange.secret.take() else { return Ok(()) };
+    let Some(injected) = exchange.injected.take() else { return Ok(()) };
     if needs_body(how, &exchange.parts) {
         exchange.read_body().await?;
     }
@@ -260,8 +260,8 @@ async fn put_credential(exchange: &mut Exchange) -> Result<(), Problem> {
     let injected = inject(
         &mut exchange.parts,
         how,
-        upstream.user.as_deref(),
-        &secret,
+        injected.user.as_deref(),
+        &injected.secret,
         digest.as_ref(),
         SystemTime::now(),
     );

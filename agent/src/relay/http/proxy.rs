@@ -60,7 +60,7 @@ pub(super) async fn tunnel(
 ) -> Result<Response<ResponseStream>, Problem> {
     let session = Arc::clone(&exchange.session);
     let own = exchange.for_proxy.take();
-    let fields = fields_for_proxy(&session, own).map_err(|problem| exchange.refuse(problem, None))?;
+    let fields = fields_for_proxy(&session, own).await.map_err(|problem| exchange.refuse(problem, None))?;
     let (host, port) = (exchange.request.host.clone(), exchange.request.port);
     let (admission, record) = match admit(&session, &host, port, fields).await {
         Ok(admitted) => admitted,
@@ -83,17 +83,17 @@ pub(super) async fn tunnel(
 }
 
 /// What is said to the proxy alone: the profile's credential, else the client's own.
-fn fields_for_proxy(session: &Session, own: Option<HeaderValue>) -> Result<HeaderMap, Problem> {
+async fn fields_for_proxy(session: &Session, own: Option<HeaderValue>) -> Result<HeaderMap, Problem> {
     let mut fields = HeaderMap::new();
     let upstream = &session.admission.connection().upstream;
     let Some(how) = &upstream.inject else {
         fields.extend(own.map(|value| (PROXY_AUTHORIZATION, value)));
         return Ok(fields);
     };
-    let secret = session.credential().map_err(|error| unusable_credential(session, &error))?;
-    let Some(secret) = secret else { return Ok(fields) };
+    let injected = session.credential().await.map_err(|error| unusable_credential(session, &error))?;
+    let Some(injected) = injected else { return Ok(fields) };
     let (mut parts, ()) = Request::new(()).into_parts();
-    inject(&mut parts, how, upstream.user.as_deref(), &secret, None, SystemTime::now())
+    inject(&mut parts, how, injected.user.as_deref(), &injected.secret, None, SystemTime::now())
         .map_err(|error| unusable_credential(session, &error))?;
     let credential = parts.headers.remove(PROXY_AUTHORIZATION);
     let credential = credential.or_else(|| parts.headers.remove(AUTHORIZATION));
@@ -196,7 +196,7 @@ async fn open_target(
             Problem::new(StatusCode::MISDIRECTED_REQUEST, Side::Client, "too many hosts by one connection");
         return Err(problem.hint("open another connection to the proxy"));
     }
-    let fields = fields_for_proxy(session, request.headers().get(PROXY_AUTHORIZATION).cloned())?;
+    let fields = fields_for_proxy(session, request.headers().get(PROXY_AUTHORIZATION).cloned()).await?;
     let port = target.port.unwrap_or(HTTP_PORT);
     let (admission, record) = admit(session, &target.host, port, fields).await?;
     let client = Client { scheme: Scheme::Http, version: Version::Http1, sni: None, has_certificate: false };

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustls::pki_types::ServerName;
 use subtle::ConstantTimeEq as _;
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::head::Authority;
 use super::masks::{Masks, NoMasks};
 use super::proxy::Tunnel;
-use crate::credential::CredentialError;
+use crate::credential::{Credential, CredentialError};
 use crate::flow::SessionId;
 use crate::gate::Admission;
 use crate::policy::Policy;
@@ -24,9 +24,6 @@ use crate::relay::open::{Open, OpenGuard};
 use crate::request::http::Scheme;
 use crate::secret::Secret;
 use crate::upstream::http::{Target, Version};
-
-/// How long a credential is used before its file is looked at again.
-const CREDENTIAL_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What the client's side of the connection agreed on.
 #[derive(Clone, Debug)]
@@ -51,7 +48,8 @@ pub(super) struct Session {
     /// What its connections to the server are for.
     pub(super) target: Arc<Target>,
     record: Mutex<Option<SessionRecord>>,
-    credential: Mutex<Option<(Instant, Arc<Secret>)>>,
+    /// Locked while it is fetched, so that requests that come together fetch it once.
+    credential: tokio::sync::Mutex<Option<KnownCredential>>,
     masks: Mutex<Option<KnownMasks>>,
     operations: AtomicU64,
     open: Open,
@@ -63,6 +61,21 @@ pub(super) struct Session {
     tunnel: Mutex<Option<Tunnel>>,
     /// Sessions of other hosts that requests were for, when the connection is to a proxy.
     targets: Mutex<HashMap<Authority, Arc<Session>>>,
+}
+
+/// The credential in use, and since when.
+struct KnownCredential {
+    got: Instant,
+    credential: Credential,
+    injected: Injected,
+}
+
+/// What goes into a request. The same secret stays the same one, and what was made for it stays good.
+#[derive(Clone)]
+pub(super) struct Injected {
+    pub(super) secret: Arc<Secret>,
+    /// For basic authentication: the one that the secret was made for, else the profile's.
+    pub(super) user: Option<String>,
 }
 
 /// Masks and what they were made from.
@@ -87,7 +100,7 @@ impl Session {
             client,
             server_name,
             record: Mutex::new(Some(record)),
-            credential: Mutex::default(),
+            credential: tokio::sync::Mutex::default(),
             masks: Mutex::default(),
             operations: AtomicU64::new(0),
             open: Open::default(),
@@ -117,26 +130,30 @@ impl Session {
         record.as_mut().map_or(Err(RecordError::Closed), write)
     }
 
-    /// The credential that goes into the session's requests, if the profile puts one there. Its file is read anew when it was
-    /// read more than a second ago, so that a rotated secret is used soon.
-    pub(super) fn credential(&self) -> Result<Option<Arc<Secret>>, CredentialError> {
-        if self.admission.connection().upstream.inject.is_none() {
+    /// The credential that goes into the session's requests, if the profile puts one there. It is fetched anew when it was
+    /// fetched too long ago, so that a rotated secret is used soon; a lease is kept while it is good.
+    pub(super) async fn credential(&self) -> Result<Option<Injected>, CredentialError> {
+        let upstream = &self.admission.connection().upstream;
+        if upstream.inject.is_none() {
             return Ok(None);
         }
-        let mut known = self.credential.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((read, secret)) = known.as_ref()
-            && read.elapsed() < CREDENTIAL_TIME_MAX
+        let mut known = self.credential.lock().await;
+        if let Some(known) = known.as_ref()
+            && known.credential.is_good_after(known.got.elapsed())
         {
-            return Ok(Some(Arc::clone(secret)));
+            return Ok(Some(known.injected.clone()));
         }
-        let secret = self.relay.credentials.get(&self.admission)?;
-        // The same secret stays the same one, and what was made for it stays good.
-        let secret = secret.map(|new| match known.take() {
-            Some((_, old)) if bool::from(old.expose().ct_eq(new.expose())) => old,
-            Some(_) | None => Arc::new(new),
-        });
-        *known = secret.as_ref().map(|secret| (Instant::now(), Arc::clone(secret)));
-        Ok(secret)
+        let Some(credential) = self.relay.credentials.get(&self.admission).await? else { return Ok(None) };
+        let secret = match known.take() {
+            Some(old) if bool::from(old.injected.secret.expose().ct_eq(credential.secret.expose())) => {
+                old.injected.secret
+            }
+            Some(_) | None => Arc::new(credential.secret.clone()),
+        };
+        let user = credential.user.clone().or_else(|| upstream.user.clone());
+        let injected = Injected { secret, user };
+        *known = Some(KnownCredential { got: Instant::now(), credential, injected: injected.clone() });
+        Ok(Some(injected))
     }
 
     /// The masks that a policy puts on the session.

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use self::cancel::Requested;
 use self::conversation::{Conversation, Parts, record_refusal};
 use self::greeting::{Greeted, Greeting, GreetingError, greet};
+use self::password::PasswordError;
 use self::planner::Planner;
 use self::pump::Pump;
 use self::refusal::Refusal;
@@ -23,12 +24,13 @@ use crate::codec::postgres::encode::backend;
 use crate::codec::postgres::report::{FieldEdit, Report};
 use crate::codec::postgres::startup::CancelKey;
 use crate::codec::postgres::{SqlState, Text, sqlstate};
+use crate::credential::{Credential, CredentialError};
 use crate::flow::{Flow, SessionId, Side};
 use crate::gate::{Admission, Denial};
 use crate::record::event::{EndReason, Ended, OpaqueCounts};
 use crate::record::{RecordError, SessionRecord};
 use crate::tls::Stream;
-use crate::upstream::{LoggedIn, Startup, UpstreamError, login};
+use crate::upstream::{LoggedIn, LoginProblem, Startup, Target, UpstreamError, login};
 
 mod asynchronous;
 mod cancel;
@@ -46,6 +48,7 @@ mod masking;
 mod names;
 mod operation;
 mod parameters;
+mod password;
 mod planner;
 mod pump;
 mod refusal;
@@ -86,7 +89,8 @@ pub(crate) async fn serve(
         Ok(greeting) => greeting,
         Err(ended) => return finish(record, ended),
     };
-    let Opened { client, server, parts, planner, cancel } =
+    // What is leased is held to the end.
+    let Opened { client, server, parts, planner, cancel, held } =
         match open(greeting, admission, relay, record).await {
             Ok(opened) => opened,
             Err((record, ended)) => return finish(record, ended),
@@ -101,6 +105,7 @@ pub(crate) async fn serve(
         shutdown,
     };
     let (ended, conversation, moved) = pump.run().await;
+    drop(held);
     let mut record = conversation.into_record();
     record.count_bytes(OpaqueCounts { to_upstream: moved.to_upstream, to_client: moved.to_client });
     finish(record, ended);
@@ -151,6 +156,8 @@ struct Opened {
     parts: Box<Parts>,
     planner: Planner,
     cancel: cancel::CancelTicket,
+    /// The session's own credential, where asking again would give something else.
+    held: Option<Credential>,
 }
 
 /// The server's part of the start, and the hand-over: the client learns that it is logged in only when the server has
@@ -165,8 +172,10 @@ async fn open(
     let profile = &admission.connection().upstream;
     let user = profile.user.clone().unwrap_or(user);
     let database = profile.database.clone().unwrap_or(database);
-    let startup = Startup { user: user.clone(), database: database.clone(), minor, parameters };
-    let (logged_in, target) = match connect(&admission, relay, &startup).await {
+    let startup = Startup { user, database: database.clone(), minor, parameters };
+    let Connected { logged_in, target, user, held } = match connect(&mut client, &admission, relay, startup)
+        .await
+    {
         Ok(connected) => connected,
         Err(error) => {
             tracing::warn!(session = %admission.flow().session, %error, "cannot open the upstream connection");
@@ -187,7 +196,7 @@ async fn open(
             return Err((record, ended));
         }
     };
-    let side = relay.sides.side(&admission, &target, &user, &database);
+    let side = relay.sides.side(&admission, &target, &user, &database, held.clone());
     let mut planner = Planner::new(side, admission.policy(), Arc::clone(&relay.hash_key));
     let masking = match planner.renew(admission.policy(), &admission).await {
         Ok(masking) => masking,
@@ -220,14 +229,16 @@ async fn open(
         database,
         search_path,
     });
-    Ok(Opened { client, server, parts, planner, cancel })
+    Ok(Opened { client, server, parts, planner, cancel, held })
 }
 
 /// Why the server cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum ConnectError {
     #[error(transparent)]
-    Credential(#[from] crate::credential::CredentialError),
+    Credential(#[from] CredentialError),
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
 }
@@ -239,6 +250,7 @@ impl ConnectError {
             Self::Credential(_) => {
                 (sqlstate::CANNOT_CONNECT, "the connection's credential cannot be used".to_owned())
             }
+            Self::Password(error) => (sqlstate::INVALID_PASSWORD, error.to_string()),
             Self::Upstream(error) => {
                 let code = SqlState::parse(error.sqlstate().as_bytes()).unwrap_or(sqlstate::CANNOT_CONNECT);
                 (code, error.client_text())
@@ -251,22 +263,50 @@ impl ConnectError {
     fn ended(&self) -> Ended {
         let side = match self {
             Self::Credential(error) => error.side(),
+            Self::Password(_) => Side::Client,
             Self::Upstream(error) => error.side(),
         };
         Ended { reason: EndReason::Failed, side, detail: Some(self.to_string()) }
     }
 }
 
+/// The server, logged in to.
+struct Connected {
+    logged_in: LoggedIn,
+    target: Target,
+    /// As whom: a dynamic credential brings its own.
+    user: String,
+    held: Option<Credential>,
+}
+
 async fn connect(
+    client: &mut Leg<Stream>,
     admission: &Admission,
     relay: &Relay,
-    startup: &Startup,
-) -> Result<(LoggedIn, crate::upstream::Target), ConnectError> {
-    let credential = relay.credentials.get(admission)?;
+    mut startup: Startup,
+) -> Result<Connected, ConnectError> {
+    let passed = admission.connection().upstream.pass_through;
+    let credential = match passed {
+        true => Some(Credential::passed_through(password::ask(client).await?)),
+        false => relay.credentials.get(admission).await?,
+    };
+    if let Some(user) = credential.as_ref().and_then(|credential| credential.user.clone()) {
+        startup.user = user;
+    }
+    let certificate = relay.credentials.client_certificate(admission).await?;
     let resolved = |name: &str, address| relay.resolves(admission, name, address);
-    let dialled = relay.dialler.dial(admission, &resolved).await?;
+    let dialled = relay.dialler.dial(admission, &resolved, certificate.as_ref()).await?;
     let target = dialled.target.clone();
-    Ok((login(dialled, startup, credential.as_ref()).await?, target))
+    let secret = credential.as_ref().map(|credential| &credential.secret);
+    let logged_in = match login(dialled, &startup, secret).await {
+        // The client's own, and the client is told so.
+        Err(UpstreamError::Login(LoginProblem::Rejected { user, report })) if passed => {
+            return Err(UpstreamError::from(LoginProblem::NotTheirs { user, report }).into());
+        }
+        result => result?,
+    };
+    let held = credential.filter(|credential| passed || credential.lease().is_some());
+    Ok(Connected { logged_in, target, user: startup.user, held })
 }
 
 /// Says to the client what the server said to us, with a cancel key of our own.

@@ -23,13 +23,13 @@ impl ClientSide {
 
     /// Whatever a client shows of itself is taken: who it is, the kernel says. What it shows is kept nowhere. But where the policy
     /// asks for a token, the client must show that one, as its password.
-    fn let_in(&self, user: &str, password: Option<&str>) -> Auth {
+    async fn let_in(&self, user: &str, password: Option<&str>) -> Auth {
         if !self.connection.log_in(user) {
             return Auth::reject();
         }
         match (self.connection.asks_for_token(), password) {
             (false, _) => Auth::Accept,
-            (true, Some(password)) if self.connection.is_token(password) => Auth::Accept,
+            (true, Some(password)) if self.connection.is_token(password).await => Auth::Accept,
             (true, Some(_) | None) => Auth::Reject {
                 proceed_with_methods: Some(MethodSet::from(
                     &[MethodKind::Password, MethodKind::KeyboardInteractive][..],
@@ -53,11 +53,11 @@ impl server::Handler for ClientSide {
     type Error = russh::Error;
 
     async fn auth_none(&mut self, user: &str) -> Result<Auth, russh::Error> {
-        Ok(self.let_in(user, None))
+        Ok(self.let_in(user, None).await)
     }
 
     async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, russh::Error> {
-        Ok(self.let_in(user, Some(password)))
+        Ok(self.let_in(user, Some(password)).await)
     }
 
     async fn auth_publickey_offered(
@@ -65,7 +65,7 @@ impl server::Handler for ClientSide {
         user: &str,
         _offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, russh::Error> {
-        Ok(self.let_in(user, None))
+        Ok(self.let_in(user, None).await)
     }
 
     async fn auth_publickey(
@@ -73,7 +73,7 @@ impl server::Handler for ClientSide {
         user: &str,
         _key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, russh::Error> {
-        Ok(self.let_in(user, None))
+        Ok(self.let_in(user, None).await)
     }
 
     async fn auth_openssh_certificate(
@@ -81,7 +81,7 @@ impl server::Handler for ClientSide {
         user: &str,
         _certificate: &Certificate,
     ) -> Result<Auth, russh::Error> {
-        Ok(self.let_in(user, None))
+        Ok(self.let_in(user, None).await)
     }
 
     async fn auth_keyboard_interactive<'a>(
@@ -91,7 +91,7 @@ impl server::Handler for ClientSide {
         response: Option<Response<'a>>,
     ) -> Result<Auth, russh::Error> {
         if !self.connection.asks_for_token() {
-            return Ok(self.let_in(user, None));
+            return Ok(self.let_in(user, None).await);
         }
         match response {
             None => Ok(Auth::Partial {
@@ -101,7 +101,7 @@ impl server::Handler for ClientSide {
             }),
             Some(mut answers) => {
                 let answer = answers.next().and_then(|answer| String::from_utf8(answer.to_vec()).ok());
-                Ok(self.let_in(user, answer.as_deref()))
+                Ok(self.let_in(user, answer.as_deref()).await)
             }
         }
     }

@@ -10,6 +10,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::{Notify, OnceCell, watch};
 
 use super::forward;
+use crate::credential::Lease;
 use crate::flow::SessionId;
 use crate::gate::Admission;
 use crate::mask::http::BodyMasks;
@@ -35,6 +36,8 @@ pub(super) struct Connection {
     /// Says things to the client that belong to no channel; there once the client's side stands.
     client: OnceLock<server::Handle>,
     upstream: OnceCell<Result<Upstream, SshError>>,
+    /// Held as long as the connection lasts, where what we logged in with is leased.
+    lease: OnceLock<Arc<Lease>>,
     record: Mutex<Option<SessionRecord>>,
     operations: AtomicU64,
     open: Open,
@@ -63,6 +66,7 @@ impl Connection {
             user: OnceLock::new(),
             client: OnceLock::new(),
             upstream: OnceCell::new(),
+            lease: OnceLock::new(),
             record: Mutex::new(Some(record)),
             operations: AtomicU64::new(0),
             open: Open::default(),
@@ -166,9 +170,9 @@ impl Connection {
     }
 
     /// Whether this is the token that the policy names. Where it cannot be read, nothing is.
-    pub(super) fn is_token(&self, given: &str) -> bool {
+    pub(super) async fn is_token(&self, given: &str) -> bool {
         let Some(name) = self.admission.connection().ssh.token.as_deref() else { return false };
-        match self.relay.credentials.named(name) {
+        match self.relay.credentials.named(name).await {
             Ok(token) => !token.expose().is_empty() && token.expose().ct_eq(given.as_bytes()).into(),
             Err(error) => {
                 tracing::error!(session = %self.id(), %error, "the token that clients have to show cannot be read");
@@ -210,7 +214,7 @@ impl Connection {
 
     async fn connect(&self) -> Result<Upstream, SshError> {
         let connected = async {
-            let credential = self.credential()?;
+            let credential = self.credential().await?;
             let channels: Arc<dyn ServerChannels> = Arc::new(Opened(Weak::clone(&self.this)));
             let user = self.remote_user();
             ssh::connect(&self.relay.dialler, &self.admission, self.profile(), user, credential, channels)
@@ -230,22 +234,26 @@ impl Connection {
     }
 
     /// What the profile logs in with.
-    fn credential(&self) -> Result<Credential, SshError> {
+    async fn credential(&self) -> Result<Credential, SshError> {
         let profile = self.profile();
         if let SshAuth::Agent { socket } = &profile.auth {
             return Ok(Credential::Agent(socket.clone()));
         }
         let upstream = &self.admission.connection().upstream;
         let name = upstream.credential.as_deref().unwrap_or_default();
-        let secret = self.relay.credentials.get(&self.admission)?.ok_or_else(|| SshError::Key {
+        let got = self.relay.credentials.get(&self.admission).await?.ok_or_else(|| SshError::Key {
             name: name.to_owned(),
             problem: "is not named by the profile".to_owned(),
         })?;
+        if let Some(lease) = got.lease() {
+            drop(self.lease.set(Arc::clone(lease)));
+        }
+        let secret = got.secret;
         match &profile.auth {
             SshAuth::Key => Credential::key(name, &secret),
             SshAuth::Password => Ok(Credential::Password(secret)),
             SshAuth::Certificate { certificate } => {
-                let certificate = self.relay.credentials.named(certificate)?;
+                let certificate = self.relay.credentials.named(certificate).await?;
                 Credential::certificate(name, &secret, &certificate)
             }
             SshAuth::Authority { principals, validity } => {

@@ -7,6 +7,8 @@ use super::server::{HOST, PASSWORD, Server, TestRoot};
 use super::{Profile, expect_error, log_in, secret, startup};
 use crate::flow::Side;
 use crate::policy::rule::{Destination, UpstreamTls};
+use crate::secret::Secret;
+use crate::upstream::Dialler;
 use crate::upstream::cancel::cancel;
 use crate::upstream::error::{LoginProblem, UpstreamError};
 use crate::upstream::login::{LoggedIn, login};
@@ -53,6 +55,25 @@ async fn every_method_over_tls() {
         let tls = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
         assert_eq!(one_value(&mut client, tls).await.unwrap(), "t");
     }
+}
+
+#[tokio::test]
+async fn a_client_certificate() {
+    let server = Server::shared();
+    let certificate = Secret::new(server.client_certificate());
+    let profile = || Profile::verified(UpstreamTls::VerifyFull, server.root_cert(), Some(HOST));
+    let admission = profile().admission(server.address());
+    let dial = Dialler::default().dial(&admission, &super::stands_for_nothing, Some(&certificate)).await;
+    let logged_in = login(dial.unwrap(), &startup("certified", "postgres"), None).await.unwrap();
+    let mut client = Client::new(logged_in, server.address());
+    assert_eq!(one_value(&mut client, "SELECT current_user").await.unwrap(), "certified");
+    // As nobody else, and not without it.
+    let dialled = profile().dial(server.address()).await.unwrap();
+    let error = expect_error(login(dialled, &startup("certified", "postgres"), None).await);
+    assert!(matches!(error, UpstreamError::Login(LoginProblem::Rejected { .. })), "{error:?}");
+    let unusable = Secret::new(b"no certificate".to_vec());
+    let dialled = Dialler::default().dial(&admission, &super::stands_for_nothing, Some(&unusable)).await;
+    assert!(expect_error(dialled).to_string().starts_with("the client certificate cannot be used"));
 }
 
 #[tokio::test]
@@ -190,9 +211,9 @@ async fn the_name_comes_from_the_matching_destination() {
         profile.to = vec![host("other.test", Some(port)), host(HOST, Some(1)), host(HOST, Some(port))];
         profile.admission(server.address())
     };
-    let dialler = crate::upstream::Dialler::default();
-    dialler.dial(&profile(), &|name, _| name == HOST).await.unwrap();
-    let error = expect_error(dialler.dial(&profile(), &|_, _| true).await);
+    let dialler = Dialler::default();
+    dialler.dial(&profile(), &|name, _| name == HOST, None).await.unwrap();
+    let error = expect_error(dialler.dial(&profile(), &|_, _| true, None).await);
     assert!(error.to_string().contains("\"other.test\""), "the first that stands for it: {error}");
 
     // The profile's own address: dialled instead of the destination, its host verified.
@@ -220,26 +241,26 @@ async fn only_the_named_root_is_trusted() {
     assert!(profile.dial(server.address()).await.is_err());
 
     // The file is read anew when it changes.
-    let dialler = crate::upstream::Dialler::default();
+    let dialler = Dialler::default();
     let admission = Profile::verified(UpstreamTls::VerifyCa, other.clone(), None).admission(server.address());
-    assert!(dialler.dial(&admission, &super::stands_for_nothing).await.is_err());
+    assert!(dialler.dial(&admission, &super::stands_for_nothing, None).await.is_err());
     std::thread::sleep(Duration::from_millis(20));
     fs::copy(server.root_cert(), &other).unwrap();
-    dialler.dial(&admission, &super::stands_for_nothing).await.unwrap();
+    dialler.dial(&admission, &super::stands_for_nothing, None).await.unwrap();
 
     for (contents, reason) in
         [("", "no PEM certificate"), ("-----BEGIN CERTIFICATE-----\nAAAA\n", "root_cert")]
     {
         fs::write(&other, contents).unwrap();
         std::thread::sleep(Duration::from_millis(20));
-        let error = expect_error(dialler.dial(&admission, &super::stands_for_nothing).await);
+        let error = expect_error(dialler.dial(&admission, &super::stands_for_nothing, None).await);
         assert!(matches!(error, UpstreamError::Trust(_)), "{error:?}");
         assert!(error.to_string().contains(reason), "{error}");
         assert_eq!(error.side(), Side::Portcullis);
     }
     fs::remove_file(&other).unwrap();
     assert!(matches!(
-        dialler.dial(&admission, &super::stands_for_nothing).await,
+        dialler.dial(&admission, &super::stands_for_nothing, None).await,
         Err(UpstreamError::Trust(_))
     ));
 }

@@ -30,6 +30,7 @@ impl Profile {
                 user: None,
                 database: None,
                 credential: None,
+                pass_through: false,
                 inject: None,
                 client_cert: None,
                 tls: UpstreamTls::Disable,
@@ -64,7 +65,7 @@ impl Profile {
     }
 
     async fn dial(self, destination: SocketAddr) -> Result<Dialled, UpstreamError> {
-        Dialler::default().dial(&self.admission(destination), &stands_for_nothing).await
+        Dialler::default().dial(&self.admission(destination), &stands_for_nothing, None).await
     }
 }
 

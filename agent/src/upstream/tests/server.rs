@@ -21,6 +21,7 @@ SET password_encryption = 'scram-sha-256';
 CREATE ROLE scram LOGIN PASSWORD 'pâss wörd';
 CREATE ROLE clear LOGIN PASSWORD 'pâss wörd';
 CREATE ROLE trusty LOGIN;
+CREATE ROLE certified LOGIN;
 CREATE ROLE rejected LOGIN;
 CREATE ROLE odd LOGIN;
 ALTER ROLE odd SET standard_conforming_strings = off;
@@ -34,6 +35,7 @@ host all postgres,trusty,odd 127.0.0.1/32 trust
 host all scram 127.0.0.1/32 scram-sha-256
 host all md5 127.0.0.1/32 md5
 host all clear 127.0.0.1/32 password
+hostssl all certified 127.0.0.1/32 cert
 host all rejected 127.0.0.1/32 reject
 ";
 
@@ -62,6 +64,11 @@ impl Server {
     /// The root of its certificate.
     pub(super) fn root_cert(&self) -> PathBuf {
         self.folder.path().join("root.pem")
+    }
+
+    /// A certificate and key that the server takes for the user `certified`, in PEM.
+    pub(super) fn client_certificate(&self) -> Vec<u8> {
+        fs::read(self.folder.path().join("client.pem")).unwrap()
     }
 
     /// Runs SQL as the superuser and returns what psql prints, unaligned.
@@ -113,6 +120,10 @@ impl Server {
         let root = TestRoot::new("Test root");
         let (certificate, key) = root.certificate(HOST, IsCa::NoCa);
         fs::write(folder.path().join("root.pem"), root.issuer.pem()).unwrap();
+        let mut client = CertificateParams::default();
+        client.distinguished_name.push(DnType::CommonName, "certified");
+        let (client, client_key) = root.sign(client);
+        fs::write(folder.path().join("client.pem"), client.pem() + &client_key.serialize_pem()).unwrap();
         fs::write(data.join("server.crt"), certificate.pem()).unwrap();
         fs::write(data.join("server.key"), key.serialize_pem()).unwrap();
         own(&data.join("server.key"), 0o600);
@@ -123,6 +134,7 @@ impl Server {
             .arg("-D")
             .arg(&data)
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "ssl=on"])
+            .args(["-c", "ssl_ca_file=../root.pem"])
             .args(["-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "max_connections=50"])
             .args(["-c", &format!("port={}", address.port())])
             .current_dir(folder.path())

@@ -38,13 +38,14 @@ impl Fixture {
         let mut profile = Profile::plain();
         profile.upstream.credential = Some("password".to_owned());
         let admission = profile.admission(server.address());
-        let target = Dialler::default().dial(&admission, &super::stands_for_nothing).await.unwrap().target;
+        let target =
+            Dialler::default().dial(&admission, &super::stands_for_nothing, None).await.unwrap().target;
         let sides = SideConnections::new(Credentials::new(folder.path()));
         Self { server, sides, admission, target, database, _folder: folder }
     }
 
     fn side(&self) -> Side {
-        self.sides.side(&self.admission, &self.target, "scram", self.database)
+        self.sides.side(&self.admission, &self.target, "scram", self.database, None)
     }
 
     /// Side connections the server has for this test.

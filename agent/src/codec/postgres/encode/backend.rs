@@ -19,6 +19,11 @@ pub fn authentication_ok(output: &mut BytesMut) {
     fixed(output, BackendTag::Authentication, &0u32.to_be_bytes());
 }
 
+/// AuthenticationCleartextPassword: the client is to send its password as it is.
+pub fn authentication_cleartext_password(output: &mut BytesMut) {
+    fixed(output, BackendTag::Authentication, &3u32.to_be_bytes());
+}
+
 /// AuthenticationSASL: offers mechanisms, best first.
 ///
 /// # Errors

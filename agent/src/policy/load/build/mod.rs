@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::shape::{ConnectionTable, DefaultsTable, FileTable, GuardTable, MaskTable, UpstreamTable};
 use super::table::{Choice, List};
-use super::value::{Act, Version};
+use super::value::{Act, LoginMethod, Version};
 use crate::policy::rule::{
     Action, ClientTls, Connection, Defaults, Egress, Guard, HOLD_TIME_DEFAULT, HoldTerms, HttpWhen,
     INSPECT_BYTES_DEFAULT, InTransaction, MaskDirection, MaskRule, MaskTarget, Matches, Policy,
@@ -113,6 +113,7 @@ fn upstream(table: Option<UpstreamTable>, default_tls: UpstreamTls) -> Upstream 
             user: None,
             database: None,
             credential: None,
+            pass_through: false,
             inject: None,
             client_cert: None,
             tls: default_tls,
@@ -128,6 +129,7 @@ fn upstream(table: Option<UpstreamTable>, default_tls: UpstreamTls) -> Upstream 
         user: value(table.user).map(|user| user.0),
         database: value(table.database).map(|database| database.0),
         credential: value(table.credential).map(|credential| credential.0),
+        pass_through: value(table.auth) == Some(LoginMethod::PassThrough),
         inject: value(table.inject),
         client_cert: value(table.client_cert).map(|credential| credential.0),
         tls: value(table.tls).unwrap_or(default_tls),

@@ -1,10 +1,8 @@
 //! What only SSH connections say.
 
-use toml::Spanned;
-
 use super::{list, value};
 use crate::policy::load::shape::{SshTable, UpstreamTable};
-use crate::policy::load::value::SshMethod;
+use crate::policy::load::value::LoginMethod;
 use crate::policy::rule::{SshAuth, SshRules, SshUpstream, VALIDITY_DEFAULT};
 
 /// `ssh = { … }` of a connection.
@@ -26,19 +24,20 @@ pub(super) fn rules(table: Option<SshTable>) -> SshRules {
 
 /// Takes what is SSH's out of an `upstream` table.
 pub(super) fn upstream(mut table: UpstreamTable) -> (SshUpstream, UpstreamTable) {
-    let method = table.auth.take().map_or(SshMethod::Key, Spanned::into_inner);
+    let method = table.auth.as_ref().map_or(LoginMethod::Key, |auth| *auth.get_ref());
     let auth = match method {
-        SshMethod::Key => SshAuth::Key,
-        SshMethod::Password => SshAuth::Password,
+        // PostgreSQL's; `check` has seen that it is not on an SSH connection.
+        LoginMethod::Key | LoginMethod::PassThrough => SshAuth::Key,
+        LoginMethod::Password => SshAuth::Password,
         // `check` has seen that it is there.
-        SshMethod::Certificate => SshAuth::Certificate {
+        LoginMethod::Certificate => SshAuth::Certificate {
             certificate: value(table.certificate.take()).map(|name| name.0).unwrap_or_default(),
         },
-        SshMethod::Authority => SshAuth::Authority {
+        LoginMethod::Authority => SshAuth::Authority {
             principals: list(table.principals.take(), |name| name.0),
             validity: value(table.validity.take()).map_or(VALIDITY_DEFAULT, |time| time.0),
         },
-        SshMethod::Agent => {
+        LoginMethod::Agent => {
             SshAuth::Agent { socket: value(table.agent.take()).map(|path| path.0).unwrap_or_default() }
         }
     };

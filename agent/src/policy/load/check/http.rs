@@ -9,15 +9,10 @@ use crate::policy::load::shape::{ConnectionTable, GuardTable, MaskTable, Upstrea
 use crate::policy::load::table::{Findings, Table};
 use crate::policy::rule::{ClientTls, Injection, MaskDirection, Protocol, UpstreamTls};
 
-/// Keys of `upstream` that name something only HTTP has.
+/// A key of `upstream` that names something only HTTP has.
 pub(super) fn only_for_http(upstream: &UpstreamTable, findings: &mut Findings<'_>) {
-    for (key, span) in [
-        ("inject", upstream.inject.as_ref().map(Spanned::span)),
-        ("client_cert", upstream.client_cert.as_ref().map(Spanned::span)),
-    ] {
-        if let Some(span) = span {
-            findings.error(span, format!("`{key}` is for protocol = \"http\""));
-        }
+    if let Some(inject) = &upstream.inject {
+        findings.error(inject.span(), "`inject` is for protocol = \"http\"");
     }
 }
 

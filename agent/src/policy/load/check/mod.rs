@@ -12,7 +12,7 @@ use crate::policy::load::shape::{
     ConnectionTable, DefaultsTable, FileTable, GuardTable, MaskTable, RecordTable, UpstreamTable,
 };
 use crate::policy::load::table::{Choice, Findings, List, Table};
-use crate::policy::load::value::{Act, Slug};
+use crate::policy::load::value::{Act, LoginMethod, Slug};
 use crate::policy::rule::{Destination, Protocol, UpstreamTls};
 use crate::request::Effect;
 
@@ -97,6 +97,7 @@ fn connection(table: &ConnectionTable, findings: &mut Findings<'_>) {
         Some(Protocol::Opaque) => opaque_upstream(upstream, findings),
         Some(Protocol::Postgres) => {
             http::only_for_http(upstream, findings);
+            postgres_login(upstream, findings);
             tls_terms(table, upstream, "rows and the login cross the network in clear", findings);
         }
         Some(Protocol::Dns | Protocol::Ssh) | None => {}
@@ -111,6 +112,21 @@ fn opaque_upstream(upstream: &UpstreamTable, findings: &mut Findings<'_>) {
                 "`{}` has no use on an opaque connection: its bytes are relayed, nobody logs in",
                 key.escape_debug()
             ),
+        );
+    }
+}
+
+/// Who the daemon is to a PostgreSQL server.
+fn postgres_login(upstream: &UpstreamTable, findings: &mut Findings<'_>) {
+    let plain = upstream.tls.as_ref().is_some_and(|tls| *tls.get_ref() == UpstreamTls::Disable);
+    if let (Some(name), true) = (&upstream.client_cert, plain) {
+        findings.error(name.span(), "a client certificate needs TLS towards the server");
+    }
+    let passed = upstream.auth.as_ref().is_some_and(|auth| *auth.get_ref() == LoginMethod::PassThrough);
+    if let (Some(credential), true) = (&upstream.credential, passed) {
+        findings.error(
+            credential.span(),
+            "`credential` has no use with auth = \"pass-through\": the server gets the client's password",
         );
     }
 }

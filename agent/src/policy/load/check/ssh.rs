@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use crate::policy::load::shape::{ConnectionTable, GuardTable, UpstreamTable};
 use crate::policy::load::table::{Findings, Table};
-use crate::policy::load::value::SshMethod;
+use crate::policy::load::value::LoginMethod;
 use crate::policy::rule::Protocol;
 
 /// Keys of a connection that name something only SSH has.
@@ -20,6 +20,12 @@ pub(super) fn only_for_ssh(table: &ConnectionTable, findings: &mut Findings<'_>)
         findings.error(ssh.span(), "`ssh` is for protocol = \"ssh\"");
     }
     let Some(upstream) = table.upstream.as_ref().map(Spanned::get_ref) else { return };
+    let postgres = table.protocol.as_ref().is_some_and(|protocol| *protocol.get_ref() == Protocol::Postgres);
+    let own = |method| postgres && method == LoginMethod::PassThrough;
+    if let Some(auth) = upstream.auth.as_ref().filter(|auth| !own(*auth.get_ref())) {
+        findings
+            .error(auth.span(), "`auth` is for protocol = \"ssh\", and \"pass-through\" for \"postgres\"");
+    }
     for (key, span) in keys(upstream) {
         if let Some(span) = span {
             findings.error(span, format!("`{key}` is for protocol = \"ssh\""));
@@ -27,9 +33,8 @@ pub(super) fn only_for_ssh(table: &ConnectionTable, findings: &mut Findings<'_>)
     }
 }
 
-fn keys(upstream: &UpstreamTable) -> [(&'static str, Option<Range<usize>>); 8] {
+fn keys(upstream: &UpstreamTable) -> [(&'static str, Option<Range<usize>>); 7] {
     [
-        ("auth", upstream.auth.as_ref().map(Spanned::span)),
         ("certificate", upstream.certificate.as_ref().map(Spanned::span)),
         ("principals", upstream.principals.as_ref().map(Spanned::span)),
         ("validity", upstream.validity.as_ref().map(Spanned::span)),
@@ -76,13 +81,19 @@ pub(super) fn connection(table: &ConnectionTable, findings: &mut Findings<'_>) {
 
 /// Each way to log in has what it needs and nothing of the others.
 fn auth(upstream: &UpstreamTable, findings: &mut Findings<'_>) {
-    let method = upstream.auth.as_ref().map_or(SshMethod::Key, |auth| *auth.get_ref());
+    let method = upstream.auth.as_ref().map_or(LoginMethod::Key, |auth| *auth.get_ref());
     let own = |key: &str| match method {
-        SshMethod::Key | SshMethod::Password => key == "credential",
-        SshMethod::Certificate => ["credential", "certificate"].contains(&key),
-        SshMethod::Authority => ["credential", "principals", "validity"].contains(&key),
-        SshMethod::Agent => key == "agent",
+        LoginMethod::Key | LoginMethod::Password => key == "credential",
+        LoginMethod::Certificate => ["credential", "certificate"].contains(&key),
+        LoginMethod::Authority => ["credential", "principals", "validity"].contains(&key),
+        LoginMethod::Agent => key == "agent",
+        LoginMethod::PassThrough => false,
     };
+    if method == LoginMethod::PassThrough {
+        let span = upstream.auth.as_ref().map_or(upstream.span(), Spanned::span);
+        findings.error(span, "\"pass-through\" is for protocol = \"postgres\"");
+        return;
+    }
     let written = [
         ("credential", upstream.credential.as_ref().map(Spanned::span)),
         ("certificate", upstream.certificate.as_ref().map(Spanned::span)),
@@ -91,11 +102,12 @@ fn auth(upstream: &UpstreamTable, findings: &mut Findings<'_>) {
         ("agent", upstream.agent.as_ref().map(Spanned::span)),
     ];
     let word = match method {
-        SshMethod::Key => "key",
-        SshMethod::Password => "password",
-        SshMethod::Certificate => "certificate",
-        SshMethod::Authority => "ca",
-        SshMethod::Agent => "agent",
+        LoginMethod::Key => "key",
+        LoginMethod::Password => "password",
+        LoginMethod::Certificate => "certificate",
+        LoginMethod::Authority => "ca",
+        LoginMethod::Agent => "agent",
+        LoginMethod::PassThrough => "pass-through",
     };
     for (key, span) in written {
         let optional = ["principals", "validity"].contains(&key);

@@ -21,7 +21,7 @@ pub(super) use claims::{HttpsUrl, Identifier, Leeway, OneOrMore, Quorum};
 pub(super) use http::{FieldGlob, HeaderPattern, HostGlob, HttpMethod, QueryPattern};
 pub(super) use pattern::{CgroupGlob, KindGlob, NameGlob, UnitGlob};
 pub(super) use place::{HostName, HostPort};
-pub(super) use ssh::{CommandGlob, Folder, HostKey, PathGlob, SshMethod};
+pub(super) use ssh::{CommandGlob, Folder, HostKey, LoginMethod, PathGlob};
 
 mod claims;
 mod http;

@@ -47,17 +47,18 @@ impl Choice for OperationKind {
     ];
 }
 
-/// How the daemon logs in to an SSH server.
+/// How the daemon logs in to a server: `pass-through` is PostgreSQL's, the others are SSH's.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::policy::load) enum SshMethod {
+pub(in crate::policy::load) enum LoginMethod {
     Key,
     Password,
     Certificate,
     Authority,
     Agent,
+    PassThrough,
 }
 
-impl Choice for SshMethod {
+impl Choice for LoginMethod {
     const NOUN: &'static str = "a way to log in";
     const ALL: &'static [(&'static str, Self)] = &[
         ("key", Self::Key),
@@ -65,6 +66,7 @@ impl Choice for SshMethod {
         ("certificate", Self::Certificate),
         ("ca", Self::Authority),
         ("agent", Self::Agent),
+        ("pass-through", Self::PassThrough),
     ];
 }
 

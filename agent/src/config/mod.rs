@@ -10,11 +10,15 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
+use self::credential::Sources;
+
+pub mod credential;
+
 /// Where the file lives unless `--config` or `PORTCULLIS_CONFIG` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/portcullis/portcullis.toml";
 
 /// What `portcullis serve --print-config` prints: every key with its default, and why one would change it.
-pub const EXAMPLE: &str = include_str!("config/example.toml");
+pub const EXAMPLE: &str = include_str!("example.toml");
 
 /// Largest configuration file read, in bytes.
 const CONFIG_BYTES_MAX: u64 = 256 * 1024;
@@ -46,6 +50,8 @@ pub struct Config {
     pub policies_dir: PathBuf,
     /// Upstream credentials, one root-only file each.
     pub credentials_dir: PathBuf,
+    /// Credentials that come from elsewhere, by name.
+    pub sources: Sources,
     /// Where the kernel programs, maps and links are pinned; on a bpffs.
     pub bpf_dir: PathBuf,
     /// Folder below the cgroup-v2 root that holds the cgroups of `portcullis run`. One path component.
@@ -142,6 +148,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/portcullis"),
             policies_dir: PathBuf::from("/etc/portcullis/policies"),
             credentials_dir: PathBuf::from("/etc/portcullis/credentials"),
+            sources: Sources::new(),
             bpf_dir: PathBuf::from("/sys/fs/bpf/portcullis"),
             runs_cgroup: "portcullis.runs".to_owned(),
             proxy_port: 16_440,
@@ -229,6 +236,7 @@ impl Config {
 #[serde(deny_unknown_fields, default)]
 struct File {
     paths: Paths,
+    credential: credential::Tables,
     runs: RunsTable,
     proxy: Proxy,
     resolver: ResolverTable,
@@ -316,6 +324,7 @@ impl File {
             state_dir: path_or(self.paths.state, default.state_dir)?,
             policies_dir: path_or(self.paths.policies, default.policies_dir)?,
             credentials_dir: path_or(self.paths.credentials, default.credentials_dir)?,
+            sources: credential::sources(self.credential)?,
             bpf_dir: path_or(self.paths.bpf, default.bpf_dir)?,
             runs_cgroup: self
                 .runs
