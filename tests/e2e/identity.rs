@@ -193,18 +193,7 @@ fn a_job_of_a_ci_system_gets_its_token_by_itself_and_the_agent_does_not_see_it()
 
 /// psql of a run that goes on, which is given statements one by one.
 fn session(daemon: &Daemon, path: &std::path::Path) -> Talking {
-    let mut run = run_with(daemon, &["--token-file", path.to_str().unwrap()]);
-    run.args(agent::psql_arguments(server(), "shop"));
-    run.args(["--set=ON_ERROR_STOP=0", "--tuples-only", "--no-align"]);
-    // Errors and results in one stream, in order.
-    let mut shell = process::as_user(NOBODY, "sh");
-    shell.env("PORTCULLIS_CONFIG", daemon.config()).current_dir("/");
-    let words: Vec<String> = std::iter::once(run.get_program())
-        .chain(run.get_args())
-        .skip_while(|word| !word.to_string_lossy().ends_with("portcullis"))
-        .map(|word| format!("'{}'", word.to_string_lossy().replace('\'', "'\\''")))
-        .collect();
-    Talking::spawn(shell.args(["-c", &format!("exec {} 2>&1", words.join(" "))])).unwrap()
+    agent::psql_in_order(daemon, server(), NOBODY, &["--token-file", path.to_str().unwrap()]).unwrap()
 }
 
 /// Moves a fresh token into the place of the old one, whole.
@@ -336,4 +325,28 @@ fn a_run_that_a_cgroup_began_has_no_token_and_gets_nowhere() {
     daemon.until(&["status"], |status| status[0]["policies"][0]["error"].is_null()).unwrap();
     let seen = psql_with(&daemon, &token(&json!({"groups": ["dba"]}), 60), "SELECT 'listed'");
     assert_eq!(seen.stdout.trim(), "listed", "{}", seen.stderr);
+}
+
+#[test]
+fn a_profiles_settings_hold_for_the_whole_session() {
+    let settings = "settings = { default_transaction_read_only = true, statement_timeout = \"7s\", search_path = \"pg_catalog\" }, tls";
+    let text = policy(server(), provider().issuer(), "").replace("tls", settings).replace(
+        "[defaults]",
+        "[[guard]]\non = \"postgres\"\neffect = [\"ddl\", \"write\"]\naction = \"allow\"\n[defaults]",
+    );
+    let daemon = Daemon::start(&[("shop", &text)]).unwrap();
+    let path = token_file(&daemon, &token(&json!({"groups": ["dba"]}), 60));
+    let mut psql = session(&daemon, &path);
+    psql.say("SHOW statement_timeout; SHOW search_path; SHOW transaction_read_only;").unwrap();
+    for expected in ["7s", "pg_catalog", "on"] {
+        assert_eq!(psql.until(|line| !line.contains("NOTICE")).unwrap().trim(), expected);
+    }
+    psql.say("CREATE TABLE public.kept_out ();").unwrap();
+    assert!(psql.until_contains("ERROR").unwrap().contains("read-only transaction"), "the server says so");
+    for statement in ["SET statement_timeout = 0", "BEGIN READ WRITE", "SET search_path = public"] {
+        psql.say(&format!("{statement};")).unwrap();
+        assert!(psql.until_contains("ERROR").unwrap().contains("profile keeps"), "{statement}");
+    }
+    psql.say("RESET ALL; DISCARD ALL; SHOW statement_timeout;").unwrap();
+    psql.until_contains("7s").unwrap();
 }

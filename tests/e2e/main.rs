@@ -9,6 +9,8 @@ mod credentials;
 #[cfg(test)]
 mod death;
 #[cfg(test)]
+mod deferred;
+#[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod drivers;

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::daemon::Daemon;
 use crate::postgres::Server;
-use crate::process::{self, Finished, User};
+use crate::process::{self, Finished, Talking, User};
 
 /// A command of an agent under a policy, to which the caller adds what to run.
 ///
@@ -77,4 +77,22 @@ pub fn psql_shell(daemon: &Daemon, server: &Server, user: User, database: &str) 
     run.args(psql_arguments(server, database));
     run.args(["--set=ON_ERROR_STOP=0", "--set=VERBOSITY=verbose", "--tuples-only", "--no-align"]);
     Ok(run)
+}
+
+/// psql that is given statements one by one, in a run of its own under the policy `shop` with these further arguments of
+/// `portcullis run`. Errors, notices and results come in one stream, in order.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn psql_in_order(daemon: &Daemon, server: &Server, user: User, arguments: &[&str]) -> Result<Talking> {
+    let mut words = vec![process::portcullis()?.display().to_string()];
+    words.extend(["run", "--policy", "shop"].map(str::to_owned));
+    words.extend(arguments.iter().map(|&word| word.to_owned()));
+    words.push("--".to_owned());
+    words.extend(psql_arguments(server, "shop"));
+    let shown = ["--set=ON_ERROR_STOP=0", "--set=VERBOSITY=verbose", "--tuples-only", "--no-align"];
+    words.extend(shown.map(str::to_owned));
+    let mut shell = process::as_user(user, "sh");
+    shell.env("PORTCULLIS_CONFIG", daemon.config()).current_dir("/");
+    Talking::spawn(shell.args(["-c", "exec \"$@\" 2>&1", "sh"]).args(words))
 }

@@ -28,7 +28,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("pg_query", &["request/sql"]),
     ("sqlparser", &["request/sql"]),
     ("aya", &["intercept"]),
-    ("rusqlite", &["record"]),
+    ("rusqlite", &["approval", "record"]),
     ("zstd", &["record"]),
     ("rcgen", &["tls"]),
     ("brush_parser", &["request/shell"]),

@@ -79,7 +79,6 @@ impl Approvals {
 
     /// One that remembers nothing beyond the process, for tests.
     #[cfg(test)]
-    #[expect(clippy::expect_used, reason = "a database in memory")]
     pub(crate) fn new(config: &Config) -> Arc<Self> {
         Self::with(config, Store::in_memory().expect("a database in memory")).expect("it is empty")
     }

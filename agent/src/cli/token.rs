@@ -73,10 +73,9 @@ pub(super) fn find(named: Named, policy: &str, config: &Config) -> Result<Option
         Named::No => {
             let has = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
             let found = detect(&terms, &has, &|path| path.is_file());
-            match &found {
-                Some(source) => complain(&format!("the run's token is from {source}")),
-                // What is needed the daemon says.
-                None => {}
+            // What is needed when there is none the daemon says.
+            if let Some(source) = &found {
+                complain(&format!("the run's token is from {source}"));
             }
             Ok(found)
         }

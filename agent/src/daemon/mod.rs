@@ -443,8 +443,10 @@ async fn follow_expiry(host: Arc<Host>, policies: Arc<PolicySet>, approvals: Arc
             let Err(Lapsed::Expired(identity)) = run.standing.check(now_ms()) else { continue };
             let policy = policies.get(&run.policy);
             let rules = policy.iter().flat_map(|policy| &policy.identity);
-            let cut = rules.filter(|rules| rules.issuer == identity.issuer).map(|rules| rules.on_expiry);
-            if cut.last() == Some(OnExpiry::Cut) {
+            if rules
+                .filter(|rules| rules.issuer == identity.issuer)
+                .any(|rules| rules.on_expiry == OnExpiry::Cut)
+            {
                 let sessions = host.relay.live.kill_run(run.id, &kill);
                 if sessions > 0 {
                     tracing::info!(run = %run.id, sessions, "cut the sessions of a run whose token has expired");

@@ -24,6 +24,7 @@ mod hold;
 mod http;
 mod names;
 mod question;
+mod settings;
 mod ssh;
 mod standing;
 mod through;
@@ -254,6 +255,9 @@ impl Gate {
             search_path: operation.search_path,
             estimates: operation.estimates.unwrap_or_default(),
         };
+        if let Some(denial) = settings::changed(&admission.connection.upstream.settings, operation.analysis) {
+            return Judgement::Deny(denial);
+        }
         if operation.estimates.is_none() && !policy.needs_estimate(&asked, who).is_empty() {
             return Judgement::Estimate;
         }
@@ -499,6 +503,7 @@ fn unnamed() -> Connection {
             address: None,
             user: None,
             database: None,
+            settings: Vec::new(),
             credential: None,
             pass_through: false,
             inject: None,

@@ -121,10 +121,9 @@ impl Issuers {
             }
             Err(error) => {
                 tracing::warn!(issuer = rules.issuer, %error, "cannot fetch an issuer's keys");
-                known.failed = Some(match &error {
-                    TokenError::Keys { why, .. } => why.clone(),
-                    other => other.to_string(),
-                });
+                let why =
+                    if let TokenError::Keys { why, .. } = &error { why.clone() } else { error.to_string() };
+                known.failed = Some(why);
                 Err(error)
             }
         }

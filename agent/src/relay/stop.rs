@@ -169,8 +169,11 @@ impl Live {
     /// Ends every session of a run; returns how many.
     pub fn kill_run(&self, run: RunId, kill: &Kill) -> usize {
         let live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_run = live.values().filter(|going| going.run == run);
-        of_run.map(|going| going.end.send_replace(Some(kill.clone()))).count()
+        let of_run: Vec<&Going> = live.values().filter(|going| going.run == run).collect();
+        for going in &of_run {
+            going.end.send_replace(Some(kill.clone()));
+        }
+        of_run.len()
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Startup {
     /// Further parameters that policy lets through, in order. `user`, `database`, `replication`, the pinned ones and
     /// protocol options (`_pq_.`) are not taken from here.
     pub parameters: Vec<(String, String)>,
+    /// What the profile sets; goes before `parameters` of the same name.
+    pub settings: Vec<(String, String)>,
 }
 
 /// An authenticated connection, idle, with what the server said on the way.
@@ -235,7 +237,11 @@ fn startup_message(startup: &Startup) -> Result<BytesMut, UpstreamError> {
     };
     put("user", &startup.user)?;
     put("database", &startup.database)?;
-    for (name, value) in startup.parameters.iter().filter(|(name, _)| !is_ours(name)) {
+    let set = |name: &str| startup.settings.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
+    for (name, value) in startup.parameters.iter().filter(|(name, _)| !is_ours(name) && !set(name)) {
+        put(name, value)?;
+    }
+    for (name, value) in startup.settings.iter().filter(|(name, _)| !is_ours(name)) {
         put(name, value)?;
     }
     for (name, value) in PINNED {

@@ -149,6 +149,7 @@ impl SideConnections {
                 database: database.to_owned(),
                 minor: 0,
                 parameters: vec![("application_name".to_owned(), APPLICATION_NAME.to_owned())],
+                settings: admission.connection().upstream.settings.clone(),
             },
             client: tokio::sync::Mutex::new(None),
         }

@@ -37,6 +37,24 @@ struct Explained<'a> {
     reason: Option<&'a str>,
 }
 
+fn circumstances(args: &ExplainArgs, protocol: Protocol) -> Result<Circumstances, String> {
+    let mut circumstances = Circumstances {
+        protocol: Some(protocol),
+        groups: args.groups.clone(),
+        claims: None,
+        connection: args.connection.clone(),
+        database: args.database.clone(),
+        search_path: args.search_path.clone(),
+        operation: Some(args.operation),
+        user: args.user.clone(),
+        rows: args.rows,
+    };
+    for claim in &args.claims {
+        circumstances.claim(claim).map_err(|problem| format!("--claim {claim}: {problem}"))?;
+    }
+    Ok(circumstances)
+}
+
 pub(super) fn run(args: &ExplainArgs, console: &mut Console<'_>) -> io::Result<Exit> {
     let protocol = match args.protocol {
         ExplainProtocol::Postgres => Protocol::Postgres,
@@ -61,23 +79,13 @@ pub(super) fn run(args: &ExplainArgs, console: &mut Console<'_>) -> io::Result<E
             return Ok(Exit::Failed);
         }
     };
-    let mut circumstances = Circumstances {
-        protocol: Some(protocol),
-        groups: args.groups.clone(),
-        claims: None,
-        connection: args.connection.clone(),
-        database: args.database.clone(),
-        search_path: args.search_path.clone(),
-        operation: Some(args.operation),
-        user: args.user.clone(),
-        rows: args.rows,
-    };
-    for claim in &args.claims {
-        if let Err(problem) = circumstances.claim(claim) {
-            writeln!(console.stderr, "--claim {claim}: {problem}")?;
+    let circumstances = match circumstances(args, protocol) {
+        Ok(circumstances) => circumstances,
+        Err(problem) => {
+            writeln!(console.stderr, "{problem}")?;
             return Ok(Exit::Usage);
         }
-    }
+    };
     loop {
         let operation = match next_operation(console.stdin, if args.nul { 0 } else { b'\n' })? {
             Next::Operation(operation) => operation,

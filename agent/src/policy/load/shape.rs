@@ -4,8 +4,8 @@ use super::table::{List, key, table};
 use super::value::{
     AbsolutePath, Act, Approver, ByteSize, CgroupGlob, CommandGlob, CredentialName, FieldGlob, Folder,
     HeaderPattern, Hint, HoldTime, HostGlob, HostKey, HostName, HostPort, HttpMethod, HttpsUrl, Identifier,
-    KindGlob, Leeway, LoginMethod, Name, NameGlob, OneOrMore, PathGlob, QueryPattern, Quorum, RuleName, Slug,
-    UnitGlob, Version,
+    KindGlob, Leeway, LoginMethod, Name, NameGlob, OneOrMore, PathGlob, QueryPattern, Quorum, RuleName,
+    Settings, Slug, UnitGlob, Version,
 };
 use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
@@ -160,6 +160,9 @@ table! {
         optional user: Name,
         /// Database to use. Without it, the one the client named.
         optional database: Name,
+        /// With postgres: what the session begins with and keeps, such as { default_transaction_read_only = "on",
+        /// statement_timeout = "30s", search_path = "app", role = "reporting" }. Statements that change one are refused.
+        optional settings: Settings,
         /// Name of the credential that is the password or token: a file in the credentials folder, or what the daemon's
         /// configuration says. Without it, none is sent.
         optional credential: CredentialName,

@@ -162,6 +162,8 @@ pub struct Upstream {
     pub user: Option<String>,
     /// Database to use. `None`: the one the client named.
     pub database: Option<String>,
+    /// Parameters that a PostgreSQL session begins with and keeps, names in lower case.
+    pub settings: Vec<(String, String)>,
     /// Name of a credential. `None`: the server must ask for no password, or get the client's.
     pub credential: Option<String>,
     /// Whether PostgreSQL's client is asked for the password that the server gets.

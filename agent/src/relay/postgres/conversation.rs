@@ -175,7 +175,7 @@ pub(crate) enum Question {
     /// Ask the planner; the text, parameters and formats are those of the waiting message.
     Estimate,
     /// Ask a human.
-    Held(Held),
+    Held(Box<Held>),
 }
 
 /// The answer to a question.

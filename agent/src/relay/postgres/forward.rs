@@ -201,7 +201,7 @@ impl Conversation {
         }
         waiting.approval = Some(held.id());
         self.waiting = Some(waiting);
-        Ok(Step::Question(Question::Held(held)))
+        Ok(Step::Question(Question::Held(Box::new(held))))
     }
 
     /// Records the intent and forwards. The pump sends nothing before the record is as durable as policy asks.

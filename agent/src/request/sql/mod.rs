@@ -11,6 +11,7 @@ use pg_query::protobuf::RawStmt;
 
 use super::{ColumnUse, Effect, SessionAction, Statement};
 pub use cache::AnalysisCache;
+pub use settings::READ_WRITE;
 
 use bounds::Room;
 use second::Opinion;

@@ -17,7 +17,7 @@ const PINNED: [(&str, &[&str]); 3] = [
 
 /// Why a statement that lifts a read-only transaction says so although its effect stays `read`: every later write is
 /// judged on its own.
-const READ_WRITE: &str = "asks for a read-write transaction";
+pub const READ_WRITE: &str = "asks for a read-write transaction";
 
 /// SET or RESET as a statement of its own.
 pub(super) fn set(walker: &mut Walker<'_>, statement: &VariableSetStmt) {

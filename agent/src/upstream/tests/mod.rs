@@ -29,6 +29,7 @@ impl Profile {
                 address: None,
                 user: None,
                 database: None,
+                settings: Vec::new(),
                 credential: None,
                 pass_through: false,
                 inject: None,
@@ -74,7 +75,13 @@ fn stands_for_nothing(_name: &str, _address: IpAddr) -> bool {
 }
 
 fn startup(user: &str, database: &str) -> Startup {
-    Startup { user: user.to_owned(), database: database.to_owned(), minor: 0, parameters: Vec::new() }
+    Startup {
+        user: user.to_owned(),
+        database: database.to_owned(),
+        minor: 0,
+        parameters: Vec::new(),
+        settings: Vec::new(),
+    }
 }
 
 fn secret(text: &str) -> Secret {

@@ -26,6 +26,9 @@ pub(super) fn upstream(table: &ConnectionTable, upstream: &UpstreamTable, findin
     if let Some(database) = &upstream.database {
         findings.error(database.span(), "HTTP has no databases; remove `database`");
     }
+    if let Some(settings) = &upstream.settings {
+        findings.error(settings.span(), "`settings` are a PostgreSQL session's");
+    }
     credential(upstream, findings);
     tls_terms(table, upstream, "requests and the credential cross the network in clear", findings);
     let upstream_tls = upstream.tls.as_ref().map(|tls| *tls.get_ref());

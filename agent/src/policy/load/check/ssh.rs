@@ -58,6 +58,7 @@ pub(super) fn connection(table: &ConnectionTable, findings: &mut Findings<'_>) {
     };
     let foreign = [
         ("database", upstream.database.as_ref().map(Spanned::span)),
+        ("settings", upstream.settings.as_ref().map(Spanned::span)),
         ("inject", upstream.inject.as_ref().map(Spanned::span)),
         ("client_cert", upstream.client_cert.as_ref().map(Spanned::span)),
         ("tls", upstream.tls.as_ref().map(Spanned::span)),

@@ -21,12 +21,14 @@ pub(super) use claims::{HttpsUrl, Identifier, Leeway, OneOrMore, Quorum};
 pub(super) use http::{FieldGlob, HeaderPattern, HostGlob, HttpMethod, QueryPattern};
 pub(super) use pattern::{CgroupGlob, KindGlob, NameGlob, UnitGlob};
 pub(super) use place::{HostName, HostPort};
+pub(super) use settings::Settings;
 pub(super) use ssh::{CommandGlob, Folder, HostKey, LoginMethod, PathGlob};
 
 mod claims;
 mod http;
 mod pattern;
 mod place;
+mod settings;
 mod ssh;
 
 /// The only version of the file's shape so far.

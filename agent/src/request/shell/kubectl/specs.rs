@@ -11,6 +11,7 @@ pub(super) fn of(path: &str) -> Option<Spec> {
     looks(path).or_else(|| changes(path)).or_else(|| creates(path))
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn looks(path: &str) -> Option<Spec> {
     Some(match path {
         "get" => spec(

@@ -51,6 +51,7 @@ fn looks() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn changes() {
     hold_to(&[
         ("kubectl --namespace=prod delete po/web-0", Write, "delete pods prod/pods/web-0"),

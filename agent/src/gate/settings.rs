@@ -1,0 +1,117 @@
+//! Settings of a profile: the session begins with them, and no statement may change them.
+
+use crate::flow::Side;
+use crate::request::SessionAction;
+use crate::request::sql::{Analysis, READ_WRITE};
+
+use super::Denial;
+
+/// Name of the rule in refusals.
+const RULE: &str = "profile settings";
+
+/// A refusal, where a statement would change one of them. RESET and DISCARD ALL go back to what the session began with, which
+/// are these (<https://www.postgresql.org/docs/current/sql-reset.html>).
+pub(super) fn changed(settings: &[(String, String)], analysis: &Analysis) -> Option<Denial> {
+    if settings.is_empty() {
+        return None;
+    }
+    analysis.statements.iter().find_map(|statement| {
+        let read_write = statement.reason.as_deref() == Some(READ_WRITE);
+        let name = match &statement.session {
+            SessionAction::Set { name, value } => changes(settings, name, value.as_deref()),
+            SessionAction::Begin if read_write => kept(settings, "default_transaction_read_only"),
+            SessionAction::Begin
+            | SessionAction::CloseCursor(_)
+            | SessionAction::EndTransaction
+            | SessionAction::Deallocate(_)
+            | SessionAction::DeclareCursor(_)
+            | SessionAction::DiscardAll
+            | SessionAction::Execute(_)
+            | SessionAction::FetchCursor(_)
+            | SessionAction::None
+            | SessionAction::Prepare(_)
+            | SessionAction::Savepoint => None,
+        }?;
+        Some(Denial {
+            rule: RULE.to_owned(),
+            ..Denial::new(
+                Side::Policy,
+                format!("this connection's profile keeps {name} as it is"),
+                "leave the setting out, or ask the owner of the policy for another profile",
+            )
+        })
+    })
+}
+
+/// The setting that `SET name = value` would change.
+fn changes<'s>(settings: &'s [(String, String)], name: &str, value: Option<&str>) -> Option<&'s str> {
+    match name {
+        "transaction_read_only" | "session characteristics" | "transaction" | "transaction snapshot"
+            if value != Some("on") =>
+        {
+            kept(settings, "default_transaction_read_only")
+        }
+        "session_authorization" => kept(settings, "role"),
+        // RESET has no value, and goes back to it.
+        _ => {
+            let (kept, is) = settings.iter().find(|(kept, _)| kept == name)?;
+            value.filter(|value| value != is).map(|_| kept.as_str())
+        }
+    }
+}
+
+fn kept<'s>(settings: &'s [(String, String)], name: &str) -> Option<&'s str> {
+    let (name, value) = settings.iter().find(|(kept, _)| kept == name)?;
+    // A profile that says `off` keeps nobody from reading only.
+    (value != "off").then_some(name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::sql::analyze;
+
+    #[test]
+    fn what_the_profile_sets_stays() {
+        let settings: Vec<(String, String)> = [
+            ("default_transaction_read_only", "on"),
+            ("statement_timeout", "30s"),
+            ("search_path", "app"),
+            ("role", "reporting"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec();
+        for (sql, expected) in [
+            ("SELECT 1", None),
+            ("SET statement_timeout = '30s'", None),
+            ("SET statement_timeout = 0", Some("statement_timeout")),
+            ("SET LOCAL statement_timeout TO '1h'", Some("statement_timeout")),
+            ("set Statement_Timeout = 0", Some("statement_timeout")),
+            ("SELECT set_config('statement_timeout', '0', false)", Some("statement_timeout")),
+            ("SET default_transaction_read_only = off", Some("default_transaction_read_only")),
+            ("SET transaction_read_only = off", Some("default_transaction_read_only")),
+            ("SET TRANSACTION READ WRITE", Some("default_transaction_read_only")),
+            ("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE", Some("default_transaction_read_only")),
+            ("BEGIN READ WRITE", Some("default_transaction_read_only")),
+            (
+                "START TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ WRITE",
+                Some("default_transaction_read_only"),
+            ),
+            ("BEGIN", None),
+            ("BEGIN READ ONLY", None),
+            ("SET search_path = secret", Some("search_path")),
+            ("SET ROLE postgres", Some("role")),
+            ("SET SESSION AUTHORIZATION postgres", Some("role")),
+            ("RESET statement_timeout", None),
+            ("RESET ALL", None),
+            ("DISCARD ALL", None),
+            ("SET work_mem = '1GB'", None),
+            ("SELECT 1; SET statement_timeout = 0", Some("statement_timeout")),
+        ] {
+            let denial = changed(&settings, &analyze(sql));
+            let expected = expected.map(|name| format!("this connection's profile keeps {name} as it is"));
+            assert_eq!(denial.map(|denial| denial.reason), expected, "{sql}");
+            assert!(changed(&[], &analyze(sql)).is_none());
+        }
+    }
+}
