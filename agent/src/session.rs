@@ -121,7 +121,7 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
         Some(_) => host.relay.gate.admit(&flow, &run, subject.clone()).await,
         None => Admitted::No(overloaded()),
     };
-    let record = match relay::open_record(&host.relay.recorder, &flow, &run, subject.user, &admitted) {
+    let record = match relay::open_record(&host.relay.recorder, &flow, &run, &subject, &admitted) {
         Ok(record) => record,
         Err(error) => {
             refuse(tcp, &flow, Unserved::Unrecorded(&error), &host.relay).await;
@@ -131,6 +131,16 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
     match admitted {
         Admitted::Yes(admission) => {
             let (shutdown, _live) = host.relay.live.enter(flow.session, flow.run, &shutdown);
+            // From here on a withdrawal ends it; one that came before finds nobody here.
+            if let Err(denial) = host.relay.gate.still_admits(&admission) {
+                refuse(tcp, &flow, Unserved::Denied(&denial), &host.relay).await;
+                record.close(Ended {
+                    reason: EndReason::Refused,
+                    side: denial.side,
+                    detail: Some(denial.reason),
+                })?;
+                return Ok(());
+            }
             relay::serve(tcp, *admission, &host.relay, record, shutdown).await;
         }
         Admitted::No(denial) => {

@@ -179,6 +179,7 @@ fn held() -> Request {
         break_glass: Vec::new(),
         shape: None,
         patience: None,
+        again: Some(String::new()),
     }
 }
 

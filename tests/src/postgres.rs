@@ -200,7 +200,7 @@ fn spawn(bin: &Path, folder: &Path, address: Ipv4Addr, port: u16, uid: u32, gid:
         ("unix_socket_directories", ""),
         ("ssl", "on"),
         ("fsync", "off"),
-        ("max_connections", "600"),
+        ("max_connections", "1200"),
         ("max_prepared_transactions", "4"),
         ("shared_buffers", "64MB"),
     ] {

@@ -31,6 +31,8 @@ enum What {
     Http,
     /// Queries and results of PostgreSQL: added time, throughput, memory
     Postgres,
+    /// A thousand statements that wait for a human at once: memory, and what others notice
+    Holds,
     /// Copies of a large file, new connections and keystrokes over SSH
     Ssh,
 }
@@ -53,6 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut bench = std::process::Command::new(shell::target_dir().join("release/bench"));
     bench.env("PORTCULLIS_BIN", shell::target_dir().join("release/portcullis"));
     bench.arg(match arguments.what {
+        What::Holds => "holds",
         What::Http => "http",
         What::Postgres => "postgres",
         What::Ssh => "ssh",

@@ -173,6 +173,9 @@ pub struct Entry {
     /// What the approval still covers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<Grant>,
+    /// Raised with every change: of two states the later one counts, in whichever order they reach the disk.
+    #[serde(default)]
+    pub revision: u64,
     /// Whether glass was broken, and who has looked at it since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub review: Option<Review>,

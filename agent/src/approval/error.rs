@@ -76,6 +76,9 @@ pub enum DecideError {
     /// Nothing but a statement has a shape.
     #[error("this has no shape that others could have; approve the operation itself")]
     NoShape,
+    /// Nothing later can be told to be the same.
+    #[error("no later operation can be told to be the same as this one; approve it once")]
+    NotAgain,
     /// Nothing lasts of it.
     #[error("nothing of this approval is left to revoke")]
     NothingToRevoke,
@@ -107,6 +110,7 @@ impl DecideError {
             | Self::NoReason
             | Self::BadScope
             | Self::NoShape
+            | Self::NotAgain
             | Self::NothingToRevoke
             | Self::NothingToReview
             | Self::AlreadyDecided { .. }
@@ -132,6 +136,9 @@ pub(super) fn check_decision(decision: &Decision) -> Result<(), DecideError> {
     }
     if decision.break_glass && decision.answer == Answer::Approve && decision.reason.trim().is_empty() {
         return Err(DecideError::NoReason);
+    }
+    if decision.break_glass && decision.scope != Scope::Once {
+        return Err(DecideError::BadScope);
     }
     match decision.scope {
         Scope::Once => Ok(()),

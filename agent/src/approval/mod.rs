@@ -59,6 +59,8 @@ struct State {
     settled: VecDeque<Arc<Entry>>,
     /// Settled, and an operation may still rest on it, or somebody has to look at it.
     lasting: BTreeMap<ApprovalId, Arc<Entry>>,
+    /// What the file need not remember any more.
+    forgotten: Vec<ApprovalId>,
 }
 
 struct Waiting {
@@ -139,7 +141,8 @@ impl Approvals {
         state.has_room(self, &request)?;
         let entry = Arc::new(new_entry(request, now));
         let (id, deadline) = (entry.id, Instant::now() + entry.request.timeout);
-        let patience = entry.request.patience;
+        // What cannot be recognised when it comes again is waited for.
+        let patience = entry.request.patience.filter(|_| entry.request.again.is_some());
         state.waiting.insert(id, Waiting { entry: Arc::clone(&entry), deadline, asker: Some(asker) });
         drop(state);
         tracing::info!(approval = %id, run = %entry.request.run, rule = entry.request.rule, "operation held");
@@ -171,7 +174,11 @@ impl Approvals {
         if matches!(decision.scope, Scope::Shape { .. }) && request.shape.is_none() {
             return Err(DecideError::NoShape);
         }
+        if decision.scope != Scope::Once && request.again.is_none() {
+            return Err(DecideError::NotAgain);
+        }
         let mut entry = Entry::clone(&waiting.entry);
+        entry.revision += 1;
         let (marks, answer) = (by.marks(), decision.answer);
         if entry.votes.iter().any(|vote| vote.by.marks().in_common(&marks).is_some())
             && answer == Answer::Approve
@@ -206,12 +213,17 @@ impl Approvals {
         Ok(entry)
     }
 
-    /// Takes back what an approval still covers. Whoever may decide such a request, and operators.
+    /// Takes back what an approval still covers. Whom the approvers name, operators and root.
     ///
     /// # Errors
     /// When there is nothing to take back, or not by them.
     pub fn revoke(&self, id: ApprovalId, by: &Reviewer) -> Result<Arc<Entry>, DecideError> {
         self.amend(id, |entry| {
+            let request = &entry.request;
+            let may = by.uid == Some(0) || by.groups.contains(&self.operators);
+            if !may && !request.approvers.iter().any(|approver| by.is_named(approver)) {
+                return Err(DecideError::not_an_approver(&request.approvers));
+            }
             let revoked = entry.grant.as_mut().filter(|grant| grant.revoked_by.is_none());
             revoked.ok_or(DecideError::NothingToRevoke)?.revoked_by = Some(by.user.clone());
             Ok(())
@@ -247,6 +259,7 @@ impl Approvals {
         let mut state = self.lock();
         let Some(entry) = state.lasting.get(&id) else { return Err(state.why_settled(id)) };
         let mut entry = Entry::clone(entry);
+        entry.revision += 1;
         change(&mut entry)?;
         self.store.save(&entry).map_err(|error| DecideError::NotRemembered(error.to_string()))?;
         let entry = Arc::new(entry);
@@ -312,26 +325,36 @@ impl Approvals {
         self.changes.subscribe()
     }
 
-    /// Denies what nobody decided in time, and forgets what nothing rests on any more. Cheap when there is nothing to do; the
-    /// daemon does it once a second.
+    /// Denies what nobody decided in time. Cheap when there is nothing to do, and never waits for the disk.
     pub fn expire(&self) {
         let (mut state, now, instant) = (self.lock(), now_ms(), Instant::now());
         let due = |waiting: &Waiting| waiting.deadline <= instant;
         let late: Vec<ApprovalId> =
             state.waiting.iter().filter(|(_, waiting)| due(waiting)).map(|(id, _)| *id).collect();
         let expired: Vec<_> = late.iter().filter_map(|id| state.settle_as(*id, Outcome::Expired)).collect();
-        let over = |entry: &Entry| !entry.lasts(now);
-        let mut over: Vec<Arc<Entry>> = state.lasting.values().filter(|entry| over(entry)).cloned().collect();
-        over.iter().for_each(|entry| drop(state.lasting.remove(&entry.id)));
-        over.iter().for_each(|entry| state.remember(Arc::clone(entry)));
+        let over: Vec<Arc<Entry>> =
+            state.lasting.values().filter(|entry| !entry.lasts(now)).cloned().collect();
+        for entry in &over {
+            state.lasting.remove(&entry.id);
+            state.remember(Arc::clone(entry));
+        }
+        let gone = over.iter().chain(expired.iter().filter(|entry| entry.deferred)).map(|entry| entry.id);
+        let gone: Vec<ApprovalId> = gone.collect();
+        state.forgotten.extend(gone);
         drop(state);
-        over.extend(expired.iter().cloned());
-        let ids: Vec<ApprovalId> = over.iter().map(|entry| entry.id).collect();
-        if let Err(error) = if ids.is_empty() { Ok(()) } else { self.store.forget(&ids) } {
+        expired.iter().for_each(|entry| self.announce(entry));
+    }
+
+    /// The same, and lets the file forget what nothing rests on any more. Waits for the disk; the daemon does it once a second.
+    pub fn tidy(&self) {
+        self.expire();
+        let gone = std::mem::take(&mut self.lock().forgotten);
+        if !gone.is_empty()
+            && let Err(error) = self.store.forget(&gone)
+        {
             // What has expired does not count, whether or not the file still has it.
             tracing::error!(%error, "expired approvals stay in the file");
         }
-        expired.iter().for_each(|entry| self.announce(entry));
     }
 
     fn announce(&self, entry: &Arc<Entry>) {
@@ -367,6 +390,7 @@ fn new_entry(request: Request, now: u64) -> Entry {
         outcome: None,
         delivered: false,
         grant: None,
+        revision: 0,
         review: None,
     }
 }
@@ -419,8 +443,13 @@ impl State {
             };
             same && entry.is_live(now)
         };
-        let entry = self.lasting.values_mut().find(|entry| covers(entry))?;
+        // What was refused in so many words goes before what a wider approval would cover.
+        let refused = |entry: &Entry| matches!(entry.outcome, Some(Outcome::Denied { .. }));
+        let found =
+            self.lasting.values().filter(|entry| covers(entry)).max_by_key(|entry| refused(entry))?.id;
+        let entry = self.lasting.get_mut(&found)?;
         let mut used = Entry::clone(entry);
+        used.revision += 1;
         if let Some(grant) = &mut used.grant {
             grant.uses_left = grant.uses_left.saturating_sub(1);
         }
@@ -445,6 +474,7 @@ impl State {
     fn settle_as(&mut self, id: ApprovalId, outcome: Outcome) -> Option<Arc<Entry>> {
         let mut entry = Entry::clone(&self.waiting.get(&id)?.entry);
         entry.outcome = Some(outcome.clone());
+        entry.revision += 1;
         let entry = Arc::new(entry);
         self.settle(id, Arc::clone(&entry), outcome);
         Some(entry)

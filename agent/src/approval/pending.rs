@@ -136,7 +136,9 @@ impl Approvals {
         let entry = {
             let mut state = self.lock();
             let waiting = state.waiting.get_mut(&id)?;
-            Arc::make_mut(&mut waiting.entry).deferred = true;
+            let entry = Arc::make_mut(&mut waiting.entry);
+            entry.deferred = true;
+            entry.revision += 1;
             Arc::clone(&waiting.entry)
         };
         let saved = save(Arc::clone(&self), Arc::clone(&entry)).await;

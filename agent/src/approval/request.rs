@@ -167,6 +167,11 @@ pub struct Request {
     /// What statements of the same shape have in common, where the protocol has such: the statement with its literals taken out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shape: Option<String>,
+    /// What besides gives the operation its meaning, so that a later one is the same only if this is: the schemas that names are
+    /// looked up in, formats and types of parameters, header fields. `None`: no later operation can be told to be the same, so
+    /// its client waits, and an approval is for this one alone.
+    #[serde(default)]
+    pub again: Option<String>,
     /// Locks may be held while it waits.
     pub in_transaction: bool,
     /// How long it waits before it is denied. Reviewers are told the end instead: `Entry::expires_ms`.
@@ -202,14 +207,20 @@ impl Request {
             hash.bytes(&request.content.sha256.0);
             request.circumstances(hash)
         };
-        self.content.sha256 == other.content.sha256 && digest(self) == digest(other)
+        self.again.is_some() && self.content.sha256 == other.content.sha256 && digest(self) == digest(other)
     }
 
     /// Whether another request asks for a statement of the same shape, under the same circumstances.
     #[must_use]
     pub fn has_shape_of(&self, other: &Self) -> bool {
         let digest = |request: &Self| request.circumstances(Fields::new("portcullis shape 1"));
-        self.shape.is_some() && self.shape == other.shape && digest(self) == digest(other)
+        let rows = |request: &Self| request.estimated_rows.unwrap_or(u64::MAX);
+        self.again.is_some()
+            && self.shape.is_some()
+            && self.shape == other.shape
+            // More rows than the reviewer saw are another matter.
+            && (self.estimated_rows.is_none() || rows(other) <= rows(self))
+            && digest(self) == digest(other)
     }
 
     /// Where, for whom and by which rule.
@@ -226,9 +237,15 @@ impl Request {
             self.rule.as_str(),
             self.policy.as_str(),
             self.policy_version.as_str(),
+            self.again.as_deref().unwrap_or_default(),
+            self.effect.to_string().as_str(),
         ] {
             hash.bytes(text.as_bytes());
         }
+        hash.number(self.kinds.len());
+        self.kinds.iter().for_each(|kind| hash.bytes(kind.as_bytes()));
+        hash.number(self.objects.len());
+        self.objects.iter().for_each(|object| hash.bytes(object.to_string().as_bytes()));
         hash.number(usize::try_from(self.subject.uid).unwrap_or(usize::MAX));
         hash.number(usize::try_from(self.process.uid).unwrap_or(usize::MAX));
         hash.finish()

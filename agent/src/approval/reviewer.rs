@@ -13,8 +13,18 @@ use super::request::Request;
 use crate::run::Identity;
 
 /// Claims that name a person, in the tokens of reviewers and of jobs alike.
-const NAMING_CLAIMS: [&str; 7] =
-    ["email", "preferred_username", "upn", "actor", "user_login", "user_email", "unique_name"];
+const NAMING_CLAIMS: [&str; 10] = [
+    "actor",
+    "email",
+    "login",
+    "nickname",
+    "oid",
+    "preferred_username",
+    "unique_name",
+    "upn",
+    "user_email",
+    "user_login",
+];
 
 /// Who decides: from the kernel, or from an identity provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +39,9 @@ pub struct Reviewer {
     pub pid: Option<u32>,
     /// The user who logged in, through any `sudo` since; `None` when unknown.
     pub login_uid: Option<u32>,
+    /// That user's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_user: Option<String>,
     /// Who signed in with a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Arc<Identity>>,
@@ -44,14 +57,15 @@ impl Marks {
     }
 
     fn name(&mut self, name: &str) {
-        if !name.is_empty() {
-            self.0.insert(format!("user {}", name.to_lowercase()));
-        }
+        let name = name.trim().to_lowercase();
+        // Of an address the name before the @ as well: providers and hosts call one person alike.
+        let local = name.split_once('@').map(|(local, _)| local.to_owned());
+        let names = local.into_iter().chain([name]).filter(|name| !name.is_empty());
+        self.0.extend(names.map(|name| format!("user {name}")));
     }
 
     fn identity(&mut self, identity: &Identity) {
         self.0.insert(format!("{} of {}", identity.subject, identity.issuer));
-        identity.name.iter().for_each(|name| self.name(name));
         let named = NAMING_CLAIMS.iter().filter_map(|claim| identity.claims.get(*claim));
         named.filter_map(|value| value.as_str()).for_each(|name| self.name(name));
     }
@@ -68,6 +82,7 @@ impl Reviewer {
         let mut marks = Marks::default();
         self.uid.into_iter().chain(self.login_uid).for_each(|uid| marks.uid(uid));
         marks.name(&self.user);
+        self.login_user.iter().for_each(|name| marks.name(name));
         self.identity.iter().for_each(|identity| marks.identity(identity));
         marks
     }
@@ -87,6 +102,10 @@ pub(super) fn askers(request: &Request) -> Marks {
     marks.uid(request.subject.uid);
     marks.uid(request.process.uid);
     marks.name(&request.subject.user);
+    request.subject.login.iter().for_each(|login| {
+        marks.uid(login.uid);
+        marks.name(&login.user);
+    });
     request.subject.identity.iter().for_each(|identity| marks.identity(identity));
     marks
 }

@@ -41,6 +41,7 @@ fn request(approvers: &[&str]) -> Request {
         break_glass: Vec::new(),
         shape: None,
         patience: None,
+        again: Some(String::new()),
     }
 }
 
@@ -53,6 +54,7 @@ fn reviewer(uid: u32, groups: &[&str], login_uid: Option<u32>) -> Reviewer {
         groups,
         pid: Some(1),
         login_uid,
+        login_user: None,
     }
 }
 
@@ -556,4 +558,92 @@ async fn one_run_cannot_keep_the_others_from_asking() {
     assert_eq!(queue.ask(request(&[])).err(), Some(TooManyHolds::OfRun { max: 2 }));
     let other = Request { run: RunId(Ulid::from_parts(9, 9)), ..request(&[]) };
     assert!(queue.ask(other).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_recognised_again_is_waited_for_and_approved_once() {
+    let queue = queue(8);
+    let only_named = || Request { again: None, ..again(Some("EXECUTE p($1)")) };
+    let mut pending = queue.ask(only_named()).unwrap();
+    assert_eq!(pending.outcome().await, Settled::As(Outcome::Expired), "its client is not sent away");
+    let pending = queue.ask(only_named()).unwrap();
+    for scope in [Scope::Operation { for_ms: 60_000, uses: 5 }, Scope::Shape { for_ms: 60_000, uses: 5 }] {
+        let said = vote(&queue, pending.id(), reviewer(1001, &["dba"], None), Decision { scope, ..yes() });
+        assert_eq!(said.unwrap_err(), DecideError::NotAgain);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_text_with_another_meaning_is_another_operation() {
+    let queue = queue(8);
+    let id = deferred(&queue).await;
+    vote(&queue, id, reviewer(1001, &["dba"], None), yes()).unwrap();
+    for change in [
+        |r: &mut Request| r.again = Some("search_path prod; formats [1]".to_owned()),
+        |r: &mut Request| r.again = None,
+        |r: &mut Request| r.kinds = vec!["delete".to_owned()],
+        |r: &mut Request| r.effect = Effect::Write,
+        |r: &mut Request| {
+            let name = "customers".to_owned();
+            r.objects = vec![crate::request::ObjectName { schema: None, name }];
+        },
+    ] {
+        let mut other = again(None);
+        change(&mut other);
+        assert!(!queue.ask(other).unwrap().is_decided());
+    }
+    assert!(queue.ask(again(None)).unwrap().is_decided());
+}
+
+#[tokio::test]
+async fn of_two_states_the_later_one_counts_however_they_reach_the_disk() {
+    let store = Store::in_memory().unwrap();
+    let mut early = new_entry(again(None), 1);
+    let mut late = early.clone();
+    (early.revision, late.revision) = (1, 2);
+    late.deferred = true;
+    store.save(&late).unwrap();
+    store.save(&early).unwrap();
+    assert!(store.load().unwrap()[0].deferred);
+    store.forget(&[late.id]).unwrap();
+    store.save(&late).unwrap();
+    assert!(store.load().unwrap().is_empty(), "what was forgotten does not come back");
+}
+
+#[tokio::test]
+async fn an_explicit_refusal_goes_before_a_wider_approval() {
+    let queue = queue(8);
+    let shape = Some("DELETE FROM orders WHERE id = $1");
+    let by = || reviewer(1001, &["dba"], None);
+    let wide = queue.ask(again(shape)).unwrap();
+    let scope = Scope::Shape { for_ms: 60_000, uses: 9 };
+    vote(&queue, wide.id(), by(), Decision { scope, ..yes() }).unwrap();
+    let mut other = again(shape);
+    other.content = Content::new(b"DELETE FROM orders WHERE id = 7", &[], &[]);
+    let mut entry = new_entry(other.clone(), now_ms());
+    entry.deferred = true;
+    entry.outcome = Some(Outcome::Denied { by: by(), reason: "not this one".to_owned(), at_ms: 1 });
+    queue.lock().lasting.insert(entry.id, Arc::new(entry));
+    let mut pending = queue.ask(other).unwrap();
+    assert!(matches!(pending.outcome().await, Settled::As(Outcome::Denied { .. })));
+    assert!(queue.ask(again(shape)).unwrap().is_decided());
+}
+
+#[test]
+fn a_persons_login_and_address_are_marks_too() {
+    let mut asked = request(&["dba"]);
+    asked.subject.login = Some(crate::run::Login { uid: 1001, user: "alice".to_owned() });
+    for by in [
+        reviewer(1001, &["dba"], None),
+        reviewer(0, &["dba"], Some(1001)),
+        Reviewer { user: "alice".to_owned(), ..reviewer(7, &["dba"], None) },
+        Reviewer { login_user: Some("alice".to_owned()), ..reviewer(0, &["dba"], None) },
+        Reviewer {
+            identity: Some(Arc::new(identity("x", &[("email", "Alice@corp.example")]))),
+            ..reviewer(9, &["dba"], None)
+        },
+    ] {
+        assert!(askers(&asked).in_common(&by.marks()).is_some(), "{by:?}");
+    }
+    assert!(askers(&asked).in_common(&reviewer(1002, &["dba"], None).marks()).is_none());
 }

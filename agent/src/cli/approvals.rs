@@ -450,6 +450,7 @@ mod tests {
             break_glass: Vec::new(),
             shape: None,
             patience: None,
+            again: Some(String::new()),
         };
         let delivered = false;
         let digest = "ab".repeat(32).parse().unwrap();
@@ -458,6 +459,7 @@ mod tests {
             votes: Vec::new(),
             deferred: false,
             grant: None,
+            revision: 0,
             review: None,
             id: ApprovalId(Ulid(id)),
             digest,
@@ -475,6 +477,7 @@ mod tests {
             user: "ada".to_owned(),
             groups: Vec::new(),
             pid: None,
+            login_user: None,
             login_uid: None,
             identity: None,
         };

@@ -10,9 +10,11 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
-use super::token::Source;
+use super::token::{Service, Source};
 use super::{Failure, ask};
 use crate::config::Config;
 use crate::control::{Reply, Request};
@@ -34,12 +36,6 @@ pub struct Arguments {
     /// Start another process for the work and end
     #[arg(long)]
     detach: bool,
-    /// File with the token
-    #[arg(long, required_unless_present = "github")]
-    token_file: Option<PathBuf>,
-    /// Ask GitHub Actions for tokens for this audience
-    #[arg(long, conflicts_with = "token_file")]
-    github: Option<String>,
     /// The daemon's control socket
     #[arg(long)]
     socket: PathBuf,
@@ -53,19 +49,35 @@ pub(super) struct Work {
     pub(super) cgroup: PathBuf,
     /// When the token expires; milliseconds since 1970-01-01T00:00:00Z.
     pub(super) expires_ms: u64,
+    /// Where fresh ones come from. Told here, because arguments and environment are for everybody of the user to read.
+    pub(super) source: From,
+}
+
+/// Where fresh tokens come from.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum From {
+    /// A file.
+    File(PathBuf),
+    /// A service that mints them.
+    Github(Service),
 }
 
 /// A process that waits to be told its work; dropped, it ends.
-pub(super) struct Renewal(ChildStdin);
+pub(super) struct Renewal {
+    stdin: ChildStdin,
+    from: From,
+}
 
 impl Renewal {
     /// Lets it begin. Without it the run goes on until the token expires.
-    pub(super) fn begin(self, work: &Work) {
-        let Self(mut stdin) = self;
-        let told = serde_json::to_vec(work).map_err(io::Error::from).and_then(|mut line| {
-            line.push(b'\n');
-            stdin.write_all(&line)
-        });
+    pub(super) fn begin(self, run: RunId, cgroup: PathBuf, expires_ms: u64) {
+        let Self { mut stdin, from: source } = self;
+        let told = serde_json::to_vec(&Work { run, cgroup, expires_ms, source })
+            .map_err(io::Error::from)
+            .and_then(|mut line| {
+                line.push(b'\n');
+                stdin.write_all(&line)
+            });
         if let Err(error) = told {
             super::complain(&format!("warning: the run's token will not be renewed: {error}"));
         }
@@ -75,18 +87,18 @@ impl Renewal {
 /// Starts the process, before the caller is moved into the run: children are where their parent was. `None` when the
 /// source has nothing fresh to give.
 pub(super) fn prepare(source: &Source, config: &Config) -> Result<Option<Renewal>, Failure> {
-    let mut command = ourselves(&config.control_socket)?;
-    match source {
+    let from = match source {
         Source::Variable(_) => return Ok(None),
-        Source::File(path) => command.arg("--token-file").arg(std::path::absolute(path)?),
-        Source::Github { audience } => command.arg("--github").arg(audience),
+        Source::File(path) => From::File(std::path::absolute(path)?),
+        Source::Github(service) => From::Github(service.clone()),
     };
+    let mut command = ourselves(&config.control_socket)?;
     let mut first = command.arg("--detach").stdin(Stdio::piped()).spawn()?;
     let stdin = first.stdin.take();
     // It ends at once, and its child is nobody's: the command must not find a child that it did not start.
     let status = first.wait()?;
     match stdin {
-        Some(stdin) if status.success() => Ok(Some(Renewal(stdin))),
+        Some(stdin) if status.success() => Ok(Some(Renewal { stdin, from })),
         Some(_) | None => Err(Failure::Failed(format!("cannot start what renews the token: {status}"))),
     }
 }
@@ -94,38 +106,39 @@ pub(super) fn prepare(source: &Source, config: &Config) -> Result<Option<Renewal
 /// This program again, for the same daemon and with nothing to print on.
 fn ourselves(socket: &Path) -> io::Result<Command> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg("renew").arg("--socket").arg(std::path::absolute(socket)?);
+    command.env_clear().arg("renew").arg("--socket").arg(std::path::absolute(socket)?);
     command.stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
     Ok(command)
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
+    // First of all: whoever could take this process over would be outside of the gate.
+    not_to_be_taken_over()?;
     if arguments.detach {
         let mut command = ourselves(&arguments.socket)?;
-        match (&arguments.token_file, &arguments.github) {
-            (Some(path), _) => command.arg("--token-file").arg(path),
-            (None, Some(audience)) => command.arg("--github").arg(audience),
-            (None, None) => return Err(Failure::Usage("name a source".to_owned())),
-        };
         // Whoever reads the pipe's other end: it is inherited as it is.
         command.stdin(Stdio::inherit()).spawn()?;
         return Ok(());
     }
     // A terminal that goes away is no reason to stop. It fails for who leads a group already, which we do not.
     rustix::process::setsid().ok();
-    let source = match (arguments.token_file, arguments.github) {
-        (Some(path), _) => Source::File(path),
-        (None, Some(audience)) => Source::Github { audience },
-        (None, None) => return Err(Failure::Usage("name a source".to_owned())),
-    };
-    let mut line = String::new();
+    let mut line = Zeroizing::new(String::new());
     io::stdin().lock().read_line(&mut line)?;
     if line.is_empty() {
         return Ok(());
     }
     let work: Work = serde_json::from_str(&line).map_err(io::Error::from)?;
     let config = Config { control_socket: arguments.socket, ..Config::default() };
+    let source = match &work.source {
+        From::File(path) => Source::File(path.clone()),
+        From::Github(service) => Source::Github(service.clone()),
+    };
     keep_fresh(&source, work, &config)
+}
+
+/// Neither traced nor read by others of the user (prctl(2), PR_SET_DUMPABLE).
+pub(super) fn not_to_be_taken_over() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Until the run ends.
@@ -151,7 +164,7 @@ fn pause(source: &Source, expires_ms: u64) -> Duration {
     match source {
         Source::File(_) | Source::Variable(_) => (left / 8).clamp(LOOK_MIN, LOOK_MAX),
         // Each look mints one.
-        Source::Github { .. } => (left / 2).max(MINT_MIN),
+        Source::Github(_) => (left / 2).max(MINT_MIN),
     }
 }
 
@@ -193,7 +206,8 @@ mod tests {
     #[test]
     fn looks_are_often_enough() {
         let file = Source::File(PathBuf::from("/t"));
-        let github = Source::Github { audience: "a".to_owned() };
+        let service = serde_json::json!({"url": "https://x", "token": "t", "audience": "a"});
+        let github = Source::Github(serde_json::from_value(service).unwrap());
         let in_ = |seconds: u64| now_ms() + seconds * 1000;
         assert_eq!(pause(&file, in_(3600)), LOOK_MAX);
         assert_eq!(pause(&file, in_(4)), LOOK_MIN);

@@ -99,6 +99,8 @@ pub(super) fn run(arguments: Arguments, config: &Config) -> Result<(), Failure> 
             return Err(Failure::Usage(format!("--label {key} is given twice")));
         }
     }
+    // Until it becomes the command this process knows the token.
+    renew::not_to_be_taken_over()?;
     refuse_network_streams()?;
     warn_of_powerful_groups();
     let certificates = own_certificates(config)?;
@@ -117,7 +119,7 @@ pub(super) fn run(arguments: Arguments, config: &Config) -> Result<(), Failure> 
         return Err(ClientError::NotUnderstood.into());
     };
     if let (Some(renewal), Some(expires_ms)) = (renewal, expires_ms) {
-        renewal.begin(&renew::Work { run, cgroup, expires_ms });
+        renewal.begin(run, cgroup, expires_ms);
     }
     if !ssh_hosts.is_empty() && !arguments.no_known_hosts {
         make_known(&ssh_hosts, config);

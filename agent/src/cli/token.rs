@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use http::{Request as HttpRequest, StatusCode, header};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Failure, ask, complain};
@@ -46,10 +46,18 @@ pub(super) enum Source {
     /// In a variable; it cannot be renewed.
     Variable(String),
     /// GitHub Actions mints one when it is asked.
-    Github {
-        /// For whom.
-        audience: String,
-    },
+    Github(Service),
+}
+
+/// A service that mints ID tokens for whoever has its own token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Service {
+    /// Where it is.
+    url: String,
+    /// For the service alone.
+    token: Token,
+    /// For whom its tokens are.
+    audience: String,
 }
 
 pub(super) fn named(file: Option<PathBuf>, variable: Option<String>) -> Named {
@@ -71,8 +79,8 @@ pub(super) fn find(named: Named, policy: &str, config: &Config) -> Result<Option
         Named::Variable(variable) => Ok(Some(Source::Variable(variable))),
         Named::No if terms.is_empty() => Ok(None),
         Named::No => {
-            let has = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-            let found = detect(&terms, &has, &|path| path.is_file());
+            let value = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+            let found = detect(&terms, &value, &|path| path.is_file());
             // What is needed when there is none the daemon says.
             if let Some(source) = &found {
                 complain(&format!("the run's token is from {source}"));
@@ -85,20 +93,21 @@ pub(super) fn find(named: Named, policy: &str, config: &Config) -> Result<Option
 /// Looks where CI systems put tokens.
 fn detect(
     terms: &[TokenTerms],
-    has: &dyn Fn(&str) -> bool,
+    value: &dyn Fn(&str) -> Option<String>,
     is_file: &dyn Fn(&Path) -> bool,
 ) -> Option<Source> {
-    if has(VARIABLE) {
+    if value(VARIABLE).is_some() {
         return Some(Source::Variable(VARIABLE.to_owned()));
     }
-    if has(GITHUB_URL) && has(GITHUB_TOKEN) {
+    if let (Some(url), Some(token)) = (value(GITHUB_URL), value(GITHUB_TOKEN)) {
         let github = |terms: &&TokenTerms| {
             terms.issuer.contains("token.actions.githubusercontent.com")
                 || terms.issuer.ends_with("/_services/token")
         };
         // A proxy or a test provider may stand in for GitHub's issuer where it is the policy's only one.
         let terms = terms.iter().find(github).or_else(|| terms.first().filter(|_| terms.len() == 1))?;
-        return Some(Source::Github { audience: terms.audience.clone() });
+        let audience = terms.audience.clone();
+        return Some(Source::Github(Service { url, token: Token::new(token), audience }));
     }
     PROJECTED.iter().map(Path::new).find(|path| is_file(path)).map(|path| Source::File(path.to_owned()))
 }
@@ -108,7 +117,7 @@ impl std::fmt::Display for Source {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Variable(name) => write!(f, "${name}"),
-            Self::Github { audience } => write!(f, "GitHub Actions (audience {audience})"),
+            Self::Github(service) => write!(f, "GitHub Actions (audience {})", service.audience),
         }
     }
 }
@@ -125,7 +134,7 @@ impl Source {
                     "the variable {name} that shall hold the token is not set, or no text"
                 ))
             })?),
-            Self::Github { audience } => from_github(audience)?,
+            Self::Github(service) => from_github(service)?,
         };
         match text.trim() {
             "" => Err(Failure::Failed(format!("there is no token in {self}"))),
@@ -135,10 +144,10 @@ impl Source {
 
     /// Variables that the command must not have: what is in them speaks for the subject elsewhere, too.
     pub(super) fn variables(&self) -> Vec<OsString> {
+        let usual = [VARIABLE, GITHUB_URL, GITHUB_TOKEN].map(OsString::from);
         match self {
-            Self::File(_) => Vec::new(),
-            Self::Variable(name) => vec![name.into()],
-            Self::Github { .. } => vec![GITHUB_URL.into(), GITHUB_TOKEN.into()],
+            Self::File(_) | Self::Github(_) => usual.to_vec(),
+            Self::Variable(name) => usual.into_iter().chain([name.into()]).collect(),
         }
     }
 }
@@ -154,18 +163,17 @@ fn from_file(path: &Path) -> io::Result<Zeroizing<String>> {
 }
 
 /// Asks GitHub's token service, whose answer is `{"value": "…"}`.
-fn from_github(audience: &str) -> Result<Zeroizing<String>, Failure> {
+fn from_github(service: &Service) -> Result<Zeroizing<String>, Failure> {
     #[derive(Deserialize)]
     struct Answer {
         value: Zeroizing<String>,
     }
     let failed = |why: String| Failure::Failed(format!("GitHub Actions gives no token: {why}"));
-    let variable = |name: &str| std::env::var(name).map_err(|_| failed(format!("{name} is not set")));
-    let (url, token) = (variable(GITHUB_URL)?, Zeroizing::new(variable(GITHUB_TOKEN)?));
+    let Service { url, token, audience } = service;
     let audience: String = form_urlencoded::byte_serialize(audience.as_bytes()).collect();
     let separator = if url.contains('?') { '&' } else { '?' };
     let request = HttpRequest::get(format!("{url}{separator}audience={audience}"))
-        .header(header::AUTHORIZATION, format!("Bearer {}", *token))
+        .header(header::AUTHORIZATION, format!("Bearer {}", token.expose()))
         .header(header::ACCEPT, "application/json")
         .body(Vec::new())
         .map_err(|_| failed(format!("{GITHUB_URL} is no URL")))?;
@@ -194,19 +202,25 @@ mod tests {
     #[test]
     fn tokens_are_found_where_ci_systems_put_them() {
         let github = ["https://gitlab.example", "https://token.actions.githubusercontent.com"];
-        let nothing = |_: &str| false;
-        let in_github = |name: &str| name == GITHUB_URL || name == GITHUB_TOKEN;
+        let nothing = |_: &str| None;
+        let among =
+            |names: &'static [&str]| move |name: &str| names.contains(&name).then(|| format!("the {name}"));
+        let in_github = among(&[GITHUB_URL, GITHUB_TOKEN]);
+        let service = |audience: &str| {
+            let (url, token) = (format!("the {GITHUB_URL}"), Token::new(format!("the {GITHUB_TOKEN}")));
+            Some(Source::Github(Service { url, token, audience: audience.to_owned() }))
+        };
         let no_file = |_: &Path| false;
         assert_eq!(detect(&terms(&github), &nothing, &no_file), None);
-        let audience = "for https://token.actions.githubusercontent.com".to_owned();
-        assert_eq!(detect(&terms(&github), &in_github, &no_file), Some(Source::Github { audience }));
-        assert_eq!(detect(&terms(&github[..1]), &|name| name == GITHUB_URL, &no_file), None);
+        let expected = service("for https://token.actions.githubusercontent.com");
+        assert_eq!(detect(&terms(&github), &in_github, &no_file), expected);
+        assert_eq!(detect(&terms(&github[..1]), &among(&[GITHUB_URL]), &no_file), None);
         assert_eq!(
             detect(&terms(&["http://127.0.0.1:1"]), &in_github, &no_file),
-            Some(Source::Github { audience: "for http://127.0.0.1:1".to_owned() })
+            service("for http://127.0.0.1:1")
         );
         assert_eq!(detect(&terms(&["https://a", "https://b"]), &in_github, &no_file), None);
-        let own = detect(&terms(&github), &|name| name == VARIABLE || in_github(name), &no_file);
+        let own = detect(&terms(&github), &among(&[VARIABLE, GITHUB_URL, GITHUB_TOKEN]), &no_file);
         assert_eq!(own, Some(Source::Variable(VARIABLE.to_owned())));
         let pod = detect(&terms(&github), &nothing, &|path| path == Path::new(PROJECTED[1]));
         assert_eq!(pod, Some(Source::File(PROJECTED[1].into())));

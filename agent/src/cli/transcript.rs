@@ -123,6 +123,9 @@ impl<'a> Transcript<'a> {
             Escaped(user),
             process.uid
         )?;
+        if let Some(identity) = &opened.identity {
+            writeln!(self.out, "  for      {}", Escaped(&identity.shown()))?;
+        }
         if !process.argv.is_empty() {
             writeln!(self.out, "  command  {}", Escaped(&summary(&process.argv.join(" "), COMMAND_CHARS)))?;
         }

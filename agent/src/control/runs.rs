@@ -122,12 +122,14 @@ impl Service {
             return Err(Refusal::new(Side::Client, "only the user who started a run may renew its token"));
         }
         let identity = identity.ok_or_else(|| Refusal::new(Side::Client, "there is no token"))?;
-        let run = self.runs.renew(run, identity).map_err(|error| {
+        let (run, changed) = self.runs.renew(run, identity).map_err(|error| {
             tracing::warn!(%run, error = with_causes(&error), "a run's token is not renewed");
             Refusal::new(error.side(), with_causes(&error))
         })?;
         let expires_ms = run.standing.identity().map_or(0, |identity| identity.expires_ms);
-        tracing::info!(run = %run.id, expires_ms, "a run's token is renewed");
+        let told = "the run's token was renewed and says other groups or claims; connect again".to_owned();
+        let ended = if changed { (self.kill_run)(run.id, &Kill { by: None, reason: told }) } else { 0 };
+        tracing::info!(run = %run.id, expires_ms, ended, "a run's token is renewed");
         Ok(Reply::Renewed { expires_ms })
     }
 
@@ -135,9 +137,11 @@ impl Service {
         let by = self.operator(caller, "withdraw runs")?;
         let reason = one_line(reason)?;
         let withdrawal = Withdrawal { by: by.clone(), reason: reason.clone(), at_ms: now_ms() };
-        match self.runs.withdraw(run, withdrawal) {
-            Ok(Some(_)) => {}
-            Ok(None) => return Err(Refusal::new(Side::Client, format!("no run {run} is active"))),
+        let withdrawn = match self.runs.withdraw(run, &withdrawal) {
+            Ok(withdrawn) if withdrawn.is_empty() => {
+                return Err(Refusal::new(Side::Client, format!("no run {run} is active")));
+            }
+            Ok(withdrawn) => withdrawn,
             Err(error) => {
                 tracing::error!(%run, %error, "a withdrawn run cannot be remembered");
                 return Err(Refusal::new(
@@ -145,8 +149,9 @@ impl Service {
                     format!("the run is withdrawn, but not beyond the daemon's next start: {error}"),
                 ));
             }
-        }
-        let sessions = (self.kill_run)(run, &Kill { by: Some(by.clone()), reason });
+        };
+        let kill = Kill { by: Some(by.clone()), reason };
+        let sessions = withdrawn.iter().map(|run| (self.kill_run)(run.id, &kill)).sum();
         tracing::info!(%run, by, sessions, "an operator withdrew a run");
         Ok(Reply::Withdrawn { sessions })
     }

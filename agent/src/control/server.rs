@@ -409,13 +409,14 @@ fn may_stop(caller: &Caller) -> Result<Reply, Refusal> {
 
 /// Names look-ups may block.
 fn reviewer(caller: &Caller) -> Reviewer {
-    let Subject { uid, user, groups, .. } = caller.subject();
+    let Subject { uid, user, groups, login, .. } = caller.subject();
     Reviewer {
         uid: Some(uid),
         user,
         groups,
         pid: Some(caller.pid),
-        login_uid: caller.login_uid(),
+        login_uid: login.as_ref().map(|login| login.uid),
+        login_user: login.map(|login| login.user),
         identity: None,
     }
 }

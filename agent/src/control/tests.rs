@@ -102,6 +102,7 @@ fn held() -> crate::approval::Request {
         break_glass: Vec::new(),
         shape: None,
         patience: None,
+        again: Some(String::new()),
     }
 }
 

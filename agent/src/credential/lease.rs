@@ -53,6 +53,9 @@ impl Lease {
     }
 }
 
+/// Shortest time between two renewals.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+
 struct Keeper {
     vault: Arc<Vault>,
     /// Whose child the lease is: it ends with the token.
@@ -81,7 +84,11 @@ impl Keeper {
                 break;
             }
             let token_left = self.token.left().unwrap_or(Duration::MAX);
-            tokio::time::sleep((left / 2).min(token_left / 2)).await;
+            if token_left.is_zero() {
+                // Nobody can renew it in this name any more.
+                break;
+            }
+            tokio::time::sleep((left / 2).min(token_left / 2).max(PAUSE_MIN)).await;
             if self.token.is_half_over()
                 && let Err(error) = self.vault.renew_token(&self.token).await
             {

@@ -438,7 +438,10 @@ async fn follow_expiry(host: Arc<Host>, policies: Arc<PolicySet>, approvals: Arc
     let mut ticks = tokio::time::interval(EXPIRY_INTERVAL);
     loop {
         ticks.tick().await;
-        approvals.expire();
+        let tidied = Arc::clone(&approvals);
+        if let Err(error) = tokio::task::spawn_blocking(move || tidied.tidy()).await {
+            tracing::error!(%error, "holds are not looked through");
+        }
         for run in host.runs.list() {
             let Err(Lapsed::Expired(identity)) = run.standing.check(now_ms()) else { continue };
             let policy = policies.get(&run.policy);

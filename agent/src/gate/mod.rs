@@ -319,6 +319,14 @@ impl Gate {
         self.policies.get(&admission.run.policy)
     }
 
+    /// Whether a flow that was admitted a moment ago still would be.
+    ///
+    /// # Errors
+    /// When it would not.
+    pub fn still_admits(&self, admission: &Admission) -> Result<(), Denial> {
+        self.current(admission).map(drop)
+    }
+
     /// The policy in force for an admitted flow, if it still lets the flow use its connection.
     fn current(&self, admission: &Admission) -> Result<Arc<Policy>, Denial> {
         let policy =

@@ -1,8 +1,8 @@
 //! Settings of a profile: the session begins with them, and no statement may change them.
 
 use crate::flow::Side;
-use crate::request::SessionAction;
 use crate::request::sql::{Analysis, READ_WRITE};
+use crate::request::{Effect, SessionAction};
 
 use super::Denial;
 
@@ -17,15 +17,22 @@ pub(super) fn changed(settings: &[(String, String)], analysis: &Analysis) -> Opt
     }
     analysis.statements.iter().find_map(|statement| {
         let read_write = statement.reason.as_deref() == Some(READ_WRITE);
+        let calls = statement.functions.iter().any(|function| function.name == "set_config");
         let name = match &statement.session {
+            // Its value may be anything where it is computed, and it may be called more than once.
+            SessionAction::Set { name, .. } if calls => set_by_call(settings, name, statement.effect),
+            _ if calls => settings.first().map(|(name, _)| name.as_str()),
+            // RESET goes back to what the session began with.
+            SessionAction::Set { .. } if statement.kind == "reset" => None,
             SessionAction::Set { name, value } => changes(settings, name, value.as_deref()),
+            // It begins with SET SESSION AUTHORIZATION DEFAULT, and `role` is not reset with the rest.
+            SessionAction::DiscardAll => kept(settings, "role"),
             SessionAction::Begin if read_write => kept(settings, "default_transaction_read_only"),
             SessionAction::Begin
             | SessionAction::CloseCursor(_)
             | SessionAction::EndTransaction
             | SessionAction::Deallocate(_)
             | SessionAction::DeclareCursor(_)
-            | SessionAction::DiscardAll
             | SessionAction::Execute(_)
             | SessionAction::FetchCursor(_)
             | SessionAction::None
@@ -43,6 +50,14 @@ pub(super) fn changed(settings: &[(String, String)], analysis: &Analysis) -> Opt
     })
 }
 
+/// The setting that a call of `set_config` may change; a statement that changes more than one thing is not understood.
+fn set_by_call<'s>(settings: &'s [(String, String)], name: &str, effect: Effect) -> Option<&'s str> {
+    match effect {
+        Effect::Unknown => settings.first().map(|(name, _)| name.as_str()),
+        Effect::Read | Effect::Write | Effect::Ddl | Effect::Admin => changes(settings, name, None),
+    }
+}
+
 /// The setting that `SET name = value` would change.
 fn changes<'s>(settings: &'s [(String, String)], name: &str, value: Option<&str>) -> Option<&'s str> {
     match name {
@@ -52,10 +67,12 @@ fn changes<'s>(settings: &'s [(String, String)], name: &str, value: Option<&str>
             kept(settings, "default_transaction_read_only")
         }
         "session_authorization" => kept(settings, "role"),
-        // RESET has no value, and goes back to it.
+        // The same under its name of old (src/backend/utils/misc/guc.c, map_old_guc_names).
+        "sort_mem" => kept(settings, "work_mem"),
+        "vacuum_mem" => kept(settings, "maintenance_work_mem"),
         _ => {
             let (kept, is) = settings.iter().find(|(kept, _)| kept == name)?;
-            value.filter(|value| value != is).map(|_| kept.as_str())
+            (value != Some(is.as_str())).then_some(kept.as_str())
         }
     }
 }
@@ -104,7 +121,24 @@ mod tests {
             ("SET SESSION AUTHORIZATION postgres", Some("role")),
             ("RESET statement_timeout", None),
             ("RESET ALL", None),
-            ("DISCARD ALL", None),
+            ("DISCARD ALL", Some("role")),
+            ("SELECT set_config('statement_timeout', $1, false)", Some("statement_timeout")),
+            ("SELECT set_config('search_path', 'sec' || 'ret', false)", Some("search_path")),
+            ("SELECT set_config('search_path', 'app'::char(1), false)", Some("search_path")),
+            ("SELECT set_config('work_mem', '1MB', false)", None),
+            (
+                "SELECT set_config('work_mem', '1MB', false), set_config('statement_timeout', '0', false)",
+                Some("default_transaction_read_only"),
+            ),
+            (
+                "PREPARE p AS SELECT set_config('statement_timeout', '0', false)",
+                Some("default_transaction_read_only"),
+            ),
+            (
+                "DECLARE c CURSOR FOR SELECT set_config('statement_timeout', '0', false)",
+                Some("default_transaction_read_only"),
+            ),
+            ("SET statement_timeout TO DEFAULT", Some("statement_timeout")),
             ("SET work_mem = '1GB'", None),
             ("SELECT 1; SET statement_timeout = 0", Some("statement_timeout")),
         ] {

@@ -126,7 +126,7 @@ impl Rig {
 
     fn subject(groups: &[&str]) -> Subject {
         let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-        Subject { uid: 1000, user: "agent".to_owned(), gid: 1000, groups, identity: None }
+        Subject { uid: 1000, user: "agent".to_owned(), gid: 1000, groups, identity: None, login: None }
     }
 
     async fn admission(&self) -> Admission {
@@ -183,6 +183,7 @@ impl Rig {
             break_glass: Vec::new(),
             shape: None,
             patience: None,
+            again: Some(String::new()),
         };
         hold.ask(&self.gate, request).unwrap()
     }
@@ -193,6 +194,7 @@ impl Rig {
             user: "dora".to_owned(),
             groups: vec!["dba".to_owned()],
             pid: Some(7),
+            login_user: None,
             login_uid: None,
             identity: None,
         };

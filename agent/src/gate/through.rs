@@ -69,7 +69,12 @@ impl Gate {
         };
         let destination = OriginalDst(SocketAddr::new(address, port));
         let flow = Flow { session: SessionId::generate(), destination, ..proxy.flow().clone() };
-        match self.admit(&Arc::new(flow), &proxy.run, proxy.subject.clone()).await {
+        // As the run's token is now, not as it was when the connection to the proxy was opened.
+        let subject = proxy.run.known_subject().unwrap_or_else(|| proxy.subject.clone());
+        if let Err(denial) = self.current(proxy) {
+            return Admitted::No(denial);
+        }
+        match self.admit(&Arc::new(flow), &proxy.run, subject).await {
             Admitted::Yes(mut admission) => {
                 let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
                 let authority = format!("{host}:{port}");

@@ -58,12 +58,16 @@ impl Unverified {
         }
         let three_parts = TokenError::Malformed("it is not three parts in base64url with dots between");
         let mut parts = text.split('.');
-        let (Some(_), Some(payload), Some(_), None) =
+        let (Some(_), Some(payload), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(three_parts);
         };
-        let Ok(payload) = URL_SAFE_NO_PAD.decode(payload) else { return Err(three_parts) };
+        // The signature strictly as well: the library would take several texts of one signature.
+        let (Ok(payload), Ok(_)) = (URL_SAFE_NO_PAD.decode(payload), URL_SAFE_NO_PAD.decode(signature))
+        else {
+            return Err(three_parts);
+        };
         let claims: Claims = serde_json::from_slice(&payload)
             .map_err(|_| TokenError::Malformed("its claims are no JSON object"))?;
         let text_of = |name: &str| claims.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -74,7 +78,14 @@ impl Unverified {
                 "its header, or one of iss, sub, aud, exp and iat, is missing or of another form",
             )
         })?;
-        let digest = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        // Named by what is signed: a signature of ECDSA can be changed into another good one by anybody.
+        let signed = text.rsplit_once('.').map_or(text, |(signed, _)| signed);
+        let digest = Sha256::digest(signed.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        if claims.contains_key("events") {
+            return Err(TokenError::Malformed(
+                "it tells of an event (RFC 8417), such as a logout, and of no login",
+            ));
+        }
         Ok(Self { token, claims, issuer, digest })
     }
 
@@ -100,11 +111,12 @@ impl Unverified {
         if subject.is_empty() || subject.len() > NAME_BYTES_MAX || subject.chars().any(char::is_control) {
             return Err(TokenError::Malformed("its subject (sub) is empty, too long or no plain text").into());
         }
+        let plain = |name: &&str| name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control);
         let name = rules.name_claim.as_ref().and_then(|path| path.find(&self.claims)).and_then(Value::as_str);
         Ok(Identity {
             issuer: rules.issuer.clone(),
             subject: subject.to_owned(),
-            name: name.filter(|name| name.len() <= NAME_BYTES_MAX).map(str::to_owned),
+            name: name.filter(plain).map(str::to_owned),
             groups: self.groups(rules)?,
             claims: self.claims.clone(),
             expires_ms: u64::try_from(expires.as_millis()).unwrap_or(u64::MAX),
@@ -202,6 +214,9 @@ impl Unverified {
         };
         if groups.len() > GROUPS_MAX {
             return Err(TokenError::Groups("there are more than 1000"));
+        }
+        if groups.iter().any(|group| group.chars().any(char::is_control)) {
+            return Err(TokenError::Groups("one is no plain text"));
         }
         if groups.iter().any(|group| group.len() > NAME_BYTES_MAX) {
             return Err(TokenError::Groups("one is longer than 512 bytes"));

@@ -1,6 +1,7 @@
 //! What is recorded: one type per kind of frame. JSON, but for result rows. Everything here is already masked.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use super::rows::RowBlock;
 use super::stream::{SshOutcome, StreamBlock};
 use crate::flow::{ApprovalId, Flow, SessionId, Side};
 use crate::policy::rule::Protocol;
+use crate::run::Identity;
 
 /// One event of a session, or of the store itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,6 +123,9 @@ pub struct SessionOpened {
     /// Name of the user the process runs as, when the host knows one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_name: Option<String>,
+    /// Whom the run's token speaks of: issuer, subject, groups and every claim, as they were when the session began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Arc<Identity>>,
     /// The session of the connection to the proxy that it goes by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub through: Option<SessionId>,

@@ -54,6 +54,7 @@ pub(crate) fn opened() -> SessionOpened {
         policy_version: "0123456789abcdef".to_owned(),
         run_labels: BTreeMap::new(),
         user_name: Some("agent".to_owned()),
+        identity: None,
         through: None,
     }
 }

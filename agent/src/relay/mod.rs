@@ -14,7 +14,7 @@ use crate::policy::rule::Protocol;
 use crate::record::event::SessionOpened;
 use crate::record::{RecordError, Recorder, SessionRecord};
 use crate::request::sql::AnalysisCache;
-use crate::run::RunInfo;
+use crate::run::{RunInfo, Subject};
 use crate::tls::ca::Ca;
 use crate::upstream::http::HttpPool;
 use crate::upstream::{Dialler, SideConnections};
@@ -102,7 +102,7 @@ pub fn open_record(
     recorder: &Arc<Recorder>,
     flow: &Flow,
     run: &RunInfo,
-    user_name: String,
+    subject: &Subject,
     admitted: &Admitted,
 ) -> Result<SessionRecord, RecordError> {
     let (admission, policy_version, result_bytes_max) = match admitted {
@@ -119,7 +119,8 @@ pub fn open_record(
         policy: run.policy.clone(),
         policy_version,
         run_labels: run.labels.clone(),
-        user_name: Some(user_name),
+        user_name: Some(subject.user.clone()),
+        identity: subject.identity.clone(),
         through: admission.and_then(|admission| Some(admission.through()?.proxy().flow().session)),
     };
     recorder.session(&opened, result_bytes_max)

@@ -99,6 +99,7 @@ impl Journal {
             policy_version: run.policy_version.clone(),
             run_labels: run.labels.clone(),
             user_name: Some(user_name),
+            identity: run.standing.identity(),
             through: None,
         };
         let record = recorder.session(&opened, 0)?;

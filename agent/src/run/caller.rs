@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::net::UnixStream;
 
-use super::{Subject, cgroup};
+use super::{Login, Subject, cgroup};
 use crate::sys;
 
 /// `/proc/PID/loginuid` of a process that nobody logged in for (audit's `AUDIT_UID_UNSET`).
@@ -109,7 +109,8 @@ impl Caller {
     pub fn subject(&self) -> Subject {
         let mut gids = self.groups.clone();
         gids.push(self.gid);
-        Subject::named(self.uid, self.gid, gids)
+        let login = self.login_uid().map(Login::of);
+        Subject { login, ..Subject::named(self.uid, self.gid, gids) }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 
 use crate::policy::rule::Claims;
 
@@ -37,11 +38,34 @@ impl Identity {
     #[must_use]
     pub fn means_the_same(&self, other: &Self) -> bool {
         /// Claims that are new in every token.
-        const OF_ONE_TOKEN: [&str; 6] = ["exp", "iat", "nbf", "jti", "auth_time", "at_hash"];
-        let lasting = |claims: &Claims| -> Claims {
+        const OF_ONE_TOKEN: [&str; 13] = [
+            "aio",
+            "at_hash",
+            "auth_time",
+            "c_hash",
+            "exp",
+            "iat",
+            "jti",
+            "nbf",
+            "nonce",
+            "rh",
+            "sid",
+            "uti",
+            "warnafter",
+        ];
+        fn lasting(claims: &Claims) -> Claims {
             let kept = claims.iter().filter(|(name, _)| !OF_ONE_TOKEN.contains(&name.as_str()));
-            kept.map(|(name, value)| (name.clone(), value.clone())).collect()
-        };
+            // Kubernetes keeps such a claim inside of another.
+            let value = |value: &Value| match value {
+                Value::Object(inner) => Value::Object(lasting(inner)),
+                other @ (Value::Null
+                | Value::Bool(_)
+                | Value::Number(_)
+                | Value::String(_)
+                | Value::Array(_)) => other.clone(),
+            };
+            kept.map(|(name, inner)| (name.clone(), value(inner))).collect()
+        }
         self.is_same_subject(other)
             && self.groups == other.groups
             && (self.claims == other.claims || lasting(&self.claims) == lasting(&other.claims))

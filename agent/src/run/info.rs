@@ -21,6 +21,9 @@ pub struct Subject {
     pub gid: u32,
     /// Names of all groups; the number when the host has no name for one. Those of the token, when there is one.
     pub groups: Vec<String>,
+    /// The user who logged in, through any `sudo` since; `None` when nobody did, or the kernel keeps no account of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<Login>,
     /// What the run's token says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Arc<Identity>>,
@@ -35,7 +38,7 @@ impl Subject {
         let user = sys::user_by_id(uid).map_or_else(|| uid.to_string(), |user| user.name);
         let groups =
             gids.into_iter().map(|gid| sys::group_name(gid).unwrap_or_else(|| gid.to_string())).collect();
-        Self { uid, user, gid, groups, identity: None }
+        Self { uid, user, gid, groups, login: None, identity: None }
     }
 
     /// The same, as its token knows it.
@@ -67,6 +70,24 @@ impl Subject {
         let mut gids = sys::user_by_id(uid).map_or_else(Vec::new, |user| sys::groups_of(&user));
         gids.push(gid);
         Self::named(uid, gid, gids)
+    }
+}
+
+/// A user who logged in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Login {
+    /// User id.
+    pub uid: u32,
+    /// Login name; the number when the host has no name for it.
+    pub user: String,
+}
+
+impl Login {
+    /// By its number. May block on the host's name service.
+    #[must_use]
+    pub fn of(uid: u32) -> Self {
+        let user = sys::user_by_id(uid).map_or_else(|| uid.to_string(), |user| user.name);
+        Self { uid, user }
     }
 }
 

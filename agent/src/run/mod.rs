@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub mod caller;
@@ -29,7 +29,7 @@ use crate::policy::rule::PolicyVersion;
 use caller::Caller;
 use cgroup::Hierarchy;
 pub use identity::{Identity, Lapsed, Standing, Withdrawal};
-pub use info::{CgroupRef, How, RunInfo, Subject};
+pub use info::{CgroupRef, How, Login, RunInfo, Subject};
 pub use renewal::RenewError;
 use renewal::WithdrawnTokens;
 use store::Store;
@@ -143,6 +143,8 @@ pub struct Runs {
     parent: String,
     store: Store,
     withdrawn: WithdrawnTokens,
+    /// Held by who renews or withdraws.
+    changes: Mutex<()>,
     governor: Governor,
     notify: Notify,
     table: RwLock<Table>,
@@ -167,6 +169,7 @@ impl Runs {
             parent: cgroup::child("/", &config.runs_cgroup),
             store: Store::open(&config.state_dir)?,
             withdrawn: WithdrawnTokens::open(&config.state_dir)?,
+            changes: Mutex::default(),
             governor,
             notify,
             table: RwLock::default(),
@@ -244,6 +247,12 @@ impl Runs {
             return Err(StartError::Full);
         }
         let run = self.prepare(start, caller)?;
+        // Known to all by now: a withdrawal that came in between finds it here, a later one finds it itself.
+        self.withdraw_with_its_token(&run);
+        if run.standing.withdrawn().is_some() {
+            self.discard(&run);
+            return Err(StartError::TokenWithdrawn);
+        }
         match self.place(&run, caller) {
             Ok(()) => {
                 tracing::info!(run = %run.id, policy = run.policy, uid = caller.uid, pid = caller.pid, "run started");
@@ -356,6 +365,7 @@ impl Runs {
         for run in self.store.load()? {
             let run = Arc::new(run);
             if self.hierarchy.id(&run.cgroup.path).is_ok_and(|id| id == run.cgroup.id) {
+                self.withdraw_with_its_token(&run);
                 self.enter(&run)?;
                 tracing::info!(run = %run.id, policy = run.policy, "run resumed");
                 (self.notify)(&RunEvent::Resumed(Arc::clone(&run)));

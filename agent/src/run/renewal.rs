@@ -43,11 +43,13 @@ impl RenewError {
 }
 
 impl Runs {
-    /// Puts a fresh, verified token in the place of a run's.
+    /// Puts a fresh, verified token in the place of a run's. Says whether it means something else to rules than the one before.
     ///
     /// # Errors
     /// When it is not the same subject's, or the run cannot have one.
-    pub fn renew(&self, run: RunId, identity: Identity) -> Result<Arc<RunInfo>, RenewError> {
+    pub fn renew(&self, run: RunId, identity: Identity) -> Result<(Arc<RunInfo>, bool), RenewError> {
+        // One at a time: a withdrawal in between would miss the new token, and the later token has to stay.
+        let _one = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let run = self.get(run).ok_or(RenewError::NoRun(run))?;
         let before = run.standing.identity().ok_or(RenewError::NoToken)?;
         if run.standing.withdrawn().is_some() || self.withdrawn.holds(&identity.token) {
@@ -57,23 +59,41 @@ impl Runs {
             return Err(RenewError::OtherSubject);
         }
         // The same token again, or one that ends earlier, is nothing new.
-        if identity.expires_ms > before.expires_ms {
-            run.standing.renew(identity);
-            self.store.save(&run).map_err(RenewError::Host)?;
+        if identity.expires_ms <= before.expires_ms {
+            return Ok((run, false));
         }
-        Ok(run)
+        let changed = !before.means_the_same(&identity);
+        run.standing.renew(identity);
+        self.store.save(&run).map_err(RenewError::Host)?;
+        Ok((run, changed))
     }
 
-    /// Takes a run's permission away, and that of every token it has had. `None` when no such run is active.
+    /// Takes a run's permission away, that of every token it has had, and that of every other run with one of them: those runs,
+    /// none when no such run is active.
     ///
     /// # Errors
-    /// When that cannot be remembered. The run is withdrawn all the same, until the daemon restarts.
-    pub fn withdraw(&self, run: RunId, withdrawal: Withdrawal) -> io::Result<Option<Arc<RunInfo>>> {
-        let Some(run) = self.get(run) else { return Ok(None) };
-        run.standing.withdraw(withdrawal);
-        self.withdrawn.add(run.standing.tokens())?;
-        self.store.save(&run)?;
-        Ok(Some(run))
+    /// When that cannot be remembered. The runs are withdrawn all the same, until the daemon restarts.
+    pub fn withdraw(&self, run: RunId, withdrawal: &Withdrawal) -> io::Result<Vec<Arc<RunInfo>>> {
+        let _one = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(run) = self.get(run) else { return Ok(Vec::new()) };
+        let tokens = run.standing.tokens();
+        let shares = |other: &Arc<RunInfo>| {
+            other.id == run.id || other.standing.tokens().iter().any(|token| tokens.contains(token))
+        };
+        let withdrawn: Vec<Arc<RunInfo>> = self.list().into_iter().filter(shares).collect();
+        withdrawn.iter().for_each(|run| run.standing.withdraw(withdrawal.clone()));
+        let all = withdrawn.iter().flat_map(|run| run.standing.tokens()).collect();
+        let remembered = self.withdrawn.add(all);
+        withdrawn.iter().try_for_each(|run| self.store.save(run)).and(remembered)?;
+        Ok(withdrawn)
+    }
+
+    /// Withdraws a run whose token was withdrawn with another run, perhaps while the daemon died.
+    pub(super) fn withdraw_with_its_token(&self, run: &RunInfo) {
+        if run.standing.tokens().iter().any(|(token, _)| self.withdrawn.holds(token)) {
+            let reason = "its token was withdrawn".to_owned();
+            run.standing.withdraw(Withdrawal { by: "portcullis".to_owned(), reason, at_ms: now_ms() });
+        }
     }
 }
 
@@ -111,7 +131,11 @@ impl WithdrawnTokens {
         file.write_all(&text)?;
         // A machine that loses power must not remember less than what was promised.
         file.sync_all()?;
-        fs::rename(draft, &self.file)
+        fs::rename(draft, &self.file)?;
+        match self.file.parent() {
+            Some(folder) => fs::File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
     }
 }
 

@@ -49,7 +49,7 @@ server.on('request', async (request, response) => {
     if (url.pathname === '/test/actions' && request.headers.authorization === 'Bearer the-jobs-own-request-token') {
       const claims = {
         sub: 'repo:acme/orders:ref:refs/heads/main', repository: 'acme/orders', repository_owner: 'acme',
-        ref: 'refs/heads/main', actor: 'octocat', run_id: '9191',
+        ref: 'refs/heads/main', actor: 'octocat', run_id: '9191', runner_environment: 'self-hosted',
       };
       const value = await mint({ aud: url.searchParams.get('audience'), exp_in: 60, claims });
       response.setHeader('content-type', 'application/json');

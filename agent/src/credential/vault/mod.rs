@@ -209,7 +209,7 @@ impl Vault {
         let answer =
             self.ask(Method::POST, "auth/token/renew-self", Some(token), b"{}".to_vec(), WHAT).await?;
         let auth = answer.json(WHAT)?.get("auth").ok_or(VaultError::Malformed(WHAT))?;
-        let lasts = Duration::from_secs(auth.get("lease_duration").and_then(Json::number).unwrap_or(0));
+        let lasts = lasting(auth);
         let mut life = token.life.lock().unwrap_or_else(PoisonError::into_inner);
         *life = (!lasts.is_zero()).then(|| Life { ends: Instant::now() + lasts, whole: lasts });
         Ok(())
@@ -257,7 +257,7 @@ impl Vault {
         let answer = self.ask(Method::POST, &format!("auth/{mount}/login"), None, body, WHAT).await?;
         let auth = answer.json(WHAT)?.get("auth").ok_or(VaultError::Malformed(WHAT))?;
         let mut token = auth.get("client_token").and_then(Json::bytes).ok_or(VaultError::Malformed(WHAT))?;
-        let lasts = Duration::from_secs(auth.get("lease_duration").and_then(Json::number).unwrap_or(0));
+        let lasts = lasting(auth);
         Ok(ClientToken::new(Secret::new(std::mem::take(&mut *token)), lasts))
     }
 
@@ -319,11 +319,13 @@ fn token_file(path: &Path) -> Result<Secret, VaultError> {
 /// The lease of an answer; static secrets have none.
 fn grant(json: Json<'_>) -> Option<Grant> {
     let id = Zeroizing::new(json.get("lease_id")?.text().filter(|id| !id.is_empty())?);
-    Some(Grant {
-        id,
-        duration: Duration::from_secs(json.get("lease_duration").and_then(Json::number).unwrap_or(0)),
-        renewable: json.get("renewable").is_some_and(Json::is_true),
-    })
+    Some(Grant { id, duration: lasting(json), renewable: json.get("renewable").is_some_and(Json::is_true) })
+}
+
+/// How long something is good. Longer than a year is a year: clocks cannot hold everything that a number can say.
+fn lasting(json: Json<'_>) -> Duration {
+    const SECONDS_MAX: u64 = 365 * 24 * 60 * 60;
+    Duration::from_secs(json.get("lease_duration").and_then(Json::number).unwrap_or(0).min(SECONDS_MAX))
 }
 
 /// What a status means (<https://developer.hashicorp.com/vault/api-docs#http-status-codes>).

@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::shape::FileTable;
 use super::table::Findings;
 use crate::policy::diagnostic::quoted;
-use crate::policy::rule::{Action, Destination, Guard, HttpWhen, ObjectPattern, Policy};
+use crate::policy::rule::{Action, Connection, Destination, Guard, HttpWhen, ObjectPattern, Policy};
 use crate::request::Effect;
 use crate::request::http::PairPattern;
 
@@ -47,7 +47,9 @@ pub(super) fn report(policy: &Policy, spans: &Spans, findings: &mut Findings<'_>
         }
     }
     for (index, (connection, span)) in policy.connections.iter().zip(&spans.connections).enumerate() {
-        let earlier = policy.connections.iter().take(index);
+        // One that only some may use leaves the others to later ones.
+        let for_all = |earlier: &&Connection| earlier.groups.is_empty() && earlier.claims.is_empty();
+        let earlier = policy.connections.iter().take(index).filter(for_all);
         let unreachable = |to: &Destination| {
             earlier.clone().any(|earlier| earlier.to.iter().any(|before| destination_covers(before, to)))
         };
@@ -72,6 +74,7 @@ fn covers(earlier: &Guard, later: &Guard) -> bool {
     };
     earlier.on == later.on
         && before.estimated_rows.is_none()
+        && before.claims.is_empty()
         && before.unbounded.is_none_or(|unbounded| after.unbounded == Some(unbounded))
         && effects_cover(&before.effects, &after.effects, allows)
         && words_cover(&before.connections, &after.connections)

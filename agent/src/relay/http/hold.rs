@@ -9,6 +9,7 @@ use super::answer::Problem;
 use super::body::Read;
 use super::coding::decode_whole;
 use super::exchange::{Exchange, RequestBody, unrecorded};
+use crate::approval::request::Fields;
 use crate::approval::{Content, Request};
 use crate::flow::Side;
 use crate::gate::{BodyRead, Denial, Held, Hold, Permit};
@@ -66,6 +67,7 @@ fn ask(exchange: &Exchange, hold: Hold, content: Content) -> Result<Held, Proble
         distinct_groups: terms.distinct_groups,
         break_glass: terms.break_glass.clone(),
         shape: None,
+        again: Some(fields(&exchange.parts.headers)),
         patience: hold.patience(Some(INLINE_TIME_DEFAULT)),
     };
     let held = hold
@@ -82,6 +84,46 @@ fn ask(exchange: &Exchange, hold: Hold, content: Content) -> Result<Held, Proble
     // Dropped, the question is withdrawn from the approvers.
     session.with_record(|record| record.held(&event).map(|_| ())).map_err(|error| unrecorded(&error))?;
     Ok(held)
+}
+
+/// Fields that say nothing of what is asked for, or are new in each request, or never reach the server as they are.
+const ORDINARY: [&str; 22] = [
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "authorization",
+    "baggage",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "te",
+    "traceparent",
+    "tracestate",
+    "transfer-encoding",
+    "user-agent",
+    "x-amz-date",
+    "x-b3-traceid",
+    "x-request-id",
+];
+
+/// The other fields, as one text: a request with other ones is another request.
+fn fields(headers: &http::HeaderMap) -> String {
+    let mut lines: Vec<String> = headers
+        .iter()
+        .filter(|(name, _)| !ORDINARY.contains(&name.as_str()) && !name.as_str().starts_with("x-stainless-"))
+        .map(|(name, value)| format!("{name}: {}", value.as_bytes().escape_ascii()))
+        .collect();
+    lines.sort_unstable();
+    let mut digest = Fields::new("portcullis header fields 1");
+    lines.iter().for_each(|line| digest.bytes(line.as_bytes()));
+    // Keys can be among them: what is kept is their digest.
+    format!("header fields {}", digest.finish())
 }
 
 /// What the decision binds and the reviewer sees: method, URL, media type and the exact body.

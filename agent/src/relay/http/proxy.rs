@@ -112,8 +112,7 @@ async fn admit(
     match &admitted {
         Admitted::Yes(admission) => {
             let (flow, run) = (admission.flow(), admission.run());
-            let user = admission.subject().user.clone();
-            let record = open_record(&relay.recorder, flow, run, user, &admitted);
+            let record = open_record(&relay.recorder, flow, run, admission.subject(), &admitted);
             let record = record.map_err(|error| unrecorded(&error))?;
             Ok(((**admission).clone(), record))
         }

@@ -163,7 +163,10 @@ impl Conversation {
 
     /// Puts an operation to the approvers and tells the client so.
     fn hold(&mut self, hold: Hold, mut waiting: Waiting, wires: &mut Wires<'_>) -> Result<Step, Broken> {
-        let request = approval_request(&self.admission, &self.database, &hold, &waiting);
+        let request = {
+            let search_path = self.search_path.text().map(|path| &**path);
+            approval_request(&self.admission, &self.database, &hold, &waiting, search_path)
+        };
         let (rule, terms, locks) = (hold.rule().to_owned(), hold.terms().clone(), hold.locks());
         let held = match hold.ask(&self.gate, request) {
             Ok(held) => held,

@@ -122,6 +122,7 @@ impl Rig {
             policy_version: admission.policy().version.clone(),
             run_labels: admission.run().labels.clone(),
             user_name: None,
+            identity: None,
             through: None,
         };
         let key = Arc::new(HashKey::new(Zeroizing::new([7; 32])));

@@ -18,6 +18,7 @@ pub(super) fn approval_request(
     database: &str,
     hold: &Hold,
     waiting: &Waiting,
+    search_path: Option<&str>,
 ) -> Request {
     let flow = admission.flow();
     let statements = &waiting.facts.analysis.statements;
@@ -51,8 +52,24 @@ pub(super) fn approval_request(
         distinct_groups: hold.terms().distinct_groups,
         break_glass: hold.terms().break_glass.clone(),
         shape: shape_of(&waiting.facts.text, &waiting.facts.analysis),
+        again: again(waiting, search_path),
         patience: hold.patience(None),
     }
+}
+
+/// What makes a later statement the same one. Nothing does where the text only names what it runs (EXECUTE, FETCH), or where
+/// it is not certain which schemas its names are looked up in.
+fn again(waiting: &Waiting, search_path: Option<&str>) -> Option<String> {
+    let search_path = search_path.filter(|_| !waiting.facts.refers)?;
+    let formats = match &waiting.message {
+        Message::Query => String::new(),
+        Message::Bind(_) => {
+            let bind = Bind::decode(waiting.bytes.get(HEADER_BYTES..)?).ok()?;
+            // The same bytes in another format or of another type are another value.
+            format!("{:?} {:?} {:?}", bind.parameter_formats, bind.result_formats, waiting.parameter_types)
+        }
+    };
+    Some(format!("search_path {search_path}; {formats}"))
 }
 
 fn content(waiting: &Waiting) -> Content {

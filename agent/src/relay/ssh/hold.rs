@@ -12,7 +12,7 @@ use crate::gate::{Denial, Hold, Judgement, Permit};
 use crate::record::event::{self, Decided};
 use crate::relay::waiting::Waiting;
 use crate::request::ObjectName;
-use crate::request::ssh::SshOperation;
+use crate::request::ssh::{OperationKind, SshOperation};
 
 /// What waits for an operation's permission.
 pub(super) async fn decide(
@@ -128,6 +128,8 @@ fn request(connection: &Connection, operation: &SshOperation, asked: &Asked, hol
         distinct_groups: terms.distinct_groups,
         break_glass: terms.break_glass.clone(),
         shape: None,
+        // What is typed at a prompt means what the shell has become by then.
+        again: (operation.kind != OperationKind::Line).then(String::new),
         patience: hold.patience(None),
     }
 }

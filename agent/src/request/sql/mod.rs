@@ -49,11 +49,14 @@ pub struct Analysis {
 }
 
 /// What statements that differ in their literals alone have in common: the text with each literal replaced by a number, as
-/// `pg_stat_statements` shows it. `None` for several statements, and for what is not understood.
+/// `pg_stat_statements` shows it. `None` for several statements, for what is not understood, and for all but queries and changes of rows.
 #[must_use]
 pub fn shape_of(text: &str, analysis: &Analysis) -> Option<String> {
     let [statement] = analysis.statements.as_slice() else { return None };
-    let plain = statement.effect != Effect::Unknown && analysis.effect != Effect::Unknown;
+    // Elsewhere literals are code, names or passwords.
+    let plain = ["select", "insert", "update", "delete", "merge"].contains(&statement.kind.as_str())
+        && analysis.effect <= Effect::Write
+        && statement.session == SessionAction::None;
     let room = matches!(bounds::measure(text), Ok(Room::Inline));
     if plain && room { pg_query::normalize(text).ok() } else { None }
 }

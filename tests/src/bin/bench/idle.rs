@@ -21,22 +21,27 @@ pub(crate) fn hold(address: &str, sessions: usize) -> Result<()> {
 
 /// A start-up message of protocol 3.0, and the answer up to ReadyForQuery
 /// (<https://www.postgresql.org/docs/current/protocol-message-formats.html>).
-fn log_in(address: &str) -> Result<TcpStream> {
+pub(crate) fn log_in(address: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(address).context("cannot connect")?;
     let parameters = b"\0\x03\0\0user\0agent\0database\0bench\0\0";
     let length = u32::try_from(parameters.len() + 4)?;
     stream.write_all(&[&length.to_be_bytes(), parameters.as_slice()].concat())?;
     loop {
-        let mut header = [0; 5];
-        stream.read_exact(&mut header)?;
-        let [tag, length @ ..] = header;
-        let length = u32::from_be_bytes(length).checked_sub(4).context("a length below its own size")?;
-        let mut body = vec![0; usize::try_from(length)?];
-        stream.read_exact(&mut body)?;
-        match tag {
-            b'Z' => return Ok(stream),
-            b'E' => bail!("refused: {}", String::from_utf8_lossy(&body).replace('\0', " ")),
+        match message(&mut stream)? {
+            (b'Z', _) => return Ok(stream),
+            (b'E', body) => bail!("refused: {}", String::from_utf8_lossy(&body).replace('\0', " ")),
             _ => {}
         }
     }
+}
+
+/// The server's next message: its type and body.
+pub(crate) fn message(stream: &mut TcpStream) -> Result<(u8, Vec<u8>)> {
+    let mut header = [0; 5];
+    stream.read_exact(&mut header)?;
+    let [tag, length @ ..] = header;
+    let length = u32::from_be_bytes(length).checked_sub(4).context("a length below its own size")?;
+    let mut body = vec![0; usize::try_from(length)?];
+    stream.read_exact(&mut body)?;
+    Ok((tag, body))
 }

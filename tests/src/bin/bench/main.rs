@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
+mod holds;
 mod http;
 mod idle;
 mod measure;
@@ -25,8 +26,7 @@ const SSH_CORES: &str = "0,1";
 /// Set once we run on that core.
 const PINNED: &str = "PORTCULLIS_BENCH_PINNED";
 
-const USAGE: &str =
-    "usage: bench postgres|http|ssh [--quick] [--json] [--only TARGET[,TARGET]...] [--baseline PORTCULLIS]";
+const USAGE: &str = "usage: bench postgres|http|ssh|holds [--quick] [--json] [--only TARGET[,TARGET]...] [--baseline PORTCULLIS]";
 
 fn main() -> ExitCode {
     match run() {
@@ -52,6 +52,11 @@ fn run() -> Result<()> {
             pin(CORE)?;
             http::run(&options)
         }
+        ["holds", options @ ..] => {
+            let options = Options::parse(options)?;
+            pin(CORE)?;
+            holds::run(&options)
+        }
         ["ssh", options @ ..] => {
             let options = Options::parse(options)?;
             pin(SSH_CORES)?;
@@ -60,6 +65,8 @@ fn run() -> Result<()> {
         // The rest is what the bench starts of itself.
         ["relay", listen, target] => relay::serve(listen, target),
         ["idle", address, sessions] => idle::hold(address, sessions.parse()?),
+        ["hold", address, sessions] => holds::hold(address, sessions.parse()?),
+        ["ask", address, count] => holds::ask_many(address, count.parse()?),
         _ => bail!(USAGE),
     }
 }

@@ -105,6 +105,11 @@ fn idle(daemon: &Daemon, pid: u32, server: &Server) -> Result<u64> {
     Ok(resident)
 }
 
+/// Resident memory of a process, in KiB.
+pub(crate) fn resident(pid: u32) -> Result<u64> {
+    status(pid, "VmRSS")
+}
+
 /// A size from `/proc/PID/status`, in KiB.
 fn status(pid: u32, key: &str) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;

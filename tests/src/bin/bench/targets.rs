@@ -155,12 +155,18 @@ impl Target {
 
 /// A daemon with every policy of the bench.
 pub(crate) fn daemon(server: &Server, binary: &Path) -> Result<Daemon> {
+    let mut daemon = prepared(server, binary)?;
+    daemon.launch()?;
+    Ok(daemon)
+}
+
+/// The same, not yet started.
+pub(crate) fn prepared(server: &Server, binary: &Path) -> Result<Daemon> {
     let texts: Vec<(&str, String)> =
         POLICIES.iter().map(|(name, _)| Ok((*name, policy(server, name)?))).collect::<Result<_>>()?;
     let texts: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
     let mut daemon = Daemon::prepare(&texts)?;
     daemon.use_binary(binary);
-    daemon.launch()?;
     Ok(daemon)
 }
 

@@ -1,5 +1,6 @@
 //! What one key says about another: names that must exist, terms that need their action, conditions that cannot hold.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::Range;
 
@@ -211,7 +212,8 @@ fn quorum_can_be_met(table: &GuardTable, findings: &mut Findings<'_>) {
         return;
     };
     let quorum = table.quorum.as_ref().map_or(1, |quorum| quorum.get_ref().0);
-    let named = table.approvers.as_ref().map_or(0, |approvers| approvers.get_ref().0.len());
+    let approvers = table.approvers.iter().flat_map(|approvers| approvers.get_ref().0.iter());
+    let named = approvers.map(|name| name.get_ref().0.as_str()).collect::<BTreeSet<_>>().len();
     if quorum < 2 {
         findings
             .error(distinct.span(), "one approval is for one group; write `quorum` as well, or remove this");
