@@ -95,6 +95,8 @@ fn an_impatient_client_comes_again_even_after_the_daemon_was_killed() {
     psql.until_contains("DROP TABLE").unwrap();
     assert!(!exists("deferred_drop"));
     table("deferred_drop");
+    // A fresh session: in one that has changed the schema nobody can tell what a name means from then on.
+    psql.say("\\c").unwrap();
     psql.say("DROP TABLE deferred_drop;").unwrap();
     sent_away(&mut psql);
 }

@@ -207,7 +207,10 @@ impl Request {
             hash.bytes(&request.content.sha256.0);
             request.circumstances(hash)
         };
-        self.again.is_some() && self.content.sha256 == other.content.sha256 && digest(self) == digest(other)
+        self.again.is_some()
+            && self.again == other.again
+            && self.content.sha256 == other.content.sha256
+            && digest(self) == digest(other)
     }
 
     /// Whether another request asks for a statement of the same shape, under the same circumstances.
@@ -216,6 +219,7 @@ impl Request {
         let digest = |request: &Self| request.circumstances(Fields::new("portcullis shape 1"));
         let rows = |request: &Self| request.estimated_rows.unwrap_or(u64::MAX);
         self.again.is_some()
+            && self.again == other.again
             && self.shape.is_some()
             && self.shape == other.shape
             // More rows than the reviewer saw are another matter.

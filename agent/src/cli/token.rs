@@ -104,8 +104,10 @@ fn detect(
             terms.issuer.contains("token.actions.githubusercontent.com")
                 || terms.issuer.ends_with("/_services/token")
         };
-        // A proxy or a test provider may stand in for GitHub's issuer where it is the policy's only one.
-        let terms = terms.iter().find(github).or_else(|| terms.first().filter(|_| terms.len() == 1))?;
+        // Where another issuer stands in for GitHub's, it does not matter which, if all of them are asked for the same.
+        let alike =
+            || terms.first().filter(|first| terms.iter().all(|other| other.audience == first.audience));
+        let terms = terms.iter().find(github).or_else(alike)?;
         let audience = terms.audience.clone();
         return Some(Source::Github(Service { url, token: Token::new(token), audience }));
     }
