@@ -484,7 +484,9 @@ impl State {
     fn settle(&mut self, id: ApprovalId, entry: Arc<Entry>, outcome: Outcome) {
         let Some(Waiting { asker, .. }) = self.waiting.remove(&id) else { return };
         // An error means that the asker is being dropped; `Pending::drop` finds it settled and leaves it so.
-        drop(asker.map(|asker| asker.send(outcome)));
+        if let Some(asker) = asker {
+            drop(asker.send(outcome));
+        }
         match entry.lasts(now_ms()) {
             true => drop(self.lasting.insert(id, entry)),
             false => self.remember(entry),
