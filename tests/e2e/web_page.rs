@@ -73,7 +73,7 @@ impl Browser {
         Self(Talking::spawn(python.args(["-u", script])).unwrap())
     }
 
-    fn tell(&mut self, wanted: Value) -> Value {
+    fn tell(&mut self, wanted: &Value) -> Value {
         let shown = wanted.to_string();
         self.0.say(&shown).unwrap();
         let said = self.0.until(|line| line.starts_with('{')).unwrap();
@@ -83,15 +83,23 @@ impl Browser {
     }
 
     fn until(&mut self, text: &str) -> String {
-        self.tell(json!({"do": "until", "text": text})).as_str().unwrap().to_owned()
+        self.tell(&json!({"do": "until", "text": text})).as_str().unwrap().to_owned()
     }
 
     fn sign_in(&mut self, page: &Page, name: &str) -> String {
-        self.tell(json!({"do": "sign_in", "with": [page.url, name]})).as_str().unwrap().to_owned()
+        self.tell(&json!({"do": "sign_in", "with": [page.url, name]})).as_str().unwrap().to_owned()
+    }
+
+    /// A picture for `cargo xtask screenshots`, where it has asked for some.
+    fn picture(&mut self, name: &str) {
+        if let Some(folder) = std::env::var_os("PORTCULLIS_SCREENSHOTS") {
+            let path = std::path::Path::new(&folder).join(name);
+            self.tell(&json!({"do": "screenshot", "with": [path]}));
+        }
     }
 
     fn keys(&mut self, keys: &[&str]) {
-        self.tell(json!({"do": "keys", "with": keys}));
+        self.tell(&json!({"do": "keys", "with": keys}));
     }
 }
 
@@ -112,17 +120,19 @@ fn a_reviewer_sees_it_come_and_approves_it_by_keyboard() {
     let mut ada = Browser::start();
     let seen = ada.sign_in(&page, "ada+dba");
     assert!(seen.contains("Nothing waits for you."), "{seen}");
-    ada.tell(json!({"do": "run", "with": ["window.notReloaded = true"]}));
+    ada.tell(&json!({"do": "run", "with": ["window.notReloaded = true"]}));
 
     let mut psql = page.agent("DROP TABLE page_approved");
     let seen = ada.until("DROP TABLE page_approved");
     assert!(seen.contains("nobody") && seen.contains("rule nothing irreversible"), "{seen}");
-    assert_eq!(ada.tell(json!({"do": "run", "with": ["return window.notReloaded"]})), true, "it came live");
+    assert_eq!(ada.tell(&json!({"do": "run", "with": ["return window.notReloaded"]})), true, "it came live");
     assert!(exists("page_approved"), "nothing ran before the decision");
 
     ada.keys(&["j"]);
+    ada.picture("inbox.png");
     ada.keys(&["Enter"]);
-    ada.tell(json!({"do": "until", "url": "/approvals/", "css": "#approve"}));
+    ada.tell(&json!({"do": "until", "url": "/approvals/", "css": "#approve"}));
+    ada.picture("approval.png");
     ada.keys(&["a"]);
     ada.keys(&["o", "k", "Enter"]);
     ada.until("approved by ada: ok");
@@ -136,10 +146,10 @@ fn a_reviewer_sees_it_come_and_approves_it_by_keyboard() {
     assert_eq!((&by["user"], &by["identity"]["subject"]), (&json!("ada"), &json!("ada+dba")));
     assert!(!page.daemon.log().contains("eyJ"), "no token is in the log");
 
-    ada.tell(json!({"do": "click", "with": [".who button"]}));
+    ada.tell(&json!({"do": "click", "with": [".who button"]}));
     ada.until("You are signed out here.");
-    ada.tell(json!({"do": "open", "with": [page.url]}));
-    ada.tell(json!({"do": "until", "text": "Sign in", "css": "button.primary"}));
+    ada.tell(&json!({"do": "open", "with": [page.url]}));
+    ada.tell(&json!({"do": "until", "text": "Sign in", "css": "button.primary"}));
 }
 
 #[test]
@@ -152,8 +162,8 @@ fn a_denial_and_its_reason_reach_psql() {
     ada.until("DROP TABLE page_denied");
     ada.keys(&["j"]);
     ada.keys(&["d"]);
-    ada.tell(json!({"do": "until", "url": "#deny", "css": "#deny"}));
-    ada.tell(json!({"do": "type", "with": ["#deny input[name=reason]", "use the <staging> database"]}));
+    ada.tell(&json!({"do": "until", "url": "#deny", "css": "#deny"}));
+    ada.tell(&json!({"do": "type", "with": ["#deny input[name=reason]", "use the <staging> database"]}));
     ada.keys(&["Enter"]);
     ada.until("denied by ada: use the <staging> database");
     psql.until_contains("use the <staging> database").unwrap();
@@ -178,6 +188,33 @@ fn whom_a_run_acts_for_cannot_approve_it_and_a_bystander_sees_nothing() {
     let seen = bystander.sign_in(&page, "bob+dev");
     assert!(seen.contains("Nothing waits for you."), "{seen}");
     assert!(exists("page_own"));
+}
+
+#[test]
+fn an_operator_sees_what_runs_and_what_was_recorded_and_withdraws() {
+    let page = Page::shop(false);
+    table("page_withdrawn");
+    let psql = page.agent("DROP TABLE page_withdrawn");
+    let mut eve = Browser::start();
+    eve.sign_in(&page, "eve+portcullis");
+    eve.until("DROP TABLE page_withdrawn");
+    let mut open = |path: &str, expected: &str| {
+        eve.tell(&json!({"do": "open", "with": [format!("{}{path}", page.url)]}));
+        eve.until(expected)
+    };
+    let seen = open("/policy", "nothing irreversible");
+    assert!(seen.contains("hold for dba, at most 2m 0s"), "{seen}");
+    let seen = open("/sessions?policy=shop&live=on", "shop-db");
+    assert!(seen.contains("nobody"), "{seen}");
+    open("/sessions/last", "DROP TABLE page_withdrawn");
+    open("/runs", "policy shop");
+    eve.tell(&json!({"do": "type", "with": ["input[name=reason]", "enough"]}));
+    eve.keys(&["Enter"]);
+    assert_ne!(psql.finish().unwrap().code, 0);
+    eve.tell(&json!({"do": "open", "with": [format!("{}/runs", page.url)]}));
+    eve.until("Nothing is governed now.");
+    assert!(exists("page_withdrawn"));
+    assert!(page.daemon.log().contains("an operator withdrew a run"), "{}", page.daemon.log());
 }
 
 #[test]

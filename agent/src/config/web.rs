@@ -159,7 +159,10 @@ fn origin(text: String) -> Result<String, String> {
         "http" if is_loopback(authority.host()) => {}
         _ => return Err(wrong("plain HTTP is for a loopback address (127.0.0.1, ::1) alone")),
     }
-    Ok(format!("{scheme}://{}", authority.as_str().to_ascii_lowercase()))
+    // Browsers leave the scheme's own port out of Host and Origin.
+    let usual = if scheme == "https" { ":443" } else { ":80" };
+    let authority = authority.as_str().to_ascii_lowercase();
+    Ok(format!("{scheme}://{}", authority.strip_suffix(usual).unwrap_or(&authority)))
 }
 
 fn issuer(text: String) -> Result<String, String> {
@@ -236,8 +239,9 @@ mod tests {
         let web = parse(&text).unwrap().web.unwrap();
         assert_eq!((web.url.as_str(), web.authority()), ("https://gate.example:8443", "gate.example:8443"));
         assert!(web.is_secure() && web.scopes == ["openid", "profile"] && web.idle.as_secs() == 1800);
-        let text = format!("[web]\nlisten = \"[::1]:80\"\nurl = \"http://[::1]\"\nidle = \"5m\"\n{REST}");
-        assert!(!parse(&text).unwrap().web.unwrap().is_secure());
+        let text = format!("[web]\nlisten = \"[::1]:80\"\nurl = \"http://[::1]:80\"\nidle = \"5m\"\n{REST}");
+        let web = parse(&text).unwrap().web.unwrap();
+        assert!(!web.is_secure() && web.url == "http://[::1]", "{}", web.url);
         assert_eq!(parse("").unwrap().web, None, "nothing is served unless the file says so");
     }
 

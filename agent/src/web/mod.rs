@@ -37,7 +37,10 @@ mod layout;
 mod live;
 mod login;
 mod peer;
+mod policy;
 mod provider;
+mod recordings;
+mod runs;
 mod serve;
 mod session;
 mod sql;
@@ -103,12 +106,9 @@ struct Web {
     settings: Arc<Settings>,
     approvals: Arc<Approvals>,
     runs: Arc<Runs>,
-    #[expect(dead_code, reason = "for the pages of policies and recordings")]
     policies: Arc<PolicySet>,
     operators: String,
-    #[expect(dead_code, reason = "for the pages of policies and recordings")]
     state_dir: PathBuf,
-    #[expect(dead_code, reason = "for the page of runs")]
     kill_run: KillRun,
     provider: Provider,
     sessions: Sessions,
@@ -213,6 +213,11 @@ fn router(web: Arc<Web>) -> Router {
         .route("/approvals/{id}/review", post(decide::review))
         .route("/live/inbox", get(inbox::part))
         .route("/live/approvals/{id}", get(approval::part))
+        .route("/runs", get(runs::page))
+        .route("/runs/{id}/withdraw", post(runs::withdraw))
+        .route("/policy", get(policy::page))
+        .route("/sessions", get(recordings::list))
+        .route("/sessions/{id}", get(recordings::one))
         .route("/events", get(live::events))
         .route("/login", post(login::login))
         .route("/callback", get(login::callback))

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,8 +17,7 @@ use crate::run::{Runs, cgroup};
 pub(super) async fn may_come(tcp: &TcpStream, runs: &Arc<Runs>) -> bool {
     let (Ok(peer), Ok(local)) = (tcp.peer_addr(), tcp.local_addr()) else { return false };
     let (peer, local) = (canonical(peer), canonical(local));
-    // Who comes from elsewhere comes from another address than the one they come to.
-    if !peer.ip().is_loopback() && peer.ip() != local.ip() {
+    if !is_of_this_host(peer.ip()) {
         return true;
     }
     let runs = Arc::clone(runs);
@@ -38,6 +37,11 @@ pub(super) async fn may_come(tcp: &TcpStream, runs: &Arc<Runs>) -> bool {
         }
         Err(_broken) => false,
     }
+}
+
+/// Only an address of this host can be bound to.
+fn is_of_this_host(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

@@ -238,3 +238,22 @@ async fn the_script_is_told_of_changes_that_its_person_may_see() {
     assert_eq!(told, format!("event: approval\ndata: {}\n\n", pending.id()).as_bytes(), "ids alone");
     assert!(tokio::time::timeout(Duration::from_millis(300), his.frame()).await.is_err());
 }
+
+#[tokio::test]
+async fn runs_policies_and_recordings_are_for_operators() {
+    let rig = Rig::start().await;
+    let (ada, eve) = (rig.sign_in("ada", &["dba"]).await, rig.sign_in("eve", &["portcullis"]).await);
+    for path in ["/runs", "/policy", "/sessions", "/sessions/last"] {
+        assert_eq!(rig.get(path, &ada).await.status, StatusCode::FORBIDDEN, "{path}");
+    }
+    assert!(!rig.get("/", &ada).await.body.contains("href=\"/runs\""));
+    for path in ["/runs", "/policy"] {
+        let page = rig.get(path, &eve).await;
+        assert_eq!(page.status, StatusCode::OK, "{path}");
+    }
+    let path = format!("/runs/{}/withdraw", RunId::generate());
+    let form = |page: &Answer| format!("csrf={}&reason=x", page.field("csrf"));
+    let (hers, theirs) = (form(&rig.get("/", &ada).await), form(&rig.get("/", &eve).await));
+    assert_eq!(rig.post(&path, &ada, &hers).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(rig.post(&path, &eve, &theirs).await.status, StatusCode::NOT_FOUND);
+}
