@@ -526,7 +526,7 @@ fn unnamed() -> Connection {
 #[cfg(test)]
 impl Admission {
     /// An admission that no policy gave: for the tests of what asks for one.
-    pub(crate) fn for_tests(destination: std::net::SocketAddr, connection: Connection) -> Self {
+    pub(crate) fn for_tests(destination: SocketAddr, connection: Connection) -> Self {
         let text = "version = 1\nname = \"test\"\n";
         let mut policy = crate::policy::load(text).unwrap().policy;
         policy.connections = vec![connection];
@@ -534,7 +534,7 @@ impl Admission {
     }
 
     /// An admission to a policy's first connection.
-    pub(crate) fn under(destination: std::net::SocketAddr, policy: Policy) -> Self {
+    pub(crate) fn under(destination: SocketAddr, policy: Policy) -> Self {
         use crate::flow::{OriginalDst, Process, RunId, SessionId};
         use crate::run::{CgroupRef, How};
         let flow = Flow {

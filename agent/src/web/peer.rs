@@ -73,7 +73,8 @@ fn parse(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let mut bytes = Vec::with_capacity(16);
     for word in address.as_bytes().chunks(8) {
-        let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
+        let word = std::str::from_utf8(word).ok().filter(|word| word.len() == 8)?;
+        let word = u32::from_str_radix(word, 16).ok()?;
         bytes.extend(word.to_ne_bytes());
     }
     let address = match <[u8; 4]>::try_from(bytes.as_slice()) {
