@@ -37,6 +37,7 @@ pub use given::GivenNames;
 pub use hold::{Held, Hold, withdrawal};
 pub use http::{BodyRead, HttpJudgement};
 pub use names::{Addresses, HostNames, Lookup};
+pub use own::is_of_this_host;
 pub use question::NamePermit;
 pub use through::Through;
 

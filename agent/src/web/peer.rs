@@ -4,13 +4,14 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
+use crate::gate::is_of_this_host;
 use crate::run::{Runs, cgroup};
 
 /// Whether a connection may be served. One of this host whose owner cannot be told may not.
@@ -37,11 +38,6 @@ pub(super) async fn may_come(tcp: &TcpStream, runs: &Arc<Runs>) -> bool {
         }
         Err(_broken) => false,
     }
-}
-
-/// Only an address of this host can be bound to.
-fn is_of_this_host(address: IpAddr) -> bool {
-    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

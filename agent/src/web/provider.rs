@@ -238,7 +238,7 @@ impl Provider {
         if described.issuer != self.settings.issuer {
             return Err(ProviderError::Answer("description is of another issuer"));
         }
-        if !described.endpoints().all(is_web_address) {
+        if !described.endpoints().all(|endpoint| is_web_address(endpoint)) {
             return Err(ProviderError::Answer("description has an endpoint that is no web address"));
         }
         let described = Arc::new(described);
@@ -260,7 +260,7 @@ impl Described {
 }
 
 /// Links go there, so it must be nothing that a browser would run.
-fn is_web_address(text: &String) -> bool {
+fn is_web_address(text: &str) -> bool {
     let uri: Option<Uri> = text.parse().ok();
     uri.is_some_and(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("https" | "http")))
 }
@@ -292,7 +292,7 @@ mod tests {
             ("javascript:alert(1)", false),
             ("/x", false),
         ] {
-            assert_eq!(is_web_address(&address.to_owned()), expected, "{address}");
+            assert_eq!(is_web_address(address), expected, "{address}");
         }
     }
 }
