@@ -44,7 +44,7 @@ impl Page {
             table +=
                 &format!("client_id = \"portcullis-page\"\ncertificate = {certificate:?}\nkey = {key:?}\n");
         } else {
-            table += "client_id = \"portcullis-page-confidential\"\nclient_secret = \"page-secret\"\n";
+            table += "client_id = \"portcullis-page-confidential\"\nclient_secret = \"page-secret\"\nstep_up = \"10m\"\n";
             daemon.credential("page-secret", PAGE_SECRET).unwrap();
         }
         daemon.configure(&table).unwrap();

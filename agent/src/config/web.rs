@@ -51,6 +51,8 @@ pub struct Web {
     pub idle: Duration,
     /// A session ends after this time.
     pub absolute: Duration,
+    /// Who decides has proved within this time who they are; `None`: when the session began is enough.
+    pub step_up: Option<Duration>,
 }
 
 /// What the page's TLS is served with.
@@ -93,6 +95,7 @@ pub(super) struct WebTable {
     scopes: Option<Spanned<Vec<String>>>,
     idle: Option<Spanned<String>>,
     absolute: Option<Spanned<String>>,
+    step_up: Option<Spanned<String>>,
 }
 
 pub(super) fn web(table: WebTable) -> Result<Web, Fault> {
@@ -136,6 +139,7 @@ pub(super) fn web(table: WebTable) -> Result<Web, Fault> {
         },
         idle: time(table.idle, IDLE_DEFAULT)?,
         absolute: time(table.absolute, ABSOLUTE_DEFAULT)?,
+        step_up: table.step_up.map(|value| checked(value, self::time)).transpose()?,
     })
 }
 

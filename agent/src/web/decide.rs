@@ -70,7 +70,7 @@ type Change = fn(&Web, &Entry, &Signed, &Fields) -> Result<Arc<Entry>, Refused>;
 
 /// Makes a change on a thread that may wait for the disk, then shows what has become of the request.
 async fn change(web: Arc<Web>, id: String, headers: HeaderMap, body: Posted, make: Change) -> Response {
-    let (signed, fields) = match web.posted(&headers, &body) {
+    let (signed, fields) = match web.decided(&headers, &body, &format!("/approvals/{id}")) {
         Ok(posted) => posted,
         Err(refusal) => return *refusal,
     };

@@ -53,7 +53,7 @@ impl Stream {
     async fn next(&mut self) -> Option<Event> {
         loop {
             let change = tokio::time::timeout(TICK, self.changes.recv()).await;
-            let who = self.web.sessions.find(&self.digest, Use::Script)?;
+            let who = self.web.sessions.find(&self.digest, Use::Script)?.who;
             match change {
                 Ok(Ok(entry)) if self.web.approvals.may_see(&entry.request, &who) => {
                     return Some(Event::default().event("approval").data(entry.id.to_string()));

@@ -119,17 +119,16 @@ pub(super) async fn callback(
         tracing::warn!("a sign-in to the approvals page came back with another's state");
         return refused(StatusCode::BAD_REQUEST, "this is the answer to another sign-in; begin again");
     }
-    let identity = match redeemed(&web, &fields, &login.secrets).await {
-        Ok(identity) => identity,
+    let (who, age) = match redeemed(&web, &fields, &login.secrets).await {
+        Ok(redeemed) => redeemed,
         Err(refusal) => return refused(refusal.0, refusal.1),
     };
-    let who = reviewer(identity);
     tracing::info!(user = who.user, groups = ?who.groups, "signed in to the approvals page");
     // Whoever was signed in here before is not any more.
     if let Some(before) = web.session_token(&headers) {
         web.sessions.end(&before.digest());
     }
-    let Ok(token) = web.sessions.begin(who) else {
+    let Ok(token) = web.sessions.begin(who, age) else {
         return refused(StatusCode::INTERNAL_SERVER_ERROR, "no randomness");
     };
     let session = set_cookie(web.session_cookie(), &token.text(), web.secure(), None);
@@ -140,7 +139,7 @@ async fn redeemed(
     web: &Web,
     fields: &Fields,
     secrets: &Secrets,
-) -> Result<Identity, (StatusCode, &'static str)> {
+) -> Result<(Reviewer, Duration), (StatusCode, &'static str)> {
     let failed = |error: super::provider::ProviderError| {
         tracing::warn!(%error, "a sign-in to the approvals page failed");
         (StatusCode::FORBIDDEN, "the sign-in failed; the daemon's log says why")
@@ -156,7 +155,9 @@ async fn redeemed(
     let Some(code) = fields.find("code") else {
         return Err((StatusCode::BAD_REQUEST, "not an answer of the identity provider"));
     };
-    web.provider.redeem(code, secrets).await.map_err(failed)
+    let identity = web.provider.redeem(code, secrets).await.map_err(failed)?;
+    let age = web.provider.age(&identity).map_err(failed)?;
+    Ok((reviewer(identity), age))
 }
 
 /// `POST /logout`.
@@ -196,12 +197,23 @@ pub(super) fn reviewer(identity: Identity) -> Reviewer {
 pub(super) fn sign_in(back_to: &str) -> Response {
     let page = Page::new("Sign in").with(&Html::of(|html| {
         html.leaf("p", &[], "What agents ask waits here for people to decide.");
-        html.el("form", &[("method", "post"), ("action", "/login")], |html| {
-            html.open("input", &[("type", "hidden"), ("name", "back"), ("value", own_path(back_to))]);
-            html.leaf("button", &[("type", "submit"), ("class", "primary"), ("autofocus", "")], "Sign in");
-        });
+        form(html, back_to);
     }));
     page.status(StatusCode::UNAUTHORIZED).into_response()
+}
+
+/// The page for somebody who has to prove once more who they are. What they wrote is lost: it is decided anew.
+pub(super) fn step_up(back_to: &str) -> Response {
+    let page = Page::new("Sign in again").notice("To decide, sign in once more; nothing was decided.");
+    let page = page.with(&Html::of(|html| form(html, back_to)));
+    page.status(StatusCode::FORBIDDEN).into_response()
+}
+
+fn form(html: &mut Html, back_to: &str) {
+    html.el("form", &[("method", "post"), ("action", "/login")], |html| {
+        html.open("input", &[("type", "hidden"), ("name", "back"), ("value", own_path(back_to))]);
+        html.leaf("button", &[("type", "submit"), ("class", "primary"), ("autofocus", "")], "Sign in");
+    });
 }
 
 /// 303 (RFC 9110 section 15.4.4) to a place of this page.

@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -52,7 +53,7 @@ use guard::Posted;
 use layout::message;
 use login::Logins;
 use provider::Provider;
-use session::{Sessions, Token, TokenDigest, Use};
+use session::{Present, Sessions, Token, TokenDigest, Use};
 
 /// What the page gives access to.
 pub struct Parts {
@@ -122,6 +123,8 @@ struct Signed {
     csrf: String,
     digest: TokenDigest,
     operator: bool,
+    /// How long ago they proved who they are.
+    age: Duration,
 }
 
 impl Server {
@@ -183,9 +186,23 @@ impl Web {
     fn signed(&self, headers: &HeaderMap, use_: Use) -> Option<Signed> {
         let token = self.session_token(headers)?;
         let digest = token.digest();
-        let who = self.sessions.find(&digest, use_)?;
+        let Present { who, age } = self.sessions.find(&digest, use_)?;
         let operator = who.groups.contains(&self.operators);
-        Some(Signed { who, csrf: token.csrf(), digest, operator })
+        Some(Signed { who, csrf: token.csrf(), digest, operator, age })
+    }
+
+    /// The same of somebody who decides: they have proved lately enough who they are.
+    fn decided(
+        &self,
+        headers: &HeaderMap,
+        body: &Posted,
+        back: &str,
+    ) -> Result<(Signed, Fields), Box<Response>> {
+        let (signed, fields) = self.posted(headers, body)?;
+        match self.settings.step_up {
+            Some(step_up) if signed.age > step_up => Err(Box::new(login::step_up(back))),
+            Some(_) | None => Ok((signed, fields)),
+        }
     }
 
     /// Who sends this form, and its fields; or what they are told instead.

@@ -40,6 +40,8 @@ pub(super) enum ProviderError {
     Token(#[from] TokenError),
     #[error("the ID token is not for this sign-in: its nonce is another")]
     Nonce,
+    #[error("the provider did not ask who it is lately enough (auth_time), which step_up needs")]
+    Stale,
     #[error(transparent)]
     Secret(#[from] CredentialError),
 }
@@ -125,6 +127,9 @@ impl Provider {
             .append_pair("nonce", &secrets.nonce)
             .append_pair("code_challenge", &challenge)
             .append_pair("code_challenge_method", "S256");
+        if let Some(step_up) = self.settings.step_up {
+            query.append_pair("max_age", &step_up.as_secs().to_string());
+        }
         Ok(with_query(&described.authorization_endpoint, &query.finish()))
     }
 
@@ -155,6 +160,16 @@ impl Provider {
             true => Ok(identity),
             false => Err(ProviderError::Nonce),
         }
+    }
+
+    /// How long ago the provider asked who it is. It must say so when it was given a `max_age`, and keep to it (Core 1.0
+    /// section 3.1.3.7 step 13).
+    pub(super) fn age(&self, identity: &Identity) -> Result<Duration, ProviderError> {
+        let Some(step_up) = self.settings.step_up else { return Ok(Duration::ZERO) };
+        let at = identity.claims.get("auth_time").and_then(serde_json::Value::as_u64);
+        let at = at.map(Duration::from_secs).ok_or(ProviderError::Stale)?;
+        let age = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(at);
+        if age > step_up.saturating_add(LEEWAY_DEFAULT) { Err(ProviderError::Stale) } else { Ok(age) }
     }
 
     async fn id_token(&self, code: &str, secrets: &Secrets) -> Result<Zeroizing<String>, ProviderError> {

@@ -80,7 +80,7 @@ pub(super) async fn withdraw(
     headers: HeaderMap,
     body: Posted,
 ) -> Response {
-    let (signed, fields) = match web.posted(&headers, &body) {
+    let (signed, fields) = match web.decided(&headers, &body, "/runs") {
         Ok(posted) => posted,
         Err(refusal) => return *refusal,
     };

@@ -75,8 +75,17 @@ pub(super) struct Sessions {
 struct Session {
     digest: TokenDigest,
     who: Reviewer,
+    /// How long before its beginning they proved who they are.
+    age: Duration,
     began: Instant,
     used: Instant,
+}
+
+/// Somebody whose session lasts.
+pub(super) struct Present {
+    pub(super) who: Reviewer,
+    /// How long ago they proved who they are.
+    pub(super) age: Duration,
 }
 
 /// Whether looking a session up counts as using it.
@@ -99,8 +108,8 @@ impl Sessions {
         Self { idle, absolute, table: Mutex::default() }
     }
 
-    /// Signs somebody in, under a token that nobody has had before.
-    pub(super) fn begin(&self, who: Reviewer) -> Result<Token, getrandom::Error> {
+    /// Signs somebody in who proved so long ago who they are, under a token that nobody has had before.
+    pub(super) fn begin(&self, who: Reviewer, age: Duration) -> Result<Token, getrandom::Error> {
         let token = Token::generate()?;
         let (now, mut table) = (Instant::now(), self.lock());
         let own = table.iter().filter(|session| is_same_person(&session.who, &who)).count();
@@ -110,19 +119,19 @@ impl Sessions {
         if table.len() >= SESSIONS_MAX {
             drop_longest_unused(&mut table, |_| true);
         }
-        table.push(Session { digest: token.digest(), who, began: now, used: now });
+        table.push(Session { digest: token.digest(), who, age, began: now, used: now });
         Ok(token)
     }
 
     /// Who has this token, while their session lasts.
-    pub(super) fn find(&self, digest: &TokenDigest, use_: Use) -> Option<Reviewer> {
+    pub(super) fn find(&self, digest: &TokenDigest, use_: Use) -> Option<Present> {
         let (now, mut table) = (Instant::now(), self.lock());
         // All are compared, so that the time says nothing of which.
         let found = table.iter_mut().filter(|session| session.digest.is(digest)).last()?;
         if use_ == Use::Person {
             found.used = now;
         }
-        Some(found.who.clone())
+        Some(Present { who: found.who.clone(), age: found.age.saturating_add(found.began.elapsed()) })
     }
 
     /// Signs out.
@@ -187,10 +196,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_session_ends_when_nobody_uses_it() {
         let sessions = sessions();
-        let digest = sessions.begin(person("ada")).unwrap().digest();
+        let digest = sessions.begin(person("ada"), Duration::ZERO).unwrap().digest();
         for _ in 0..3 {
             tokio::time::advance(Duration::from_mins(29)).await;
-            assert_eq!(sessions.find(&digest, Use::Person).unwrap().user, "ada");
+            assert_eq!(sessions.find(&digest, Use::Person).unwrap().who.user, "ada");
         }
         tokio::time::advance(Duration::from_mins(29)).await;
         assert!(sessions.find(&digest, Use::Script).is_some(), "a script may look");
@@ -201,7 +210,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_session_ends_in_any_case() {
         let sessions = sessions();
-        let digest = sessions.begin(person("ada")).unwrap().digest();
+        let digest = sessions.begin(person("ada"), Duration::ZERO).unwrap().digest();
         for _ in 0..31 {
             tokio::time::advance(Duration::from_mins(15)).await;
             assert!(sessions.find(&digest, Use::Person).is_some());
@@ -213,15 +222,16 @@ mod tests {
     #[tokio::test]
     async fn sessions_are_bounded_and_end_when_told() {
         let sessions = sessions();
-        let first = sessions.begin(person("ada")).unwrap().digest();
-        let others: Vec<_> =
-            (0..SESSIONS_PER_PERSON_MAX).map(|_| sessions.begin(person("ada")).unwrap().digest()).collect();
+        let first = sessions.begin(person("ada"), Duration::ZERO).unwrap().digest();
+        let others: Vec<_> = (0..SESSIONS_PER_PERSON_MAX)
+            .map(|_| sessions.begin(person("ada"), Duration::ZERO).unwrap().digest())
+            .collect();
         assert!(sessions.find(&first, Use::Person).is_none(), "the oldest has made room");
         assert!(others.iter().all(|digest| sessions.find(digest, Use::Person).is_some()));
         sessions.end(&others[0]);
         assert!(sessions.find(&others[0], Use::Person).is_none());
         for number in 0..SESSIONS_MAX {
-            sessions.begin(person(&number.to_string())).unwrap();
+            sessions.begin(person(&number.to_string()), Duration::ZERO).unwrap();
         }
         assert_eq!(sessions.lock().len(), SESSIONS_MAX);
     }

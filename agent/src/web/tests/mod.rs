@@ -55,6 +55,11 @@ struct Rig {
 
 impl Rig {
     async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// With more in its table.
+    async fn start_with(more: &str) -> Self {
         let (folder, idp) = (tempfile::tempdir().unwrap(), Idp::start().await);
         let config = Config { state_dir: folder.path().join("state"), ..Config::default() };
         let governor = Governor {
@@ -64,7 +69,7 @@ impl Rig {
         };
         let text = format!(
             "[web]\nlisten = \"127.0.0.1:8443\"\nurl = \"{ORIGIN}\"\nissuer = \"{}\"\nclient_id = \"page\"\n\
-             groups_claim = \"groups\"\nname_claim = \"name\"\n",
+             groups_claim = \"groups\"\nname_claim = \"name\"\n{more}",
             idp.issuer
         );
         let settings = Config::parse(&text, std::path::Path::new("p.toml")).unwrap().web.unwrap();

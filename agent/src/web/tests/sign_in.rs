@@ -103,3 +103,32 @@ async fn a_sign_in_may_take_ten_minutes() {
     }
     assert!(logins.take(&token.digest()).is_none(), "the oldest makes room");
 }
+
+#[tokio::test]
+async fn who_decides_has_proved_lately_who_they_are() {
+    let rig = Rig::start_with("step_up = \"10m\"\n").await;
+    let pending = rig.ask();
+    let path = format!("/approvals/{}", pending.id());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let sign_in = async |auth_time: serde_json::Value| {
+        let (cookie, address) = rig.begin("/").await;
+        assert_eq!(query(&address)["max_age"], "600");
+        let claims = json!({"name": "ada", "groups": ["dba"], "auth_time": auth_time});
+        rig.get(&rig.idp.grant_claims(&address, &claims), &cookie).await
+    };
+    for auth_time in [json!(null), json!("now"), json!(now - 700)] {
+        assert_eq!(sign_in(auth_time.clone()).await.status, StatusCode::FORBIDDEN, "{auth_time}");
+    }
+    for (auth_time, expected) in [(now - 615, StatusCode::FORBIDDEN), (now - 300, StatusCode::SEE_OTHER)] {
+        let session = sign_in(json!(auth_time)).await.cookie("__Host-portcullis").unwrap();
+        let session = format!("__Host-portcullis={session}");
+        let page = rig.get(&path, &session).await;
+        let form = format!("csrf={}&digest={}&answer=deny", page.field("csrf"), page.field("digest"));
+        let answer = rig.post(&format!("{path}/decide"), &session, &form).await;
+        assert_eq!(answer.status, expected, "{}", answer.body);
+        if expected == StatusCode::FORBIDDEN {
+            assert_eq!((answer.field("back"), rig.waiting()), (path.clone(), 1), "{}", answer.body);
+        }
+    }
+    assert_eq!(rig.waiting(), 0);
+}
