@@ -64,19 +64,20 @@ impl Page {
 }
 
 /// Somebody's browser.
-struct Browser(Talking);
+struct Browser(Option<Talking>);
 
 impl Browser {
     fn start() -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/oidc/browser.py");
         let mut python = Command::new(process::venv_python().unwrap());
-        Self(Talking::spawn(python.args(["-u", script])).unwrap())
+        Self(Some(Talking::spawn(python.args(["-u", script])).unwrap()))
     }
 
     fn tell(&mut self, wanted: &Value) -> Value {
         let shown = wanted.to_string();
-        self.0.say(&shown).unwrap();
-        let said = self.0.until(|line| line.starts_with('{')).unwrap();
+        let talking = self.0.as_mut().unwrap();
+        talking.say(&shown).unwrap();
+        let said = talking.until(|line| line.starts_with('{')).unwrap();
         let said: Value = serde_json::from_str(&said).unwrap();
         assert!(said.get("error").is_none(), "{shown}: {said}");
         said["ok"].clone()
@@ -100,6 +101,13 @@ impl Browser {
 
     fn keys(&mut self, keys: &[&str]) {
         self.tell(&json!({"do": "keys", "with": keys}));
+    }
+}
+
+impl Drop for Browser {
+    /// At the end of its input the script closes the browser; killed, it would leave it behind.
+    fn drop(&mut self) {
+        drop(self.0.take().map(Talking::finish));
     }
 }
 
