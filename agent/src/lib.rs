@@ -61,4 +61,6 @@ pub mod control;
 
 pub mod cli;
 
+pub mod web;
+
 pub mod daemon;

@@ -51,4 +51,6 @@ mod wait;
 #[cfg(test)]
 mod web;
 #[cfg(test)]
+mod web_page;
+#[cfg(test)]
 mod wire;

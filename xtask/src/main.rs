@@ -5,6 +5,7 @@ mod build_ebpf;
 mod ci;
 mod demo;
 mod needs;
+mod screenshots;
 mod shell;
 mod test;
 mod tidy;
@@ -31,6 +32,8 @@ enum Command {
     Ci,
     /// See it work: a private PostgreSQL, an agent, masks, a held UPDATE, a denied DROP DATABASE.
     Demo(demo::Arguments),
+    /// Take pictures of the approvals page (tests/screenshots).
+    Screenshots,
     /// Every test, including those that need root and real servers.
     Test(test::Arguments),
     /// House rules that no linter knows: module order, file headers, file length.
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf => build_ebpf::build(&shell::root()).map(drop).map_err(anyhow::Error::from),
         Command::Ci => ci::run(),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Screenshots => screenshots::run(),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy => tidy::run(),
     };

@@ -152,6 +152,11 @@ const TEST: &[Need] = &[
         why: "node: its fetch is an HTTP client to intercept; it runs the OpenID provider",
     },
     Need {
+        present: || shell::which("chromium").is_some() && shell::which("chromedriver").is_some(),
+        packages: &["chromium", "chromium-driver"],
+        why: "Chromium and its driver: people decide in a browser",
+    },
+    Need {
         present: || shell::which("npm").is_some(),
         packages: &["npm"],
         why: "npm: installs oidc-provider, a real OpenID provider",

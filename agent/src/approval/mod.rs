@@ -271,7 +271,10 @@ impl Approvals {
 
     /// Who may decide a request: not whoever it acts for, in any guise, and then somebody its approvers name (those who may
     /// break its glass, for that), or an operator or root where they name nobody. There is no exception for anybody.
-    fn may_decide(&self, request: &Request, by: &Reviewer, break_glass: bool) -> Result<(), DecideError> {
+    ///
+    /// # Errors
+    /// When they may not: why.
+    pub fn may_decide(&self, request: &Request, by: &Reviewer, break_glass: bool) -> Result<(), DecideError> {
         if let Some(mark) = askers(request).in_common(&by.marks()) {
             return Err(DecideError::SelfReview { who: mark.to_owned() });
         }

@@ -270,7 +270,8 @@ fn list(args: &ListArgs, catalogue: &Catalogue, out: &mut dyn Write) -> Result<(
     Ok(())
 }
 
-fn matches(args: &ListArgs, session: &SessionSummary) -> bool {
+/// Whether a session is as these filters want it, but for what stands in its recording.
+pub(crate) fn matches(args: &ListArgs, session: &SessionSummary) -> bool {
     let opened = session.opened.as_ref();
     let policy = opened.map(|opened| opened.policy.as_str());
     let connection = opened.and_then(|opened| opened.connection.as_deref());
@@ -289,7 +290,8 @@ fn matches(args: &ListArgs, session: &SessionSummary) -> bool {
         && (!args.held || session.held > 0)
 }
 
-fn listing_row(session: &SessionSummary) -> Vec<String> {
+/// A session's cells, as the list shows them.
+pub(crate) fn listing_row(session: &SessionSummary) -> Vec<String> {
     let unknown = || "?".to_owned();
     let opened = session.opened.as_ref();
     let lasted = session.ended_ns.map(|ended| Duration::from_nanos(ended.saturating_sub(session.started_ns)));

@@ -11,8 +11,10 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use self::credential::Sources;
+use self::web::Web;
 
 pub mod credential;
+pub mod web;
 
 /// Where the file lives unless `--config` or `PORTCULLIS_CONFIG` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/portcullis/portcullis.toml";
@@ -78,6 +80,8 @@ pub struct Config {
     pub ca_lifetime: Duration,
     /// Free bytes on the state folder's file system below which nothing is forwarded.
     pub free_bytes_min: u64,
+    /// The approvals page; `None` serves none.
+    pub web: Option<Web>,
     /// How much is logged; `PORTCULLIS_LOG` overrides it.
     pub log: LogLevel,
 }
@@ -162,6 +166,7 @@ impl Default for Config {
             ca_name: "Portcullis local CA".to_owned(),
             ca_lifetime: Duration::from_secs(3 * YEAR_SECONDS),
             free_bytes_min: 1 << 30,
+            web: None,
             log: LogLevel::Info,
         }
     }
@@ -244,6 +249,7 @@ struct File {
     approvals: ApprovalsTable,
     ca: CaTable,
     record: Record,
+    web: Option<web::WebTable>,
     log: Log,
 }
 
@@ -359,6 +365,7 @@ impl File {
                 .record
                 .free_min
                 .map_or(Ok(default.free_bytes_min), |size| checked(size, bytes))?,
+            web: self.web.map(web::web).transpose()?,
             log: self.log.level.unwrap_or(default.log),
         })
     }

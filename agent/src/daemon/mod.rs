@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use self::service::{HostView, service};
+use self::service::{HostView, page, service};
 use self::trust::Trust;
 use crate::approval::Approvals;
 use crate::cli::BoxError;
@@ -34,6 +34,7 @@ use crate::run::{self, Governor, Lapsed, RunEvent, Runs, now_ms};
 use crate::session::{self, Host, Places};
 use crate::tls::ca::{Ca, CaSettings};
 use crate::upstream::{Dialler, SideConnections};
+use crate::web;
 
 mod files;
 mod service;
@@ -163,6 +164,7 @@ struct Daemon {
     trigger: ShutdownTrigger,
     shutdown: Shutdown,
     view: HostView,
+    page: Option<web::Server>,
 }
 
 impl Daemon {
@@ -196,7 +198,9 @@ impl Daemon {
         );
         let upstream = Arc::new(Upstream::new(config.name_servers.clone()));
         let names = host_names(Arc::clone(&upstream));
-        let gate = Gate::new(Arc::clone(&policies), Arc::clone(&approvals)).with_names(names);
+        let gate = Gate::new(Arc::clone(&policies), Arc::clone(&approvals))
+            .with_names(names)
+            .with_page(config.web.as_ref().map(|page| page.listen));
         let relay = Arc::new(Relay {
             analyses: Arc::default(),
             ca,
@@ -225,7 +229,8 @@ impl Daemon {
         let (gate, recorder) = (Arc::clone(&relay.gate), Arc::clone(&relay.recorder));
         let resolver = Arc::new(Resolver::new(upstream, gate, recorder, Arc::clone(&runs)));
         let host = Arc::new(Host { kernel, runs, relay, resolver, places: Places::default() });
-        Ok(Self { host, policies, approvals, listeners, control, trigger, shutdown, view })
+        let page = page(config, &host, &policies, &approvals, &view).await?;
+        Ok(Self { host, policies, approvals, listeners, control, trigger, shutdown, view, page })
     }
 
     /// Serves until told to end.
@@ -241,6 +246,9 @@ impl Daemon {
         ));
         let service = service(&self.host, &self.policies, &self.approvals, &self.view, Arc::clone(&stop));
         background.spawn(crate::control::server::serve(self.control, Arc::new(service)));
+        if let Some(page) = self.page {
+            background.spawn(page.serve());
+        }
         let mut accepting = JoinSet::new();
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let resolver = Arc::clone(&self.host.resolver);

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::trust::Trust;
 use crate::approval::Approvals;
+use crate::config::Config;
 use crate::control::protocol::{Hook, PolicyFile};
 use crate::control::server::{HostStatus, Service};
 use crate::identity::Issuers;
@@ -17,6 +18,7 @@ use crate::intercept::Counters;
 use crate::policy::PolicySet;
 use crate::policy::watch::Problem;
 use crate::session::Host;
+use crate::web;
 
 /// What does not change while the daemon runs.
 #[derive(Clone, Debug)]
@@ -58,6 +60,30 @@ pub(super) fn service(
         operators: view.operators.clone(),
         stop: Box::new(move || stop.notify_one()),
     }
+}
+
+/// The approvals page, where the configuration wants one.
+pub(super) async fn page(
+    config: Config,
+    host: &Arc<Host>,
+    policies: &Arc<PolicySet>,
+    approvals: &Arc<Approvals>,
+    view: &HostView,
+) -> Result<Option<web::Server>, web::WebError> {
+    let Some(settings) = config.web else { return Ok(None) };
+    let cut = Arc::clone(&host.relay.live);
+    let parts = web::Parts {
+        settings,
+        approvals: Arc::clone(approvals),
+        runs: Arc::clone(&host.runs),
+        policies: Arc::clone(policies),
+        credentials: host.relay.credentials.clone(),
+        issuers: Arc::clone(&view.issuers),
+        operators: view.operators.clone(),
+        state_dir: config.state_dir,
+        kill_run: Box::new(move |run, kill| cut.kill_run(run, kill)),
+    };
+    web::Server::bind(parts).await.map(Some)
 }
 
 fn missing(policies: &PolicySet, name: &str) -> String {

@@ -1,7 +1,7 @@
 //! The one place where permission is made. An `Admission` opens a connection, a `Permit` lets one operation pass;
 //! neither can be built anywhere else, and what dials or forwards asks for one.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::approval::Approvals;
@@ -23,6 +23,7 @@ mod given;
 mod hold;
 mod http;
 mod names;
+mod own;
 mod question;
 mod settings;
 mod ssh;
@@ -37,6 +38,7 @@ pub use given::GivenNames;
 pub use hold::{Held, Hold, withdrawal};
 pub use http::{BodyRead, HttpJudgement};
 pub use names::{Addresses, HostNames, Lookup};
+pub use own::is_of_this_host;
 pub use question::NamePermit;
 pub use through::Through;
 
@@ -49,6 +51,7 @@ pub struct Gate {
     approvals: Arc<Approvals>,
     names: HostNames,
     given: GivenNames,
+    page: Option<SocketAddr>,
 }
 
 /// A flow may be connected to its target. Needed by `upstream::dial`.
@@ -182,13 +185,19 @@ impl Gate {
     /// A gate over these policies.
     #[must_use]
     pub fn new(policies: Arc<PolicySet>, approvals: Arc<Approvals>) -> Self {
-        Self { policies, approvals, names: HostNames::default(), given: GivenNames::default() }
+        Self { policies, approvals, names: HostNames::default(), given: GivenNames::default(), page: None }
     }
 
     /// The same, with these as the host names' addresses.
     #[must_use]
     pub fn with_names(self, names: HostNames) -> Self {
         Self { names, ..self }
+    }
+
+    /// The same, with the approvals page listening here: nobody is admitted to it.
+    #[must_use]
+    pub fn with_page(self, page: Option<SocketAddr>) -> Self {
+        Self { page, ..self }
     }
 
     /// Which names runs were told addresses for.
@@ -208,6 +217,9 @@ impl Gate {
         let Some(policy) = self.policies.get(&run.policy) else { return Admitted::No(policy_missing(run)) };
         if let Err(denial) = standing::check(run, &policy) {
             return Admitted::No(denial);
+        }
+        if self.page.is_some_and(|page| own::is_at(page, flow.destination.0)) {
+            return Admitted::No(own::denial());
         }
         if flow.destination.0.port() == bypass::DNS_OVER_TLS_PORT {
             return Admitted::No(question::around_the_resolver(&flow.destination.to_string()));
@@ -528,7 +540,7 @@ fn unnamed() -> Connection {
 #[cfg(test)]
 impl Admission {
     /// An admission that no policy gave: for the tests of what asks for one.
-    pub(crate) fn for_tests(destination: std::net::SocketAddr, connection: Connection) -> Self {
+    pub(crate) fn for_tests(destination: SocketAddr, connection: Connection) -> Self {
         let text = "version = 1\nname = \"test\"\n";
         let mut policy = crate::policy::load(text).unwrap().policy;
         policy.connections = vec![connection];
@@ -536,7 +548,7 @@ impl Admission {
     }
 
     /// An admission to a policy's first connection.
-    pub(crate) fn under(destination: std::net::SocketAddr, policy: Policy) -> Self {
+    pub(crate) fn under(destination: SocketAddr, policy: Policy) -> Self {
         use crate::flow::{OriginalDst, Process, RunId, SessionId};
         use crate::run::{CgroupRef, How};
         let flow = Flow {

@@ -528,3 +528,18 @@ async fn encrypted_resolvers_are_refused_unless_a_connection_names_them() {
     assert!(rig.gate.may_resolve(&Rig::run(), &Rig::subject(&[]), "dns.google").is_ok());
     assert!(rig.gate.may_resolve(&Rig::run(), &Rig::subject(&[]), "x.dns.google").is_err());
 }
+
+#[tokio::test]
+async fn nobody_is_admitted_to_the_approvals_page() {
+    let policy = POLICY.replace("name = \"shop\"\n", "name = \"shop\"\n[egress]\ndefault = \"record\"\n");
+    let rig = Rig::new(&policy);
+    let page = "127.10.0.1:6000";
+    assert!(matches!(rig.admit(page, &[]).await, Admitted::Yes(_)), "the policy itself lets it pass");
+    let Rig { gate, policies, approvals, file, _folder } = rig;
+    let rig = Rig { gate: gate.with_page(Some(page.parse().unwrap())), policies, approvals, file, _folder };
+    for destination in [page, "[::ffff:127.10.0.1]:6000"] {
+        let Admitted::No(denial) = rig.admit(destination, &[]).await else { panic!("admitted") };
+        assert!(denial.reason.contains("no agent may connect to it"), "{}", denial.reason);
+    }
+    assert!(matches!(rig.admit("127.10.0.2:6000", &[]).await, Admitted::Yes(_)));
+}

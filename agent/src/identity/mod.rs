@@ -17,7 +17,7 @@ mod keys;
 #[cfg(test)]
 mod shapes;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod token;
 
 pub use keys::{Issuers, KEYS_AGE_MAX, REFRESH_PAUSE};

@@ -23,13 +23,13 @@ use crate::run::Identity;
 pub(super) const NOW: u64 = 1_800_000_000;
 
 /// A key of an issuer's.
-pub(super) struct Key {
+pub(crate) struct Key {
     pair: EcdsaKeyPair,
     id: String,
 }
 
 impl Key {
-    pub(super) fn new(id: &str) -> Self {
+    pub(crate) fn new(id: &str) -> Self {
         let random = SystemRandom::new();
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
         let pair =
@@ -38,7 +38,7 @@ impl Key {
     }
 
     /// As the issuer publishes it (RFC 7517, RFC 7518 section 6.2.1).
-    pub(super) fn public(&self) -> Value {
+    pub(crate) fn public(&self) -> Value {
         let point = self.pair.public_key().as_ref();
         let coordinate = |range: std::ops::Range<usize>| URL_SAFE_NO_PAD.encode(&point[range]);
         json!({
@@ -53,7 +53,7 @@ impl Key {
         format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
     }
 
-    pub(super) fn token(&self, claims: &Value) -> String {
+    pub(crate) fn token(&self, claims: &Value) -> String {
         self.sign(&json!({"alg": "ES256", "typ": "JWT", "kid": self.id}), claims)
     }
 }

@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod ca;
 mod client_certificate;
 pub mod client_side;
+pub mod page_side;
 pub mod stream;
 pub mod trial;
 pub mod upstream_side;

@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 use crate::process::{self, Guarded};
 
+/// Secret of the confidential client for the page.
+pub const PAGE_SECRET: &str = "the-pages-own+secret/";
+
 const START_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// The provider, stopped when dropped.
@@ -25,10 +28,22 @@ impl Provider {
     /// # Errors
     /// When it does not start.
     pub fn start() -> Result<Self> {
+        Self::start_for(&[])
+    }
+
+    /// The same, with clients for an approvals page that people are sent back to at these addresses: the public
+    /// `portcullis-page`, and `portcullis-page-confidential` with [`PAGE_SECRET`].
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_for(redirect_uris: &[&str]) -> Result<Self> {
         let place = tempfile::tempdir()?.keep();
         let found_at = place.join("issuer");
         let mut node = Command::new("node");
-        let process = Guarded::spawn(node.arg(folder()?.join("provider.mjs")).arg(&found_at), &place)?;
+        let process = Guarded::spawn(
+            node.arg(folder()?.join("provider.mjs")).arg(&found_at).args(redirect_uris),
+            &place,
+        )?;
         let deadline = Instant::now() + START_TIME_MAX;
         loop {
             // A starting server offers no event to wait for but its own readiness.

@@ -6,20 +6,33 @@ import { createServer } from 'node:http';
 import Provider from 'oidc-provider';
 
 // Client ids are audiences; of the first one tests may ask for any claims.
-const clients = ['portcullis', 'another-client'].map((id) => ({
+const minting = ['portcullis', 'another-client'].map((id) => ({
   client_id: id,
   client_secret: 'unused-secret-of-the-test-provider',
   redirect_uris: ['http://127.0.0.1/callback'],
 }));
+// For the approvals page, whose addresses stand behind the file's name on the command line.
+const redirect_uris = process.argv.slice(3);
+const pages = redirect_uris.length === 0 ? [] : [
+  { client_id: 'portcullis-page', token_endpoint_auth_method: 'none', redirect_uris },
+  { client_id: 'portcullis-page-confidential', client_secret: 'the-pages-own+secret/', redirect_uris },
+];
+
+// People are called as they log in: `ada+dba+oncall` is ada, in two groups.
+function account(id) {
+  const [preferred_username, ...groups] = id.split('+');
+  return { accountId: id, claims: () => ({ sub: id, preferred_username, groups }) };
+}
 
 const server = createServer();
 await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
 const issuer = `http://127.0.0.1:${server.address().port}`;
 
 const provider = new Provider(issuer, {
-  clients,
+  clients: [...minting, ...pages],
+  conformIdTokenClaims: false,
   claims: { openid: ['sub'], profile: ['preferred_username', 'groups'], email: ['email'] },
-  findAccount: (_ctx, id) => ({ accountId: id, claims: () => ({ sub: id, preferred_username: id }) }),
+  findAccount: (_ctx, id) => account(id),
 });
 const serve = provider.callback();
 

@@ -1,0 +1,249 @@
+//! The approvals page: people sign in at their identity provider, see what waits for them, and decide it in a browser.
+//!
+//! Who may see and decide what is [`Approvals`]' own business; here is who they are, and what keeps others from speaking for
+//! them. GET never changes anything; every change is a POST that carries the session's form token and comes from this page.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::response::Response;
+use axum::routing::{get, post};
+use http::{HeaderMap, StatusCode};
+use subtle::ConstantTimeEq as _;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::approval::{Approvals, Reviewer};
+use crate::config::web::Web as Settings;
+use crate::control::server::KillRun;
+use crate::credential::Credentials;
+use crate::identity::Issuers;
+use crate::policy::PolicySet;
+use crate::run::Runs;
+use crate::tls::page_side::{self, PageCertificateError};
+
+mod approval;
+mod assets;
+mod decide;
+mod form;
+mod guard;
+mod html;
+mod inbox;
+mod layout;
+mod live;
+mod login;
+mod peer;
+mod policy;
+mod provider;
+mod recordings;
+mod runs;
+mod serve;
+mod session;
+mod sql;
+#[cfg(test)]
+mod tests;
+
+use form::{FORM_BYTES_MAX, Fields, cookie};
+use guard::Posted;
+use layout::message;
+use login::Logins;
+use provider::Provider;
+use session::{Present, Sessions, Token, TokenDigest, Use};
+
+/// What the page gives access to.
+pub struct Parts {
+    /// `[web]`.
+    pub settings: Settings,
+    /// Every hold.
+    pub approvals: Arc<Approvals>,
+    /// Every run.
+    pub runs: Arc<Runs>,
+    /// Every policy.
+    pub policies: Arc<PolicySet>,
+    /// Where the client's secret is.
+    pub credentials: Credentials,
+    /// Verifies ID tokens.
+    pub issuers: Arc<Issuers>,
+    /// Group of the operators.
+    pub operators: String,
+    /// Where the recordings are.
+    pub state_dir: PathBuf,
+    /// Ends every session of a run; how many.
+    pub kill_run: KillRun,
+}
+
+/// Why the page cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum WebError {
+    /// The address.
+    #[error(
+        "cannot listen on {address} for the approvals page: {source}; set [web] listen in the configuration"
+    )]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Certificate or key.
+    #[error(transparent)]
+    Certificate(#[from] PageCertificateError),
+}
+
+/// The page, bound to its address.
+pub struct Server {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    web: Arc<Web>,
+}
+
+/// What every request sees.
+struct Web {
+    settings: Arc<Settings>,
+    approvals: Arc<Approvals>,
+    runs: Arc<Runs>,
+    policies: Arc<PolicySet>,
+    operators: String,
+    state_dir: PathBuf,
+    kill_run: KillRun,
+    provider: Provider,
+    sessions: Sessions,
+    logins: Logins,
+    streams: Arc<tokio::sync::Semaphore>,
+}
+
+/// Somebody who is signed in.
+struct Signed {
+    who: Reviewer,
+    csrf: String,
+    digest: TokenDigest,
+    operator: bool,
+    /// How long ago they proved who they are.
+    age: Duration,
+}
+
+impl Server {
+    /// Binds the address and reads certificate and key.
+    ///
+    /// # Errors
+    /// When one of them cannot be had.
+    pub async fn bind(parts: Parts) -> Result<Self, WebError> {
+        let address = parts.settings.listen;
+        let tls = parts.settings.tls.as_ref().map(|files| page_side::config(&files.certificate, &files.key));
+        let tls = tls.transpose()?.map(TlsAcceptor::from);
+        let listener =
+            TcpListener::bind(address).await.map_err(|source| WebError::Listen { address, source })?;
+        Ok(Self { listener, tls, web: Arc::new(Web::new(parts)) })
+    }
+
+    /// Serves until dropped; its connections end with it.
+    pub async fn serve(self) {
+        serve::serve(self.listener, self.tls, self.web).await;
+    }
+}
+
+impl Web {
+    fn new(parts: Parts) -> Self {
+        let settings = Arc::new(parts.settings);
+        Self {
+            provider: Provider::new(Arc::clone(&settings), parts.credentials, parts.issuers),
+            sessions: Sessions::new(settings.idle, settings.absolute),
+            logins: Logins::default(),
+            streams: Arc::new(tokio::sync::Semaphore::new(live::STREAMS_MAX)),
+            approvals: parts.approvals,
+            runs: parts.runs,
+            policies: parts.policies,
+            operators: parts.operators,
+            state_dir: parts.state_dir,
+            kill_run: parts.kill_run,
+            settings,
+        }
+    }
+
+    fn secure(&self) -> bool {
+        self.settings.is_secure()
+    }
+
+    /// `__Host-` asks for TLS, so that plain HTTP on loopback has another name.
+    fn session_cookie(&self) -> &'static str {
+        if self.secure() { "__Host-portcullis" } else { "portcullis" }
+    }
+
+    fn login_cookie(&self) -> &'static str {
+        if self.secure() { "__Host-portcullis-login" } else { "portcullis-login" }
+    }
+
+    fn session_token(&self, headers: &HeaderMap) -> Option<Token> {
+        cookie(headers, self.session_cookie()).and_then(Token::parse)
+    }
+
+    /// Who sends this.
+    fn signed(&self, headers: &HeaderMap, use_: Use) -> Option<Signed> {
+        let token = self.session_token(headers)?;
+        let digest = token.digest();
+        let Present { who, age } = self.sessions.find(&digest, use_)?;
+        let operator = who.groups.contains(&self.operators);
+        Some(Signed { who, csrf: token.csrf(), digest, operator, age })
+    }
+
+    /// The same of somebody who decides: they have proved lately enough who they are.
+    fn decided(
+        &self,
+        headers: &HeaderMap,
+        body: &Posted,
+        back: &str,
+    ) -> Result<(Signed, Fields), Box<Response>> {
+        let (signed, fields) = self.posted(headers, body)?;
+        match self.settings.step_up {
+            Some(step_up) if signed.age > step_up => Err(Box::new(login::step_up(back))),
+            Some(_) | None => Ok((signed, fields)),
+        }
+    }
+
+    /// Who sends this form, and its fields; or what they are told instead.
+    fn posted(&self, headers: &HeaderMap, body: &Posted) -> Result<(Signed, Fields), Box<Response>> {
+        let refused = |status, why: &str| Err(Box::new(message(status, why)));
+        let Some(signed) = self.signed(headers, Use::Person) else {
+            return Err(Box::new(login::sign_in("/")));
+        };
+        let Some(fields) = Fields::parse(body) else { return refused(StatusCode::BAD_REQUEST, "not a form") };
+        if !bool::from(fields.get("csrf").as_bytes().ct_eq(signed.csrf.as_bytes())) {
+            tracing::warn!(user = signed.who.user, "a form for the approvals page without its token");
+            return refused(StatusCode::FORBIDDEN, "this form is not of your session; load the page again");
+        }
+        Ok((signed, fields))
+    }
+}
+
+/// Every route. What is not here is 404, also with the header fields of every answer.
+fn router(web: Arc<Web>) -> Router {
+    Router::new()
+        .route("/", get(inbox::page))
+        .route("/approvals/{id}", get(approval::page))
+        .route("/approvals/{id}/decide", post(decide::decide))
+        .route("/approvals/{id}/revoke", post(decide::revoke))
+        .route("/approvals/{id}/review", post(decide::review))
+        .route("/live/inbox", get(inbox::part))
+        .route("/live/approvals/{id}", get(approval::part))
+        .route("/runs", get(runs::page))
+        .route("/runs/{id}/withdraw", post(runs::withdraw))
+        .route("/policy", get(policy::page))
+        .route("/sessions", get(recordings::list))
+        .route("/sessions/{id}", get(recordings::one))
+        .route("/events", get(live::events))
+        .route("/login", post(login::login))
+        .route("/callback", get(login::callback))
+        .route("/logout", post(login::logout))
+        .route("/assets/page.css", get(assets::style))
+        .route("/assets/page.js", get(assets::script))
+        .fallback(async || message(StatusCode::NOT_FOUND, "there is no such page"))
+        .method_not_allowed_fallback(async || message(StatusCode::METHOD_NOT_ALLOWED, "not in this way"))
+        .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&web), guard::check))
+        .with_state(web)
+}

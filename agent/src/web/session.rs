@@ -1,0 +1,239 @@
+//! Who is signed in: random tokens in cookies, of which only the digests are kept, for a bounded time.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use crate::approval::Reviewer;
+
+/// Sessions at once; the one longest unused makes room.
+pub(super) const SESSIONS_MAX: usize = 1024;
+/// Sessions of one person at once; likewise.
+pub(super) const SESSIONS_PER_PERSON_MAX: usize = 8;
+/// Bytes of a token: 256 bits from the kernel.
+const TOKEN_BYTES: usize = 32;
+
+/// What a cookie holds. Never printed, wiped when dropped.
+pub(super) struct Token(Zeroizing<[u8; TOKEN_BYTES]>);
+
+/// SHA-256 of a token: what is kept of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct TokenDigest([u8; TOKEN_BYTES]);
+
+impl TokenDigest {
+    /// Without telling by its time where two differ.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Token {
+    /// A new one.
+    pub(super) fn generate() -> Result<Self, getrandom::Error> {
+        let mut bytes = Zeroizing::new([0; TOKEN_BYTES]);
+        getrandom::fill(bytes.as_mut_slice())?;
+        Ok(Self(bytes))
+    }
+
+    /// From a cookie's value.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);
+        Some(Self(Zeroizing::new(bytes.as_slice().try_into().ok()?)))
+    }
+
+    /// As a cookie's value, or any other text that nobody can guess.
+    pub(super) fn text(&self) -> Zeroizing<String> {
+        Zeroizing::new(URL_SAFE_NO_PAD.encode(self.0.as_slice()))
+    }
+
+    pub(super) fn digest(&self) -> TokenDigest {
+        TokenDigest(Sha256::digest(self.0.as_slice()).into())
+    }
+
+    /// What the forms of this session carry: follows from the token, and the token does not follow from it.
+    pub(super) fn csrf(&self) -> String {
+        let mut hash = Sha256::new_with_prefix(b"portcullis form\0");
+        hash.update(self.0.as_slice());
+        URL_SAFE_NO_PAD.encode(hash.finalize())
+    }
+}
+
+/// Everybody who is signed in.
+pub(super) struct Sessions {
+    idle: Duration,
+    absolute: Duration,
+    table: Mutex<Vec<Session>>,
+}
+
+struct Session {
+    digest: TokenDigest,
+    who: Reviewer,
+    /// How long before its beginning they proved who they are.
+    age: Duration,
+    began: Instant,
+    used: Instant,
+}
+
+/// Somebody whose session lasts.
+pub(super) struct Present {
+    pub(super) who: Reviewer,
+    /// How long ago they proved who they are.
+    pub(super) age: Duration,
+}
+
+/// Whether looking a session up counts as using it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// A person asks for something.
+    Person,
+    /// The page's script refreshes what is shown: nobody may be there.
+    Script,
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions").field("count", &self.lock().len()).finish_non_exhaustive()
+    }
+}
+
+impl Sessions {
+    pub(super) fn new(idle: Duration, absolute: Duration) -> Self {
+        Self { idle, absolute, table: Mutex::default() }
+    }
+
+    /// Signs somebody in who proved so long ago who they are, under a token that nobody has had before.
+    pub(super) fn begin(&self, who: Reviewer, age: Duration) -> Result<Token, getrandom::Error> {
+        let token = Token::generate()?;
+        let (now, mut table) = (Instant::now(), self.lock());
+        let own = table.iter().filter(|session| is_same_person(&session.who, &who)).count();
+        if own >= SESSIONS_PER_PERSON_MAX {
+            drop_longest_unused(&mut table, |session| is_same_person(&session.who, &who));
+        }
+        if table.len() >= SESSIONS_MAX {
+            drop_longest_unused(&mut table, |_| true);
+        }
+        table.push(Session { digest: token.digest(), who, age, began: now, used: now });
+        Ok(token)
+    }
+
+    /// Who has this token, while their session lasts.
+    pub(super) fn find(&self, digest: &TokenDigest, use_: Use) -> Option<Present> {
+        let (now, mut table) = (Instant::now(), self.lock());
+        // All are compared, so that the time says nothing of which.
+        let found = table.iter_mut().filter(|session| session.digest.is(digest)).last()?;
+        if use_ == Use::Person {
+            found.used = now;
+        }
+        Some(Present { who: found.who.clone(), age: found.age.saturating_add(found.began.elapsed()) })
+    }
+
+    /// Signs out.
+    pub(super) fn end(&self, digest: &TokenDigest) {
+        self.lock().retain(|session| !session.digest.is(digest));
+    }
+
+    /// The table, without what is over.
+    fn lock(&self) -> MutexGuard<'_, Vec<Session>> {
+        // Every change is one push, removal or assignment, so a panic elsewhere leaves it whole.
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.retain(|session| session.used.elapsed() < self.idle && session.began.elapsed() < self.absolute);
+        table
+    }
+}
+
+fn is_same_person(one: &Reviewer, other: &Reviewer) -> bool {
+    match (&one.identity, &other.identity) {
+        (Some(one), Some(other)) => one.is_same_subject(other),
+        (Some(_) | None, _) => one.user == other.user,
+    }
+}
+
+fn drop_longest_unused(table: &mut Vec<Session>, among: impl Fn(&Session) -> bool) {
+    let of_those = table.iter().enumerate().filter(|(_, session)| among(session));
+    if let Some((at, _)) = of_those.min_by_key(|(_, session)| session.used) {
+        table.remove(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn person(user: &str) -> Reviewer {
+        Reviewer {
+            uid: None,
+            user: user.to_owned(),
+            groups: Vec::new(),
+            pid: None,
+            login_uid: None,
+            login_user: None,
+            identity: None,
+        }
+    }
+
+    fn sessions() -> Sessions {
+        Sessions::new(Duration::from_mins(30), Duration::from_hours(8))
+    }
+
+    #[test]
+    fn tokens_come_and_go_as_text() {
+        let token = Token::generate().unwrap();
+        assert_eq!(token.text().len(), 43);
+        assert!(Token::parse(&token.text()).unwrap().digest().is(&token.digest()));
+        assert!(!Token::generate().unwrap().digest().is(&token.digest()));
+        assert_ne!(token.csrf(), *token.text());
+        for text in ["", "a", "AAAA", &"A".repeat(44), "===", &"ä".repeat(43)] {
+            assert!(Token::parse(text).is_none(), "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_ends_when_nobody_uses_it() {
+        let sessions = sessions();
+        let digest = sessions.begin(person("ada"), Duration::ZERO).unwrap().digest();
+        for _ in 0..3 {
+            tokio::time::advance(Duration::from_mins(29)).await;
+            assert_eq!(sessions.find(&digest, Use::Person).unwrap().who.user, "ada");
+        }
+        tokio::time::advance(Duration::from_mins(29)).await;
+        assert!(sessions.find(&digest, Use::Script).is_some(), "a script may look");
+        tokio::time::advance(Duration::from_mins(1)).await;
+        assert!(sessions.find(&digest, Use::Script).is_none(), "but keeps nobody signed in");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_ends_in_any_case() {
+        let sessions = sessions();
+        let digest = sessions.begin(person("ada"), Duration::ZERO).unwrap().digest();
+        for _ in 0..31 {
+            tokio::time::advance(Duration::from_mins(15)).await;
+            assert!(sessions.find(&digest, Use::Person).is_some());
+        }
+        tokio::time::advance(Duration::from_mins(15)).await;
+        assert!(sessions.find(&digest, Use::Person).is_none());
+    }
+
+    #[tokio::test]
+    async fn sessions_are_bounded_and_end_when_told() {
+        let sessions = sessions();
+        let first = sessions.begin(person("ada"), Duration::ZERO).unwrap().digest();
+        let others: Vec<_> = (0..SESSIONS_PER_PERSON_MAX)
+            .map(|_| sessions.begin(person("ada"), Duration::ZERO).unwrap().digest())
+            .collect();
+        assert!(sessions.find(&first, Use::Person).is_none(), "the oldest has made room");
+        assert!(others.iter().all(|digest| sessions.find(digest, Use::Person).is_some()));
+        sessions.end(&others[0]);
+        assert!(sessions.find(&others[0], Use::Person).is_none());
+        for number in 0..SESSIONS_MAX {
+            sessions.begin(person(&number.to_string()), Duration::ZERO).unwrap();
+        }
+        assert_eq!(sessions.lock().len(), SESSIONS_MAX);
+    }
+}

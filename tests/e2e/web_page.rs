@@ -1,0 +1,266 @@
+//! The approvals page with a real OpenID provider, in a real browser: people sign in, see what an agent asks as it comes, and
+//! decide it.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use harness::agent;
+use harness::daemon::{Daemon, shop_policy};
+use harness::oidc::{PAGE_SECRET, Provider};
+use harness::process::{self, NOBODY, Talking, finish};
+use rcgen::generate_simple_self_signed;
+use serde_json::{Value, json};
+
+use crate::spine::server;
+
+/// A daemon with a page, and the provider that signs people in to it.
+struct Page {
+    daemon: Daemon,
+    url: String,
+    _provider: Provider,
+}
+
+impl Page {
+    /// Over TLS, as a public client; or plain, as a confidential one.
+    fn start(tls: bool, policy: &str) -> Self {
+        // Free now, and taken by nobody else until the daemon does: the kernel hands out ports in no order.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let url = format!("{}://127.0.0.1:{port}", if tls { "https" } else { "http" });
+        let provider = Provider::start_for(&[&format!("{url}/callback")]).unwrap();
+        let mut daemon = Daemon::prepare(&[("shop", policy)]).unwrap();
+        let mut table = format!(
+            "\n[web]\nlisten = \"127.0.0.1:{port}\"\nurl = \"{url}\"\nissuer = \"{}\"\ngroups_claim = \"groups\"\n\
+             name_claim = \"preferred_username\"\n",
+            provider.issuer()
+        );
+        if tls {
+            let made = generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+            let (certificate, key) = (daemon.folder().join("page.pem"), daemon.folder().join("page-key.pem"));
+            fs::write(&certificate, made.cert.pem()).unwrap();
+            fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+            table +=
+                &format!("client_id = \"portcullis-page\"\ncertificate = {certificate:?}\nkey = {key:?}\n");
+        } else {
+            table += "client_id = \"portcullis-page-confidential\"\nclient_secret = \"page-secret\"\nstep_up = \"10m\"\n";
+            daemon.credential("page-secret", PAGE_SECRET).unwrap();
+        }
+        daemon.configure(&table).unwrap();
+        daemon.launch().unwrap();
+        Self { daemon, url, _provider: provider }
+    }
+
+    fn shop(tls: bool) -> Self {
+        Self::start(tls, &shop_policy(server()).replace("user:daemon", "dba").replace("30s", "120s"))
+    }
+
+    fn agent(&self, sql: &str) -> Talking {
+        let mut run = agent::under(&self.daemon, NOBODY, "shop").unwrap();
+        run.args(agent::psql_arguments(server(), "shop")).args(["--set=VERBOSITY=verbose", "--command", sql]);
+        Talking::spawn(&mut run).unwrap()
+    }
+}
+
+/// Somebody's browser.
+struct Browser(Option<Talking>);
+
+impl Browser {
+    fn start() -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/oidc/browser.py");
+        let mut python = Command::new(process::venv_python().unwrap());
+        Self(Some(Talking::spawn(python.args(["-u", script])).unwrap()))
+    }
+
+    fn tell(&mut self, wanted: &Value) -> Value {
+        let shown = wanted.to_string();
+        let talking = self.0.as_mut().unwrap();
+        talking.say(&shown).unwrap();
+        let said = talking.until(|line| line.starts_with('{')).unwrap();
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert!(said.get("error").is_none(), "{shown}: {said}");
+        said["ok"].clone()
+    }
+
+    fn until(&mut self, text: &str) -> String {
+        self.tell(&json!({"do": "until", "text": text})).as_str().unwrap().to_owned()
+    }
+
+    fn sign_in(&mut self, page: &Page, name: &str) -> String {
+        self.tell(&json!({"do": "sign_in", "with": [page.url, name]})).as_str().unwrap().to_owned()
+    }
+
+    /// A picture for `cargo xtask screenshots`, where it has asked for some.
+    fn picture(&mut self, name: &str) {
+        if let Some(folder) = std::env::var_os("PORTCULLIS_SCREENSHOTS") {
+            let path = std::path::Path::new(&folder).join(name);
+            self.tell(&json!({"do": "screenshot", "with": [path]}));
+        }
+    }
+
+    fn keys(&mut self, keys: &[&str]) {
+        self.tell(&json!({"do": "keys", "with": keys}));
+    }
+}
+
+impl Drop for Browser {
+    /// At the end of its input the script closes the browser; killed, it would leave it behind.
+    fn drop(&mut self) {
+        drop(self.0.take().map(Talking::finish));
+    }
+}
+
+fn table(name: &str) {
+    server()
+        .psql("shop", &format!("CREATE TABLE {name} (id int); ALTER TABLE {name} OWNER TO shop_agent"))
+        .unwrap();
+}
+
+fn exists(name: &str) -> bool {
+    server().psql("shop", &format!("SELECT to_regclass('{name}') IS NOT NULL")).unwrap().trim() == "t"
+}
+
+#[test]
+fn a_reviewer_sees_it_come_and_approves_it_by_keyboard() {
+    let page = Page::shop(true);
+    table("page_approved");
+    let mut ada = Browser::start();
+    let seen = ada.sign_in(&page, "ada+dba");
+    assert!(seen.contains("Nothing waits for you."), "{seen}");
+    ada.tell(&json!({"do": "run", "with": ["window.notReloaded = true"]}));
+
+    let mut psql = page.agent("DROP TABLE page_approved");
+    let seen = ada.until("DROP TABLE page_approved");
+    assert!(seen.contains("nobody") && seen.contains("rule nothing irreversible"), "{seen}");
+    assert_eq!(ada.tell(&json!({"do": "run", "with": ["return window.notReloaded"]})), true, "it came live");
+    assert!(exists("page_approved"), "nothing ran before the decision");
+
+    ada.keys(&["j"]);
+    ada.picture("inbox.png");
+    ada.keys(&["Enter"]);
+    ada.tell(&json!({"do": "until", "url": "/approvals/", "css": "#approve"}));
+    ada.picture("approval.png");
+    ada.keys(&["a"]);
+    ada.keys(&["o", "k", "Enter"]);
+    ada.until("approved by ada: ok");
+    psql.until_contains("DROP TABLE").unwrap();
+    assert_eq!(psql.finish().unwrap().code, 0, "{}", page.daemon.log());
+    assert!(!exists("page_approved"));
+
+    // Who it was is on record, by the provider's word.
+    let settled = page.daemon.json(&["approvals", "list"]).unwrap();
+    let by = &settled[0]["outcome"]["approved"]["by"];
+    assert_eq!((&by["user"], &by["identity"]["subject"]), (&json!("ada"), &json!("ada+dba")));
+    assert!(!page.daemon.log().contains("eyJ"), "no token is in the log");
+
+    ada.tell(&json!({"do": "click", "with": [".who button"]}));
+    ada.until("You are signed out here.");
+    ada.tell(&json!({"do": "open", "with": [page.url]}));
+    ada.tell(&json!({"do": "until", "text": "Sign in", "css": "button.primary"}));
+}
+
+#[test]
+fn a_denial_and_its_reason_reach_psql() {
+    let page = Page::shop(false);
+    table("page_denied");
+    let mut ada = Browser::start();
+    ada.sign_in(&page, "ada+dba");
+    let mut psql = page.agent("DROP TABLE page_denied");
+    ada.until("DROP TABLE page_denied");
+    ada.keys(&["j"]);
+    ada.keys(&["d"]);
+    ada.tell(&json!({"do": "until", "url": "#deny", "css": "#deny"}));
+    ada.tell(&json!({"do": "type", "with": ["#deny input[name=reason]", "use the <staging> database"]}));
+    ada.keys(&["Enter"]);
+    ada.until("denied by ada: use the <staging> database");
+    psql.until_contains("use the <staging> database").unwrap();
+    assert_ne!(psql.finish().unwrap().code, 0);
+    assert!(exists("page_denied"));
+}
+
+#[test]
+fn whom_a_run_acts_for_cannot_approve_it_and_a_bystander_sees_nothing() {
+    let page = Page::shop(false);
+    table("page_own");
+    let _psql = page.agent("DROP TABLE page_own");
+    // The run is nobody's, and so is this sign-in.
+    let mut own = Browser::start();
+    own.sign_in(&page, "nobody+dba");
+    own.until("DROP TABLE page_own");
+    own.keys(&["j"]);
+    own.keys(&["Enter"]);
+    let seen = own.until("this run acts for user nobody; somebody else must decide");
+    assert!(!seen.contains("Approve"), "{seen}");
+    let mut bystander = Browser::start();
+    let seen = bystander.sign_in(&page, "bob+dev");
+    assert!(seen.contains("Nothing waits for you."), "{seen}");
+    assert!(exists("page_own"));
+}
+
+#[test]
+fn an_operator_sees_what_runs_and_what_was_recorded_and_withdraws() {
+    let page = Page::shop(false);
+    table("page_withdrawn");
+    let psql = page.agent("DROP TABLE page_withdrawn");
+    let mut eve = Browser::start();
+    eve.sign_in(&page, "eve+portcullis");
+    eve.until("DROP TABLE page_withdrawn");
+    let mut open = |path: &str, expected: &str| {
+        eve.tell(&json!({"do": "open", "with": [format!("{}{path}", page.url)]}));
+        eve.until(expected)
+    };
+    let seen = open("/policy", "nothing irreversible");
+    assert!(seen.contains("hold for dba, at most 2m 0s"), "{seen}");
+    let seen = open("/sessions?policy=shop&live=on", "shop-db");
+    assert!(seen.contains("nobody"), "{seen}");
+    open("/sessions/last", "DROP TABLE page_withdrawn");
+    open("/runs", "policy shop");
+    eve.tell(&json!({"do": "type", "with": ["input[name=reason]", "enough"]}));
+    eve.keys(&["Enter"]);
+    assert_ne!(psql.finish().unwrap().code, 0);
+    eve.tell(&json!({"do": "open", "with": [format!("{}/runs", page.url)]}));
+    eve.until("Nothing is governed now.");
+    assert!(exists("page_withdrawn"));
+    assert!(page.daemon.log().contains("an operator withdrew a run"), "{}", page.daemon.log());
+}
+
+#[test]
+fn no_agent_reaches_the_page_whatever_its_policy_says() {
+    let policy = "version = 1\nname = \"shop\"\n[egress]\ndefault = \"record\"\n";
+    let page = Page::start(false, policy);
+    let address = page.url.trim_start_matches("http://");
+    let reached = finish(Command::new("curl").args(["--silent", "--noproxy", "*", &page.url])).unwrap();
+    assert!(reached.stdout.contains("Sign in"), "others do: {} {}", reached.stdout, reached.stderr);
+    for target in [
+        page.url.clone(),
+        page.url.replace("127.0.0.1", "0.0.0.0"),
+        page.url.replace("127.0.0.1", "[::ffff:127.0.0.1]"),
+    ] {
+        let mut curl = agent::under(&page.daemon, NOBODY, "shop").unwrap();
+        curl.args(["curl", "--silent", "--noproxy", "*", "--header", &format!("Host: {address}"), &target]);
+        let refused = finish(&mut curl).unwrap();
+        assert!(!refused.stdout.contains("Sign in"), "{target}: {}", refused.stdout);
+    }
+    // A policy that leads there by another name.
+    let led = format!(
+        "version = 1\nname = \"led\"\n[[connection]]\nname = \"led\"\nto = [\"127.88.0.1:80\"]\nprotocol = \"opaque\"\n\
+         upstream = {{ address = \"{address}\" }}\n"
+    );
+    page.daemon.policy("led", &led).unwrap();
+    let known = |names: &[Value]| names.iter().any(|status| status.to_string().contains("\"led\""));
+    page.daemon.until(&["status"], known).unwrap();
+    let mut curl = agent::under(&page.daemon, NOBODY, "led").unwrap();
+    curl.args([
+        "curl",
+        "--silent",
+        "--noproxy",
+        "*",
+        "--header",
+        &format!("Host: {address}"),
+        "http://127.88.0.1/",
+    ]);
+    let refused = finish(&mut curl).unwrap();
+    assert!(!refused.stdout.contains("Sign in"), "{}", refused.stdout);
+    assert!(page.daemon.log().contains("tried to reach the approvals page"), "{}", page.daemon.log());
+}
