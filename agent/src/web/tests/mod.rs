@@ -173,5 +173,6 @@ fn held() -> crate::approval::Request {
         break_glass: vec!["oncall".to_owned()],
         shape: Some("DROP TABLE a".to_owned()),
         patience: None,
+        again: Some(String::new()),
     }
 }
