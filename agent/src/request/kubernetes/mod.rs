@@ -98,6 +98,19 @@ const LEADING: [&str; 4] = ["exec", "attach", "portforward", "proxy"];
 const VIEWS: [&str; 9] =
     ["status", "scale", "log", "resize", "ephemeralcontainers", "approval", "finalize", "eviction", "token"];
 
+/// Resources whose objects say what pods run.
+const POD_MAKERS: [&str; 9] = [
+    "cronjobs",
+    "daemonsets",
+    "deployments",
+    "jobs",
+    "pods",
+    "podtemplates",
+    "replicasets",
+    "replicationcontrollers",
+    "statefulsets",
+];
+
 impl Request {
     /// What policies call it: `delete deployments`, `create pods/exec`.
     #[must_use]
@@ -118,6 +131,13 @@ impl Request {
             Some(subresource) => format!("{}/{subresource}", self.resource),
             None => self.resource.clone(),
         }
+    }
+
+    /// Whether it says what pods run: a change of pods, or of what makes them.
+    #[must_use]
+    pub fn makes_pods(&self) -> bool {
+        let changes = matches!(self.verb, Verb::Create | Verb::Update | Verb::Patch);
+        changes && self.subresource.is_none() && POD_MAKERS.contains(&self.resource.as_str())
     }
 
     /// How far it reaches, and why, where the kind does not say.

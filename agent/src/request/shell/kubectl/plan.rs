@@ -49,6 +49,13 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Whoever says what pods run could have them do anything, to their node as well: nobody has looked at it.
+    pub(super) fn raise_for_pods(&mut self) {
+        if self.requests.iter().any(Request::makes_pods) {
+            self.raise(Effect::Unknown, "what its pods run is not seen");
+        }
+    }
+
     /// A file of the host; one that only the running shell knows is written all the same.
     pub(super) fn touch(&mut self, path: Option<&str>, access: Access) {
         let path = path.unwrap_or_default().to_owned();

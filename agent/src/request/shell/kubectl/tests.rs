@@ -85,7 +85,7 @@ fn changes() {
         ),
         ("kubectl scale deploy/api --replicas=0", Write, "patch deployments/scale deployments/api"),
         ("kubectl rollout restart deploy api", Write, "patch deployments deployments/api"),
-        ("kubectl set image deploy/api api=x:1", Write, "patch deployments deployments/api"),
+        ("kubectl set image deploy/api api=x:1", Unknown, "patch deployments deployments/api"),
         ("kubectl label pods web-0 a=b c-", Write, "patch pods pods/web-0"),
         ("kubectl label node n a=b", Admin, "patch nodes nodes/n"),
         (
@@ -94,7 +94,7 @@ fn changes() {
             "patch deployments deployments/api",
         ),
         ("kubectl patch node n -p {}", Admin, "patch nodes nodes/n"),
-        ("kubectl patch deploy api -p {} --type merge", Write, "patch deployments deployments/api"),
+        ("kubectl patch deploy api -p {} --type merge", Unknown, "patch deployments deployments/api"),
         ("kubectl taint nodes n k=v:NoSchedule", Admin, "patch nodes nodes/n"),
         ("kubectl drain n --ignore-daemonsets", Admin, "patch nodes nodes/n, create pods/eviction pods"),
         ("kubectl cordon n", Admin, "patch nodes nodes/n"),
@@ -104,7 +104,7 @@ fn changes() {
             "update certificatesigningrequests/approval certificatesigningrequests/x",
         ),
         ("kubectl set serviceaccount deploy api root", Admin, "patch deployments deployments/api"),
-        ("kubectl create deploy x --image=y", Write, "create deployments deployments/x"),
+        ("kubectl create deploy x --image=y", Unknown, "create deployments deployments/x"),
         ("kubectl create secret generic x --from-literal=a=b", Admin, "create secrets secrets/x"),
         ("kubectl create token sa", Admin, "create serviceaccounts/token serviceaccounts/sa"),
         (

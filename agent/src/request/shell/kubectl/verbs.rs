@@ -109,7 +109,14 @@ fn change(plan: &mut Plan<'_>, path: &str, split: &Split<'_>, stdin: &Stdin) {
             }
             plan.raise(Effect::Admin, "changes whose powers a workload has");
         }
-        "patch" => about_all(plan, split, stdin, &[Verb::Patch], split.last(&["--subresource"])),
+        "patch" => {
+            about_all(plan, split, stdin, &[Verb::Patch], split.last(&["--subresource"]));
+            plan.raise_for_pods();
+        }
+        "set image" => {
+            about_all(plan, split, stdin, &[Verb::Patch], None);
+            plan.raise_for_pods();
+        }
         "certificate approve" | "certificate deny" => {
             for name in split.all() {
                 let request = Target::of_type("csr").named(name);
@@ -242,6 +249,7 @@ fn manifests(plan: &mut Plan<'_>, split: &Split<'_>, stdin: &Stdin, each: &[Verb
             plan.ask(object.target.asked(*verb, None, namespace));
         }
     }
+    plan.raise_for_pods();
     if split.has(&["--edit"]) {
         plan.raise(Effect::Unknown, "runs an editor, and what is changed there is not seen");
     }
@@ -337,6 +345,7 @@ fn create(plan: &mut Plan<'_>, path: &str, split: &Split<'_>) {
         _ => return plan.raise(Effect::Unknown, "a subcommand of it, or a plugin, that is not known"),
     }
     plan.about(Verb::Create, None, &Target::of_type(kind).named(name));
+    plan.raise_for_pods();
     for bound in split.values(&["--role", "--clusterrole"]) {
         let roles = if split.has(&["--role"]) { "roles" } else { "clusterroles" };
         plan.about(Verb::Bind, None, &Target::of_type(roles).named(bound));
