@@ -341,9 +341,7 @@ impl Approvals {
             state.lasting.remove(&entry.id);
             state.remember(Arc::clone(entry));
         }
-        let gone = over.iter().chain(expired.iter().filter(|entry| entry.deferred)).map(|entry| entry.id);
-        let gone: Vec<ApprovalId> = gone.collect();
-        state.forgotten.extend(gone);
+        state.forgotten.extend(over.iter().map(|entry| entry.id));
         drop(state);
         expired.iter().for_each(|entry| self.announce(entry));
     }
@@ -492,7 +490,12 @@ impl State {
         }
         match entry.lasts(now_ms()) {
             true => drop(self.lasting.insert(id, entry)),
-            false => self.remember(entry),
+            false => {
+                if entry.deferred {
+                    self.forgotten.push(id);
+                }
+                self.remember(entry);
+            }
         }
     }
 

@@ -50,6 +50,13 @@ impl Store {
         Self::with(Connection::open_in_memory()?)
     }
 
+    /// From here on every write fails, for tests.
+    #[cfg(test)]
+    pub(super) fn break_down(&self) {
+        let connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        connection.execute("DROP TABLE approvals", []).expect("a database in memory");
+    }
+
     fn with(connection: Connection) -> Result<Self, StoreError> {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         // A decision that somebody was told of is not lost with the power.

@@ -647,3 +647,39 @@ fn a_persons_login_and_address_are_marks_too() {
     }
     assert!(askers(&asked).in_common(&reviewer(1002, &["dba"], None).marks()).is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_written_down_does_not_count() {
+    let queue = queue(8);
+    let id = deferred(&queue).await;
+    vote(&queue, id, reviewer(1001, &["dba"], None), yes()).unwrap();
+    let waits = {
+        let other = Request { content: Content::new(b"DROP TABLE t", &[], &[]), ..again(None) };
+        let mut pending = queue.ask(other).unwrap();
+        assert!(matches!(pending.outcome().await, Settled::Deferred { .. }));
+        pending.id()
+    };
+    // As with a disk that is full or gone.
+    queue.store.break_down();
+    let mut approved = queue.ask(again(None)).unwrap();
+    assert_eq!(approved.outcome().await, Settled::As(Outcome::Withdrawn), "its use could not be remembered");
+    let said = vote(&queue, waits, reviewer(1001, &["dba"], None), yes());
+    assert!(matches!(said, Err(DecideError::NotRemembered(_))), "{said:?}");
+    assert!(queue.get(waits).unwrap().outcome.is_none(), "nothing was decided");
+    let third = Request { content: Content::new(b"DROP TABLE u", &[], &[]), ..again(None) };
+    let mut pending = queue.ask(third).unwrap();
+    assert_eq!(pending.outcome().await, Settled::As(Outcome::Withdrawn), "nobody is told to come again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_file_forgets_what_is_used_up() {
+    let queue = queue(8);
+    for _ in 0..3 {
+        let id = deferred(&queue).await;
+        let mut second = queue.ask(again(None)).unwrap();
+        vote(&queue, id, reviewer(1001, &["dba"], None), yes()).unwrap();
+        assert!(matches!(second.outcome().await, Settled::As(Outcome::Approved { .. })));
+    }
+    queue.tidy();
+    assert!(queue.store.load().unwrap().is_empty());
+}

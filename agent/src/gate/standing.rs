@@ -26,7 +26,11 @@ pub(super) fn check(run: &RunInfo, policy: &Policy) -> Result<Option<Arc<Identit
 
 /// Whether an admitted flow may go on: as above, and its token still says what it was admitted for.
 pub(super) fn goes_on(admission: &Admission, policy: &Policy) -> Result<(), Denial> {
-    let now = check(&admission.run, policy)?;
+    // What this version of the policy takes was seen when the flow was admitted; a token that means the same changes nothing.
+    let now = match policy.version == admission.policy.version {
+        true => admission.run.standing.check(now_ms()).map_err(|lapsed| lapsed_run(&lapsed))?,
+        false => check(&admission.run, policy)?,
+    };
     match (now, &admission.subject.identity) {
         (None, None) => Ok(()),
         (Some(now), Some(then)) if Arc::ptr_eq(&now, then) || now.means_the_same(then) => Ok(()),

@@ -143,12 +143,14 @@ impl Standing {
     /// # Errors
     /// When it may not.
     pub fn check(&self, now_ms: u64) -> Result<Option<Arc<Identity>>, Lapsed> {
-        match self.read() {
-            Facts { withdrawn: Some(withdrawal), .. } => Err(Lapsed::Withdrawn(withdrawal)),
-            Facts { identity: Some(identity), .. } if identity.expires_ms <= now_ms => {
-                Err(Lapsed::Expired(identity))
+        // Asked for every operation, so nothing is copied but a pointer.
+        let facts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        match (&facts.withdrawn, &facts.identity) {
+            (Some(withdrawal), _) => Err(Lapsed::Withdrawn(withdrawal.clone())),
+            (None, Some(identity)) if identity.expires_ms <= now_ms => {
+                Err(Lapsed::Expired(Arc::clone(identity)))
             }
-            Facts { identity, .. } => Ok(identity),
+            (None, identity) => Ok(identity.clone()),
         }
     }
 
