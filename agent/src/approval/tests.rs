@@ -376,6 +376,7 @@ fn identity(subject: &str, claims: &[(&str, &str)]) -> crate::run::Identity {
         claims: claims.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect(),
         expires_ms: u64::MAX,
         token: String::new(),
+        meaning: String::new(),
     }
 }
 

@@ -121,7 +121,9 @@ impl Unverified {
             claims: self.claims.clone(),
             expires_ms: u64::try_from(expires.as_millis()).unwrap_or(u64::MAX),
             token: self.digest.clone(),
-        })
+            meaning: String::new(),
+        }
+        .with_meaning())
     }
 
     /// Signature, algorithm, issuer and audience (OpenID Connect Core 1.0 section 3.1.3.7, steps 2, 3, 6 to 8).

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::policy::rule::Claims;
 
@@ -25,6 +26,9 @@ pub struct Identity {
     pub expires_ms: u64,
     /// SHA-256 of the token, in hex: names it without holding it.
     pub token: String,
+    /// SHA-256 of what rules ask of it, in hex; the same for every token that means the same. See [`Identity::with_meaning`].
+    #[serde(default)]
+    pub meaning: String,
 }
 
 impl Identity {
@@ -34,41 +38,23 @@ impl Identity {
         self.issuer == other.issuer && self.subject == other.subject
     }
 
-    /// Whether what rules ask of it is the same: a renewed token differs in its times alone.
+    /// Whether what rules ask of it is the same: a renewed token differs in its times alone. Asked for every operation.
     #[must_use]
     pub fn means_the_same(&self, other: &Self) -> bool {
-        /// Claims that are new in every token.
-        const OF_ONE_TOKEN: [&str; 13] = [
-            "aio",
-            "at_hash",
-            "auth_time",
-            "c_hash",
-            "exp",
-            "iat",
-            "jti",
-            "nbf",
-            "nonce",
-            "rh",
-            "sid",
-            "uti",
-            "warnafter",
-        ];
-        fn lasting(claims: &Claims) -> Claims {
-            let kept = claims.iter().filter(|(name, _)| !OF_ONE_TOKEN.contains(&name.as_str()));
-            // Kubernetes keeps such a claim inside of another.
-            let value = |value: &Value| match value {
-                Value::Object(inner) => Value::Object(lasting(inner)),
-                other @ (Value::Null
-                | Value::Bool(_)
-                | Value::Number(_)
-                | Value::String(_)
-                | Value::Array(_)) => other.clone(),
-            };
-            kept.map(|(name, inner)| (name.clone(), value(inner))).collect()
+        !self.meaning.is_empty() && self.meaning == other.meaning
+    }
+
+    /// The same, with its meaning worked out: subject, groups, and the claims that are not new in every token.
+    #[must_use]
+    pub fn with_meaning(mut self) -> Self {
+        let mut hash = Sha256::new();
+        for part in [&self.issuer, &self.subject].into_iter().chain(&self.groups) {
+            hash.update(part.len().to_be_bytes());
+            hash.update(part);
         }
-        self.is_same_subject(other)
-            && self.groups == other.groups
-            && (self.claims == other.claims || lasting(&self.claims) == lasting(&other.claims))
+        hash.update(Value::Object(lasting(&self.claims)).to_string());
+        self.meaning = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        self
     }
 
     /// For people: the name where there is one, and what identifies it.
@@ -79,6 +65,36 @@ impl Identity {
             None => format!("{} of {}", self.subject, self.issuer),
         }
     }
+}
+
+/// Claims that are new in every token.
+const OF_ONE_TOKEN: [&str; 13] = [
+    "aio",
+    "at_hash",
+    "auth_time",
+    "c_hash",
+    "exp",
+    "iat",
+    "jti",
+    "nbf",
+    "nonce",
+    "rh",
+    "sid",
+    "uti",
+    "warnafter",
+];
+
+/// The other claims.
+fn lasting(claims: &Claims) -> Claims {
+    let kept = claims.iter().filter(|(name, _)| !OF_ONE_TOKEN.contains(&name.as_str()));
+    // Kubernetes keeps such a claim inside of another.
+    let value = |value: &Value| match value {
+        Value::Object(inner) => Value::Object(lasting(inner)),
+        other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
+            other.clone()
+        }
+    };
+    kept.map(|(name, inner)| (name.clone(), value(inner))).collect()
 }
 
 /// Who took a run's permission away, and why.
@@ -215,7 +231,9 @@ mod tests {
             claims: claims.as_object().cloned().unwrap(),
             expires_ms,
             token: String::new(),
+            meaning: String::new(),
         }
+        .with_meaning()
     }
 
     #[test]
@@ -248,9 +266,9 @@ mod tests {
         assert!(!first.means_the_same(&identity("b", 1000)));
         let mut other = identity("a", 2000);
         other.groups.push("dba".to_owned());
-        assert!(!first.means_the_same(&other));
+        assert!(!first.means_the_same(&other.with_meaning()));
         let mut other = identity("a", 2000);
         other.claims.insert("ref".to_owned(), "feature".into());
-        assert!(!first.means_the_same(&other));
+        assert!(!first.means_the_same(&other.with_meaning()));
     }
 }
