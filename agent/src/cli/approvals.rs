@@ -373,7 +373,8 @@ fn details(entry: &Entry, now: u64) -> String {
     text
 }
 
-fn covers(grant: &Grant) -> String {
+/// What an approval still covers, in words.
+pub(crate) fn covers(grant: &Grant) -> String {
     let what = match grant.scope {
         Scope::Once => "this operation once",
         Scope::Operation { .. } => "this operation",

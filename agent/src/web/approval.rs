@@ -11,7 +11,8 @@ use super::inbox::left;
 use super::layout::{Page, fragment, message};
 use super::session::Use;
 use super::{Signed, Web, login, sql};
-use crate::approval::{Entry, GRANT_USES_MAX, Grant, Outcome, REASON_BYTES_MAX, Request, Review, Scope};
+use crate::approval::{Entry, GRANT_USES_MAX, Outcome, REASON_BYTES_MAX, Request, Review};
+use crate::cli::approvals::covers;
 use crate::cli::text::moment;
 use crate::flow::{ApprovalId, Process};
 use crate::request::ObjectName;
@@ -89,7 +90,7 @@ fn state(entry: &Entry) -> Html {
             html.leaf("p", &[("class", "vote")], said);
         }
         if let Some(grant) = &entry.grant {
-            html.leaf("p", &[], covers(grant));
+            html.leaf("p", &[], format!("covers {}", covers(grant)));
         }
         if let Some(Review { by: Some(by), note }) = &entry.review {
             html.leaf("p", &[], format_args!("reviewed by {}: {note}", by.user));
@@ -318,17 +319,5 @@ pub(super) fn outcome(entry: &Entry) -> String {
         Some(Outcome::Denied { by, reason, .. }) => format!("denied by {}{}", by.user, because(reason)),
         Some(Outcome::Expired) => "expired, denied".to_owned(),
         Some(Outcome::Withdrawn) => "withdrawn".to_owned(),
-    }
-}
-
-fn covers(grant: &Grant) -> String {
-    let what = match grant.scope {
-        Scope::Once => "this operation once",
-        Scope::Operation { .. } => "this operation",
-        Scope::Shape { .. } => "statements of its shape",
-    };
-    match &grant.revoked_by {
-        Some(by) => format!("covers nothing any more: revoked by {by}"),
-        None => format!("covers {what} until {}, {} more uses", moment(grant.until_ms), grant.uses_left),
     }
 }
