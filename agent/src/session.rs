@@ -121,7 +121,18 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
         Some(_) => host.relay.gate.admit(&flow, &run, subject.clone()).await,
         None => Admitted::No(overloaded()),
     };
-    let record = match relay::open_record(&host.relay.recorder, &flow, &run, &subject, &admitted) {
+    let admitted = match admitted {
+        Admitted::Asks(unidentified) => {
+            // From here on a withdrawal of the run ends it, and one that came before is seen when the token has come.
+            let (shutdown, _live) = host.relay.live.enter(flow.session, flow.run, &shutdown);
+            relay::serve_unidentified(tcp, *unidentified, &host.relay, shutdown).await?;
+            return Ok(());
+        }
+        Admitted::Yes(admission) => Ok(admission),
+        Admitted::No(denial) => Err(denial),
+    };
+    let admission = admitted.as_deref().ok();
+    let record = match relay::open_record(&host.relay.recorder, &flow, &run, &subject, admission) {
         Ok(record) => record,
         Err(error) => {
             refuse(tcp, &flow, Unserved::Unrecorded(&error), &host.relay).await;
@@ -129,7 +140,7 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
         }
     };
     match admitted {
-        Admitted::Yes(admission) => {
+        Ok(admission) => {
             let (shutdown, _live) = host.relay.live.enter(flow.session, flow.run, &shutdown);
             // From here on a withdrawal ends it; one that came before finds nobody here.
             if let Err(denial) = host.relay.gate.still_admits(&admission) {
@@ -143,7 +154,7 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
             }
             relay::serve(tcp, *admission, &host.relay, record, shutdown).await;
         }
-        Admitted::No(denial) => {
+        Err(denial) => {
             tracing::info!(session = %flow.session, run = %flow.run, destination = %flow.destination,
                 reason = %denial.reason, "refused a connection");
             refuse(tcp, &flow, Unserved::Denied(&denial), &host.relay).await;

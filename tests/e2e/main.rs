@@ -25,6 +25,8 @@ mod http;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod in_band;
+#[cfg(test)]
 mod interactive;
 #[cfg(test)]
 mod intercept;

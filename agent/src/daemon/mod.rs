@@ -201,6 +201,7 @@ impl Daemon {
         let gate = Gate::new(Arc::clone(&policies), Arc::clone(&approvals))
             .with_names(names)
             .with_page(config.web.as_ref().map(|page| page.listen));
+        let issuers = Arc::new(Issuers::new(Arc::default()));
         let relay = Arc::new(Relay {
             analyses: Arc::default(),
             ca,
@@ -212,7 +213,10 @@ impl Daemon {
             http_masks: crate::relay::http::MaskCache::new(Arc::clone(&hash_key)),
             hash_key,
             http_pool: Arc::default(),
+            issuers: Arc::clone(&issuers),
             live: Arc::default(),
+            runs: Arc::clone(&runs),
+
             recorder,
             sides: SideConnections::new(credentials),
             ssh_key: Arc::new(ssh_key),
@@ -223,7 +227,7 @@ impl Daemon {
             started: SystemTime::now(),
             proxy,
             trust,
-            issuers: Arc::new(Issuers::new(Arc::default())),
+            issuers,
             operators: config.operators.clone(),
         };
         let (gate, recorder) = (Arc::clone(&relay.gate), Arc::clone(&relay.recorder));

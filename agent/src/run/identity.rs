@@ -57,6 +57,12 @@ impl Identity {
         self
     }
 
+    /// For people, in short: the name where there is one, else the subject.
+    #[must_use]
+    pub fn called(&self) -> &str {
+        self.name.as_ref().unwrap_or(&self.subject)
+    }
+
     /// For people: the name where there is one, and what identifies it.
     #[must_use]
     pub fn shown(&self) -> String {
@@ -118,7 +124,8 @@ struct Facts {
     identity: Option<Arc<Identity>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     withdrawn: Option<Withdrawal>,
-    /// Tokens before this one, by digest, and until when they count (milliseconds since 1970).
+    /// Tokens before this one, and those that clients brought, by digest, and until when they count (milliseconds since
+    /// 1970).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<(String, u64)>,
 }
@@ -175,6 +182,15 @@ impl Standing {
         let mut facts = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let before = facts.identity.replace(Arc::new(identity));
         facts.earlier.extend(before.map(|before| (before.token.clone(), before.expires_ms)));
+        let excess = facts.earlier.len().saturating_sub(EARLIER_MAX);
+        facts.earlier.drain(..excess);
+    }
+
+    /// Remembers a token that a client of the run brought.
+    pub(super) fn brought(&self, token: &str, expires_ms: u64, now_ms: u64) {
+        let mut facts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        facts.earlier.retain(|(known, until)| *until > now_ms && known != token);
+        facts.earlier.push((token.to_owned(), expires_ms));
         let excess = facts.earlier.len().saturating_sub(EARLIER_MAX);
         facts.earlier.drain(..excess);
     }

@@ -109,6 +109,7 @@ impl Provider {
             keys_url: None,
             root_cert: settings.root_cert.clone(),
             on_expiry: OnExpiry::Finish,
+            in_band: false,
         }];
         Self { settings, credentials, issuers, rules, fetch, described: Mutex::default() }
     }

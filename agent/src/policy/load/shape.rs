@@ -94,6 +94,9 @@ table! {
         optional root_cert: AbsolutePath,
         /// When a token has expired and was not renewed, nothing new starts; what runs finishes (unless written) or is cut.
         optional on_expiry: OnExpiry,
+        /// Whether a client of a run that has no token (a cgroup of [match]) may bring one itself: as its PostgreSQL
+        /// password, or in `Authorization: Bearer`. false unless written.
+        optional in_band: bool,
     }
 }
 
