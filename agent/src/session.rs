@@ -10,8 +10,8 @@ use crate::flow::{Flow, Process, RunId, SessionId, Side};
 use crate::gate::{Admitted, Denial};
 use crate::intercept::{Kernel, OriginError, describe};
 use crate::limits::CONNECTIONS_PER_RUN_MAX;
-use crate::record::RecordError;
 use crate::record::event::{EndReason, Ended};
+use crate::record::{RecordError, SessionRecord};
 use crate::relay::postgres::{self, Unserved};
 use crate::relay::{self, Relay, Shutdown, http, ssh};
 use crate::resolve::{Asker, DNS_PORT, Resolver};
@@ -143,28 +143,28 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
         Ok(admission) => {
             let (shutdown, _live) = host.relay.live.enter(flow.session, flow.run, &shutdown);
             // From here on a withdrawal ends it; one that came before finds nobody here.
-            if let Err(denial) = host.relay.gate.still_admits(&admission) {
-                refuse(tcp, &flow, Unserved::Denied(&denial), &host.relay).await;
-                record.close(Ended {
-                    reason: EndReason::Refused,
-                    side: denial.side,
-                    detail: Some(denial.reason),
-                })?;
-                return Ok(());
+            match host.relay.gate.still_admits(&admission) {
+                Ok(()) => relay::serve(tcp, *admission, &host.relay, record, shutdown).await,
+                Err(denial) => turn_away(tcp, &flow, denial, record, &host.relay).await?,
             }
-            relay::serve(tcp, *admission, &host.relay, record, shutdown).await;
         }
-        Err(denial) => {
-            tracing::info!(session = %flow.session, run = %flow.run, destination = %flow.destination,
-                reason = %denial.reason, "refused a connection");
-            refuse(tcp, &flow, Unserved::Denied(&denial), &host.relay).await;
-            record.close(Ended {
-                reason: EndReason::Refused,
-                side: denial.side,
-                detail: Some(denial.reason),
-            })?;
-        }
+        Err(denial) => turn_away(tcp, &flow, denial, record, &host.relay).await?,
     }
+    Ok(())
+}
+
+/// Tells a client that it is not connected, and records that.
+async fn turn_away(
+    tcp: TcpStream,
+    flow: &Flow,
+    denial: Denial,
+    record: SessionRecord,
+    relay: &Arc<Relay>,
+) -> Result<(), RecordError> {
+    tracing::info!(session = %flow.session, run = %flow.run, destination = %flow.destination,
+        reason = %denial.reason, "refused a connection");
+    refuse(tcp, flow, Unserved::Denied(&denial), relay).await;
+    record.close(Ended { reason: EndReason::Refused, side: denial.side, detail: Some(denial.reason) })?;
     Ok(())
 }
 

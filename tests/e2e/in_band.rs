@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use harness::daemon::Daemon;
-use harness::http::port;
+use harness::http::{HttpServer, port};
 use harness::process::{Finished, Talking, finish};
 use serde_json::{Value, json};
 
@@ -124,10 +124,9 @@ fn curl(cgroup: &Foreign, daemon: &Daemon, arguments: &[&str]) -> Finished {
     finish(&mut curl).unwrap()
 }
 
-#[test]
-fn a_bearer_token_says_whom_a_request_acts_for_and_goes_no_further() {
-    let upstream = http::server();
-    let rules = format!(
+/// One group may do anything at the HTTP server, the other only look.
+fn two_groups(upstream: &HttpServer) -> String {
+    format!(
         r#"
 [[connection]]
 name = "plain"
@@ -152,8 +151,13 @@ action = "deny"
 "#,
         address = upstream.address(),
         ca = upstream.ca().display(),
-    );
-    let (daemon, cgroup) = claimed("", &rules);
+    )
+}
+
+#[test]
+fn a_bearer_token_says_whom_a_request_acts_for_and_goes_no_further() {
+    let upstream = http::server();
+    let (daemon, cgroup) = claimed("", &two_groups(upstream));
     let mark = format!("/echo/in-band-{}", std::process::id());
     for port in [port::PLAIN, port::HTTP2] {
         let url = upstream.url(port, &format!("{mark}-{port}"));

@@ -112,7 +112,9 @@ pub fn serve_unidentified<'s>(
 ) -> Pin<Box<dyn Future<Output = Result<(), RecordError>> + Send + 's>> {
     Box::pin(async move {
         match unidentified.protocol() {
-            Protocol::Postgres => postgres::serve_unidentified(tcp, unidentified, relay, shutdown).await,
+            Protocol::Postgres => {
+                Box::pin(postgres::serve_unidentified(tcp, unidentified, relay, shutdown)).await
+            }
             // The gate asks for tokens in these two protocols only.
             Protocol::Http | Protocol::Ssh | Protocol::Opaque | Protocol::Dns => {
                 http::serve_unidentified(tcp, unidentified, relay, shutdown).await
