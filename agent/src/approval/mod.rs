@@ -139,7 +139,7 @@ impl Approvals {
             return Ok(Pending::waits(Arc::clone(self), id, deadline, request.patience, answered));
         }
         state.has_room(self, &request)?;
-        let entry = Arc::new(new_entry(request, now));
+        let entry = Arc::new(new_entry(request, state.fresh_id(), now));
         let (id, deadline) = (entry.id, Instant::now() + entry.request.timeout);
         // What cannot be recognised when it comes again is waited for.
         let patience = entry.request.patience.filter(|_| entry.request.again.is_some());
@@ -378,10 +378,10 @@ impl Approvals {
     }
 }
 
-fn new_entry(request: Request, now: u64) -> Entry {
+fn new_entry(request: Request, id: ApprovalId, now: u64) -> Entry {
     let timeout_ms = u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX);
     Entry {
-        id: ApprovalId::generate(),
+        id,
         digest: request.digest(),
         request: Box::new(request),
         asked_ms: now,
@@ -433,6 +433,17 @@ impl Entry {
 }
 
 impl State {
+    /// An id whose code no other request that is known has.
+    fn fresh_id(&self) -> ApprovalId {
+        loop {
+            let (id, settled) = (ApprovalId::generate(), self.settled.iter().map(|entry| &entry.id));
+            let mut known = self.waiting.keys().chain(self.lasting.keys()).chain(settled);
+            if !known.any(|known| known.shares_code_with(&id)) {
+                return id;
+            }
+        }
+    }
+
     /// What was said of the same operation before, if that still counts. An approval is used up by one.
     fn claim(&mut self, request: &Request, now: u64) -> Option<(Arc<Entry>, Outcome)> {
         let covers = |entry: &Entry| {

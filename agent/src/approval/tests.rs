@@ -599,7 +599,7 @@ async fn the_same_text_with_another_meaning_is_another_operation() {
 #[tokio::test]
 async fn of_two_states_the_later_one_counts_however_they_reach_the_disk() {
     let store = Store::in_memory().unwrap();
-    let mut early = new_entry(again(None), 1);
+    let mut early = new_entry(again(None), ApprovalId::generate(), 1);
     let mut late = early.clone();
     (early.revision, late.revision) = (1, 2);
     late.deferred = true;
@@ -621,7 +621,7 @@ async fn an_explicit_refusal_goes_before_a_wider_approval() {
     vote(&queue, wide.id(), by(), Decision { scope, ..yes() }).unwrap();
     let mut other = again(shape);
     other.content = Content::new(b"DELETE FROM orders WHERE id = 7", &[], &[]);
-    let mut entry = new_entry(other.clone(), now_ms());
+    let mut entry = new_entry(other.clone(), ApprovalId::generate(), now_ms());
     entry.deferred = true;
     entry.outcome = Some(Outcome::Denied { by: by(), reason: "not this one".to_owned(), at_ms: 1 });
     queue.lock().lasting.insert(entry.id, Arc::new(entry));

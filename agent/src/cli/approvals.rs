@@ -11,7 +11,7 @@ use super::{Failure, ask, print_json};
 use crate::approval::{Answer, Decision, Entry, Grant, Outcome, Request as Held, Review, Scope};
 use crate::config::Config;
 use crate::control::{Client, ClientError, Reply, Request};
-use crate::flow::ApprovalId;
+use crate::flow::{ApprovalId, id_as_written};
 use crate::request::ObjectName;
 use crate::run::now_ms;
 
@@ -199,7 +199,7 @@ fn print(text: &str) -> Result<(), Failure> {
 
 /// The one entry whose id begins or ends like this.
 fn find(entries: Vec<Arc<Entry>>, part: &str) -> Result<Arc<Entry>, Failure> {
-    let part = part.to_ascii_uppercase();
+    let part = id_as_written(part);
     if part.len() < ID_CHARS_MIN {
         return Err(Failure::Usage(format!("give at least {ID_CHARS_MIN} characters of the id")));
     }

@@ -105,7 +105,7 @@ impl Denial {
     #[must_use]
     pub fn detail(&self) -> String {
         match &self.approval {
-            Some(approval) => format!("Rule: {}. Approval: {}.", self.rule, approval.id),
+            Some(approval) => format!("Rule: {}. Approval: {}.", self.rule, approval.id.code()),
             None => format!("Rule: {}.", self.rule),
         }
     }

@@ -71,8 +71,10 @@ async fn wait(
     let approvers =
         if terms.approvers.is_empty() { "a reviewer".to_owned() } else { terms.approvers.join(", ") };
     if let Some(notice) = notice.filter(|_| !held.is_decided()) {
-        let text =
-            format!("portcullis: waiting for {approvers} to approve this (rule: {rule}, approval {id})\n");
+        let text = format!(
+            "portcullis: waiting for {approvers} to approve this (rule: {rule}, approval {})\n",
+            id.code()
+        );
         notice.say(text).await;
     }
     let result = tokio::select! {
