@@ -15,6 +15,7 @@ use tokio::time::Instant;
 pub mod entry;
 mod error;
 mod pending;
+mod proof;
 pub mod request;
 pub mod reviewer;
 mod store;
@@ -27,6 +28,7 @@ use crate::run::now_ms;
 pub use entry::{Answer, Decision, Entry, GRANT_MS_MAX, GRANT_USES_MAX, Grant, Outcome, Review, Scope, Vote};
 pub use error::{DecideError, TooManyHolds};
 pub use pending::{Pending, Settled};
+pub use proof::{Lacking, Proof};
 pub use request::{Content, Digest, Request};
 pub use reviewer::Reviewer;
 use reviewer::{askers, is_quorum};
@@ -154,7 +156,7 @@ impl Approvals {
     /// May wait for the disk.
     ///
     /// # Errors
-    /// When the reviewer may not decide, saw something else, or it is settled already. Nothing has changed then.
+    /// When the reviewer may not decide, has not proved enough of themselves to approve, saw something else, or it is settled already. Nothing has changed then.
     pub fn decide(
         &self,
         id: ApprovalId,
@@ -170,6 +172,9 @@ impl Approvals {
         self.may_decide(request, &by, decision.break_glass)?;
         if waiting.entry.digest != seen {
             return Err(DecideError::NotWhatWasShown(id));
+        }
+        if decision.answer == Answer::Approve {
+            request.check_proof(&by, now_ms())?;
         }
         if matches!(decision.scope, Scope::Shape { .. }) && request.shape.is_none() {
             return Err(DecideError::NoShape);
@@ -233,13 +238,14 @@ impl Approvals {
     /// Looks at a broken glass afterwards: somebody else than who broke it or for whom.
     ///
     /// # Errors
-    /// When there is none, or they may not.
+    /// When there is none, or they may not, or have not proved enough of themselves.
     pub fn review(&self, id: ApprovalId, by: Reviewer, note: String) -> Result<Arc<Entry>, DecideError> {
         if note.len() > REASON_BYTES_MAX {
             return Err(DecideError::ReasonTooLong);
         }
         self.amend(id, |entry| {
             self.may_decide(&entry.request, &by, false)?;
+            entry.request.check_proof(&by, now_ms())?;
             let marks = by.marks();
             if entry.votes.iter().any(|vote| vote.by.marks().in_common(&marks).is_some()) {
                 return Err(DecideError::OwnGlass);

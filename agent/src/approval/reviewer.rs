@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::proof::Proof;
 use super::request::Request;
 use crate::run::Identity;
 
@@ -45,6 +46,9 @@ pub struct Reviewer {
     /// Who signed in with a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Arc<Identity>>,
+    /// How they proved who they are, of who signed in with a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
 }
 
 /// Everything that one guise of a person is known by.

@@ -7,6 +7,7 @@ use ulid::Ulid;
 use super::request::{NotADigest, STATEMENT_SHOWN_BYTES_MAX};
 use super::*;
 use crate::flow::{OriginalDst, Process, RunId, SessionId};
+use crate::policy::rule::StepUp;
 use crate::request::Effect;
 use crate::run::Subject;
 
@@ -39,6 +40,7 @@ fn request(approvers: &[&str]) -> Request {
         quorum: 1,
         distinct_groups: false,
         break_glass: Vec::new(),
+        step_up: None,
         shape: None,
         patience: None,
         again: Some(String::new()),
@@ -55,6 +57,7 @@ fn reviewer(uid: u32, groups: &[&str], login_uid: Option<u32>) -> Reviewer {
         pid: Some(1),
         login_uid,
         login_user: None,
+        proof: None,
     }
 }
 
@@ -683,4 +686,94 @@ async fn the_file_forgets_what_is_used_up() {
     }
     queue.tidy();
     assert!(queue.store.load().unwrap().is_empty());
+}
+
+/// Somebody who proved so many seconds ago, and by these means, who they are.
+fn proved(seconds: Option<u64>, acr: Option<&str>) -> Option<Proof> {
+    let auth_time_ms = seconds.map(|seconds| now_ms() - seconds * 1000);
+    Some(Proof { auth_time_ms, acr: acr.map(str::to_owned) })
+}
+
+fn asks_for_proof(seconds: Option<u64>, acr: &[&str]) -> Request {
+    let acr = acr.iter().map(|&value| value.to_owned()).collect();
+    let step_up = StepUp { max_age: seconds.map(Duration::from_secs), acr };
+    Request { step_up: Some(step_up), break_glass: vec!["oncall".to_owned()], ..request(&["dba"]) }
+}
+
+#[tokio::test]
+async fn who_approves_has_proved_what_the_rule_asks_for() {
+    // within, by which means; what the reviewer has; what they are told
+    for (within, acr, proof, expected) in [
+        (Some(300), &[][..], proved(Some(290), None), "yes"),
+        (Some(300), &[], None, "who decides here has none: decide it on the approvals page"),
+        (Some(300), &[], proved(Some(320), None), "yours is 5m 20s old: sign in again on the approvals page"),
+        (Some(300), &[], proved(None, Some("phr")), "the provider does not say how old yours is (auth_time)"),
+        (Some(300), &["phr"], proved(Some(1), Some("phr")), "yes"),
+        (
+            Some(300),
+            &["phr"],
+            proved(Some(400), Some("phr")),
+            "yours is 6m 40s old: sign in again on the approvals page",
+        ),
+        (None, &["phr", "phrh"], proved(None, Some("phrh")), "yes"),
+        (
+            None,
+            &["phr"],
+            proved(Some(1), Some("pwd")),
+            "yours was with pwd: sign in again on the approvals page",
+        ),
+        (
+            None,
+            &["phr"],
+            proved(Some(1), Some("PHR")),
+            "yours was with PHR: sign in again on the approvals page",
+        ),
+        (None, &["phr"], proved(Some(1), None), "the provider does not say with what yours was (acr)"),
+        (None, &["phr"], None, "who decides here has none: decide it on the approvals page"),
+    ] {
+        for break_glass in [false, true] {
+            let queue = queue(8);
+            let pending = queue.ask(asks_for_proof(within, acr)).unwrap();
+            let by = || Reviewer { proof: proof.clone(), ..reviewer(1001, &["dba", "oncall"], None) };
+            let said = vote(&queue, pending.id(), by(), Decision { break_glass, ..yes() });
+            let said = said.map_or_else(|error| error.to_string(), |_| "yes".to_owned());
+            assert!(said.ends_with(expected), "{within:?} {acr:?} {proof:?}: {said}");
+            assert_eq!(queue.waiting(), usize::from(expected != "yes"), "{said}");
+            if expected != "yes" {
+                let denied = vote(&queue, pending.id(), by(), Decision::plain(Answer::Deny, "no"));
+                assert!(denied.is_ok(), "a denial needs no proof");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_of_a_quorum_and_whoever_reviews_broken_glass_has_proved_it() {
+    let queue = queue(8);
+    let pending = queue.ask(Request { quorum: 2, ..asks_for_proof(Some(60), &[]) }).unwrap();
+    let by = |uid, seconds| Reviewer { proof: proved(Some(seconds), None), ..reviewer(uid, &["dba"], None) };
+    vote(&queue, pending.id(), by(1001, 1), yes()).unwrap();
+    assert!(matches!(vote(&queue, pending.id(), by(1002, 100), yes()), Err(DecideError::StepUp { .. })));
+    assert_eq!((queue.waiting(), queue.get(pending.id()).unwrap().votes.len()), (1, 1));
+    let oncall = Reviewer { groups: vec!["oncall".to_owned()], ..by(1003, 1) };
+    let breaking = Decision { break_glass: true, ..yes() };
+    vote(&queue, pending.id(), oncall, breaking).unwrap();
+    let note = || "seen".to_owned();
+    assert!(matches!(queue.review(pending.id(), by(1002, 100), note()), Err(DecideError::StepUp { .. })));
+    queue.review(pending.id(), by(1002, 1), note()).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_approval_covers_nothing_that_asks_more_of_whoever_gave_it() {
+    let queue = queue(8);
+    let id = deferred(&queue).await;
+    vote(&queue, id, reviewer(1001, &["dba"], None), yes()).unwrap();
+    let step_up = Some(StepUp { max_age: Some(Duration::from_secs(60)), acr: Vec::new() });
+    assert!(!queue.ask(Request { step_up, ..again(None) }).unwrap().is_decided());
+    assert!(queue.ask(again(None)).unwrap().is_decided());
+    let written = serde_json::to_value(again(None)).unwrap();
+    assert!(
+        written.get("step_up").is_none(),
+        "requests are read that were written before there was such a thing"
+    );
 }

@@ -348,6 +348,9 @@ fn details(entry: &Entry, now: u64) -> String {
         let distinct = if request.distinct_groups { ", each for another of the approvers" } else { "" };
         rows.push(("needs", format!("{} approvals by as many persons{distinct}", request.quorum)));
     }
+    if let Some(needs) = &request.step_up {
+        rows.push(("sign-in", format!("who approves needs a fresh one {needs}, on the approvals page")));
+    }
     for vote in &entry.votes {
         rows.push(("approved", format!("by {} at {}: {}", vote.by.user, moment(vote.at_ms), vote.reason)));
     }
@@ -449,6 +452,7 @@ mod tests {
             quorum: 1,
             distinct_groups: false,
             break_glass: Vec::new(),
+            step_up: None,
             shape: None,
             patience: None,
             again: Some(String::new()),
@@ -479,6 +483,7 @@ mod tests {
             groups: Vec::new(),
             pid: None,
             login_user: None,
+            proof: None,
             login_uid: None,
             identity: None,
         };

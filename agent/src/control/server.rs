@@ -417,6 +417,7 @@ fn reviewer(caller: &Caller) -> Reviewer {
         pid: Some(caller.pid),
         login_uid: login.as_ref().map(|login| login.uid),
         login_user: login.map(|login| login.user),
+        proof: None,
         identity: None,
     }
 }

@@ -100,6 +100,7 @@ fn held() -> crate::approval::Request {
         quorum: 1,
         distinct_groups: false,
         break_glass: Vec::new(),
+        step_up: None,
         shape: None,
         patience: None,
         again: Some(String::new()),

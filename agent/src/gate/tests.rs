@@ -182,6 +182,7 @@ impl Rig {
             quorum: 1,
             distinct_groups: false,
             break_glass: Vec::new(),
+            step_up: None,
             shape: None,
             patience: None,
             again: Some(String::new()),
@@ -196,6 +197,7 @@ impl Rig {
             groups: vec!["dba".to_owned()],
             pid: Some(7),
             login_user: None,
+            proof: None,
             login_uid: None,
             identity: None,
         };

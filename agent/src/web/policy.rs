@@ -61,7 +61,9 @@ fn held(terms: &HoldTerms) -> String {
     let by = if terms.approvers.is_empty() { "operators".to_owned() } else { terms.approvers.join(", ") };
     let time = duration(u64::try_from(terms.timeout.as_millis()).unwrap_or(u64::MAX));
     let quorum = if terms.quorum > 1 { format!(", {} of them", terms.quorum) } else { String::new() };
-    format!("hold for {by}{quorum}, at most {time}")
+    let step_up =
+        terms.step_up.as_ref().map_or_else(String::new, |needs| format!(", who approves signs in {needs}"));
+    format!("hold for {by}{quorum}, at most {time}{step_up}")
 }
 
 /// A table that scrolls by itself on a narrow screen.

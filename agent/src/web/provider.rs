@@ -20,7 +20,7 @@ use crate::config::web::Web as Settings;
 use crate::credential::{CredentialError, Credentials};
 use crate::fetch::{Fetch, FetchError};
 use crate::identity::{Issuers, TokenError};
-use crate::policy::rule::{Algorithm, ClaimPath, ClaimsWhen, IssuerRules, LEEWAY_DEFAULT, OnExpiry};
+use crate::policy::rule::{Algorithm, ClaimPath, ClaimsWhen, IssuerRules, LEEWAY_DEFAULT, OnExpiry, StepUp};
 use crate::run::Identity;
 use crate::tls::upstream_side::ServerTrust;
 
@@ -114,8 +114,12 @@ impl Provider {
         Self { settings, credentials, issuers, rules, fetch, described: Mutex::default() }
     }
 
-    /// Where the browser goes to sign in.
-    pub(super) async fn authorization(&self, secrets: &Secrets) -> Result<String, ProviderError> {
+    /// Where the browser goes to sign in, as it `needs` to for what somebody wants to approve.
+    pub(super) async fn authorization(
+        &self,
+        secrets: &Secrets,
+        needs: Option<&StepUp>,
+    ) -> Result<String, ProviderError> {
         let described = self.described().await?;
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(secrets.verifier.as_bytes()));
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -128,8 +132,13 @@ impl Provider {
             .append_pair("nonce", &secrets.nonce)
             .append_pair("code_challenge", &challenge)
             .append_pair("code_challenge_method", "S256");
-        if let Some(step_up) = self.settings.step_up {
-            query.append_pair("max_age", &step_up.as_secs().to_string());
+        let lately = self.settings.step_up.into_iter().chain(needs.and_then(|needs| needs.max_age)).min();
+        if let Some(max_age) = lately {
+            query.append_pair("max_age", &max_age.as_secs().to_string());
+        }
+        // Without `prompt` a provider may answer from a session that began by other means (Core 1.0 section 3.1.2.1).
+        if let Some(needs) = needs.filter(|needs| !needs.acr.is_empty()) {
+            query.append_pair("acr_values", &needs.acr.join(" ")).append_pair("prompt", "login");
         }
         Ok(with_query(&described.authorization_endpoint, &query.finish()))
     }

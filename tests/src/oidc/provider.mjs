@@ -32,6 +32,7 @@ const provider = new Provider(issuer, {
   clients: [...minting, ...pages],
   conformIdTokenClaims: false,
   claims: { openid: ['sub'], profile: ['preferred_username', 'groups'], email: ['email'] },
+  acrValues: ['pwd', 'phr'],
   findAccount: (_ctx, id) => account(id),
 });
 const serve = provider.callback();
@@ -51,8 +52,20 @@ async function body(request) {
   return text;
 }
 
+// By which means people sign in is what they type as their password: `phr` (phishing-resistant), or a password.
+async function interact(request, response) {
+  const form = Object.fromEntries(new URLSearchParams(await body(request)));
+  if (form.prompt === 'login') {
+    const login = { accountId: form.login, acr: form.password === 'phr' ? 'phr' : 'pwd' };
+    return provider.interactionFinished(request, response, { login }, { mergeWithLastSubmission: false });
+  }
+  request.body = form;
+  return serve(request, response);
+}
+
 server.on('request', async (request, response) => {
   const url = new URL(request.url, issuer);
+  if (request.method === 'POST' && url.pathname.startsWith('/interaction/')) return interact(request, response);
   if (!url.pathname.startsWith('/test/')) return serve(request, response);
   try {
     if (request.method === 'POST' && url.pathname === '/test/mint') {

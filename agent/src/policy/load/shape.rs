@@ -2,10 +2,10 @@
 
 use super::table::{List, key, table};
 use super::value::{
-    AbsolutePath, Act, Approver, ByteSize, CgroupGlob, CommandGlob, CredentialName, FieldGlob, Folder,
+    AbsolutePath, Acr, Act, Approver, ByteSize, CgroupGlob, CommandGlob, CredentialName, FieldGlob, Folder,
     HeaderPattern, Hint, HoldTime, HostGlob, HostKey, HostName, HostPort, HttpMethod, HttpsUrl, Identifier,
-    KindGlob, Leeway, LoginMethod, Name, NameGlob, OneOrMore, PathGlob, QueryPattern, Quorum, RuleName,
-    Settings, Slug, UnitGlob, Version,
+    KindGlob, Leeway, LoginMethod, Name, NameGlob, OneOrMore, PathGlob, ProofAge, QueryPattern, Quorum,
+    RuleName, Settings, Slug, UnitGlob, Version,
 };
 use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
@@ -283,6 +283,11 @@ table! {
         /// With hold: groups, or users as "user:alice", whose word alone is enough in an emergency. It is alerted, and somebody
         /// else has to look at it afterwards.
         optional break_glass: List<Approver>,
+        /// With hold: who approves must have signed in at the identity provider within this time (`auth_time`), such as "5m".
+        /// They decide on the approvals page then.
+        optional step_up: ProofAge,
+        /// With hold: and by one of these means (`acr`), in the provider's words, such as "phr".
+        optional acr: List<Acr>,
     }
 }
 

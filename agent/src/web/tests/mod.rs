@@ -171,6 +171,7 @@ fn held() -> crate::approval::Request {
         quorum: 1,
         distinct_groups: false,
         break_glass: vec!["oncall".to_owned()],
+        step_up: None,
         shape: Some("DROP TABLE a".to_owned()),
         patience: None,
         again: Some(String::new()),
