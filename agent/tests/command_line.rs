@@ -87,6 +87,7 @@ impl Daemon {
             kill: Box::new(|session, _| Err(format!("no session {session}"))),
             kill_run: Box::new(|_, _| 0),
             issuers: Arc::new(portcullis::identity::Issuers::new(Arc::default())),
+            accounts: None,
             operators: "portcullis".to_owned(),
             stop: Box::new(|| ()),
         };

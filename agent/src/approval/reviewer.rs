@@ -43,6 +43,9 @@ pub struct Reviewer {
     /// That user's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login_user: Option<String>,
+    /// That of the process, of who signed in by the command line: `user` is then the provider's name for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
     /// Who signed in with a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Arc<Identity>>,
@@ -86,7 +89,7 @@ impl Reviewer {
         let mut marks = Marks::default();
         self.uid.into_iter().chain(self.login_uid).for_each(|uid| marks.uid(uid));
         marks.name(&self.user);
-        self.login_user.iter().for_each(|name| marks.name(name));
+        self.login_user.iter().chain(&self.account).for_each(|name| marks.name(name));
         self.identity.iter().for_each(|identity| marks.identity(identity));
         marks
     }

@@ -57,6 +57,7 @@ fn reviewer(uid: u32, groups: &[&str], login_uid: Option<u32>) -> Reviewer {
         pid: Some(1),
         login_uid,
         login_user: None,
+        account: None,
         proof: None,
     }
 }

@@ -183,6 +183,9 @@ fn follow(json: bool, config: &Config) -> Result<(), Failure> {
             | Reply::Started { .. }
             | Reply::Terms(_)
             | Reply::Renewed { .. }
+            | Reply::LoginAt { .. }
+            | Reply::LoginWaits { .. }
+            | Reply::Login(_)
             | Reply::Withdrawn { .. }
             | Reply::Killed(_)
             | Reply::Done
@@ -198,6 +201,11 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// The one entry whose id begins or ends like this.
+/// The id that this is a beginning or end of.
+pub(super) fn find_id(config: &Config, part: &str) -> Result<ApprovalId, Failure> {
+    Ok(find(list(config)?, part)?.id)
+}
+
 fn find(entries: Vec<Arc<Entry>>, part: &str) -> Result<Arc<Entry>, Failure> {
     let part = id_as_written(part);
     if part.len() < ID_CHARS_MIN {
@@ -483,6 +491,7 @@ mod tests {
             groups: Vec::new(),
             pid: None,
             login_user: None,
+            account: None,
             proof: None,
             login_uid: None,
             identity: None,

@@ -11,9 +11,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use self::credential::Sources;
+use self::sign_in::Login;
 use self::web::Web;
 
 pub mod credential;
+pub mod sign_in;
 pub mod web;
 
 /// Where the file lives unless `--config` or `PORTCULLIS_CONFIG` says otherwise.
@@ -82,6 +84,8 @@ pub struct Config {
     pub free_bytes_min: u64,
     /// The approvals page; `None` serves none.
     pub web: Option<Web>,
+    /// `portcullis login`; `None`: nobody signs in by the command line.
+    pub login: Option<Login>,
     /// How much is logged; `PORTCULLIS_LOG` overrides it.
     pub log: LogLevel,
 }
@@ -167,6 +171,7 @@ impl Default for Config {
             ca_lifetime: Duration::from_secs(3 * YEAR_SECONDS),
             free_bytes_min: 1 << 30,
             web: None,
+            login: None,
             log: LogLevel::Info,
         }
     }
@@ -250,6 +255,7 @@ struct File {
     ca: CaTable,
     record: Record,
     web: Option<web::WebTable>,
+    login: Option<sign_in::LoginTable>,
     log: Log,
 }
 
@@ -324,6 +330,7 @@ struct Fault {
 impl File {
     fn check(self) -> Result<Config, Fault> {
         let default = Config::default();
+        let web = self.web.map(web::web).transpose()?;
         let control_mode =
             self.control.mode.map_or(Ok(default.control_mode), |mode| checked(mode, octal_mode))?;
         Ok(Config {
@@ -365,7 +372,11 @@ impl File {
                 .record
                 .free_min
                 .map_or(Ok(default.free_bytes_min), |size| checked(size, bytes))?,
-            web: self.web.map(web::web).transpose()?,
+            login: self
+                .login
+                .map(|table| sign_in::login(table, web.as_ref().map(|web| &web.client)))
+                .transpose()?,
+            web,
             log: self.log.level.unwrap_or(default.log),
         })
     }

@@ -32,6 +32,7 @@ use crate::resolve::{Resolver, Upstream};
 use crate::run::matching::{self, Claim};
 use crate::run::{self, Governor, Lapsed, RunEvent, Runs, now_ms};
 use crate::session::{self, Host, Places};
+use crate::signin::Accounts;
 use crate::tls::ca::{Ca, CaSettings};
 use crate::upstream::{Dialler, SideConnections};
 use crate::web;
@@ -202,6 +203,11 @@ impl Daemon {
             .with_names(names)
             .with_page(config.web.as_ref().map(|page| page.listen));
         let issuers = Arc::new(Issuers::new(Arc::default()));
+        let accounts = config
+            .login
+            .clone()
+            .map(|settings| Arc::new(Accounts::new(settings, credentials.clone(), Arc::clone(&issuers))));
+
         let relay = Arc::new(Relay {
             analyses: Arc::default(),
             ca,
@@ -229,6 +235,7 @@ impl Daemon {
             trust,
             issuers,
             operators: config.operators.clone(),
+            accounts,
         };
         let (gate, recorder) = (Arc::clone(&relay.gate), Arc::clone(&relay.recorder));
         let resolver = Arc::new(Resolver::new(upstream, gate, recorder, Arc::clone(&runs)));

@@ -197,6 +197,7 @@ impl Rig {
             groups: vec!["dba".to_owned()],
             pid: Some(7),
             login_user: None,
+            account: None,
             proof: None,
             login_uid: None,
             identity: None,

@@ -10,15 +10,15 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 
-use super::form::{Fields, cookie, own_path, set_cookie};
+use super::form::{cookie, own_path, set_cookie};
 use super::html::Html;
 use super::layout::{Page, message};
-use super::provider::Secrets;
 use super::session::{Token, TokenDigest, Use};
 use super::{Posted, Web};
-use crate::approval::{DecideError, Entry, Lacking, Proof, Reviewer};
+use crate::approval::{DecideError, Entry, Lacking, Reviewer};
 use crate::policy::rule::StepUp;
-use crate::run::{Identity, now_ms};
+use crate::run::now_ms;
+use crate::signin::{Fields, Provider, ProviderError, Secrets, reviewer};
 
 /// How long somebody may take to sign in at the provider.
 pub(super) const LOGIN_TIME_MAX: Duration = Duration::from_mins(10);
@@ -46,7 +46,7 @@ impl Logins {
         back_to: &str,
         needs: Option<StepUp>,
     ) -> Result<(Token, Secrets), getrandom::Error> {
-        let (token, secrets) = (Token::generate()?, fresh()?);
+        let (token, secrets) = (Token::generate()?, Secrets::generate()?);
         let kept = Secrets {
             state: secrets.state.clone(),
             nonce: secrets.nonce.clone(),
@@ -77,11 +77,6 @@ impl Logins {
     }
 }
 
-fn fresh() -> Result<Secrets, getrandom::Error> {
-    let text = || Token::generate().map(|token| token.text());
-    Ok(Secrets { state: text()?, nonce: text()?, verifier: text()? })
-}
-
 /// `POST /login`: to the provider. A form and not a link, for it begins something.
 pub(super) async fn login(State(web): State<Arc<Web>>, headers: HeaderMap, body: Posted) -> Response {
     let Some(fields) = Fields::parse(&body) else { return message(StatusCode::BAD_REQUEST, "not a form") };
@@ -94,7 +89,7 @@ pub(super) async fn login(State(web): State<Arc<Web>>, headers: HeaderMap, body:
     let Ok((token, secrets)) = begun else {
         return message(StatusCode::INTERNAL_SERVER_ERROR, "no randomness");
     };
-    let address = match web.provider.authorization(&secrets, needs.as_ref()).await {
+    let address = match web.authorization(&secrets, needs.as_ref()).await {
         Ok(address) => address,
         Err(error) => {
             tracing::warn!(%error, "nobody can sign in to the approvals page");
@@ -160,7 +155,7 @@ async fn redeemed(
     fields: &Fields,
     secrets: &Secrets,
 ) -> Result<(Reviewer, Duration), (StatusCode, &'static str)> {
-    let failed = |error: super::provider::ProviderError| {
+    let failed = |error: ProviderError| {
         tracing::warn!(%error, "a sign-in to the approvals page failed");
         (StatusCode::FORBIDDEN, "the sign-in failed; the daemon's log says why")
     };
@@ -175,8 +170,8 @@ async fn redeemed(
     let Some(code) = fields.find("code") else {
         return Err((StatusCode::BAD_REQUEST, "not an answer of the identity provider"));
     };
-    let identity = web.provider.redeem(code, secrets).await.map_err(failed)?;
-    let age = web.provider.age(&identity).map_err(failed)?;
+    let identity = web.provider.redeem(code, &web.redirect_uri(), secrets).await.map_err(failed)?;
+    let age = Provider::age(&identity, web.settings.step_up).map_err(failed)?;
     Ok((reviewer(identity), age))
 }
 
@@ -199,30 +194,6 @@ pub(super) async fn logout(State(web): State<Arc<Web>>, headers: HeaderMap, body
         html.el("p", &[], |html| html.leaf("a", &[("href", "/")], "Sign in again"));
     }));
     with_cookies(page.into_response(), &[set_cookie(web.session_cookie(), "", web.secure(), Some(0))])
-}
-
-/// A signed-in person, as approvals know them.
-pub(super) fn reviewer(identity: Identity) -> Reviewer {
-    Reviewer {
-        uid: None,
-        user: identity.name.clone().unwrap_or_else(|| identity.subject.clone()),
-        groups: identity.groups.clone(),
-        pid: None,
-        login_uid: None,
-        login_user: None,
-        proof: Some(proof(&identity)),
-        identity: Some(Arc::new(identity)),
-    }
-}
-
-/// How they signed in. What is said to have been later than now was now.
-fn proof(identity: &Identity) -> Proof {
-    let at = identity.claims.get("auth_time").and_then(serde_json::Value::as_u64);
-    let acr = identity.claims.get("acr").and_then(serde_json::Value::as_str);
-    Proof {
-        auth_time_ms: at.map(|seconds| seconds.saturating_mul(1000).min(now_ms())),
-        acr: acr.map(str::to_owned),
-    }
 }
 
 /// The page for somebody who is not signed in.

@@ -174,6 +174,7 @@ mod tests {
             pid: None,
             login_uid: None,
             login_user: None,
+            account: None,
             proof: None,
             identity: None,
         }
