@@ -33,6 +33,8 @@ mod intercept;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]
+mod login;
+#[cfg(test)]
 mod masks;
 #[cfg(test)]
 mod names;

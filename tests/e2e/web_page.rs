@@ -224,7 +224,7 @@ fn who_approves_proves_what_the_rule_asks_for() {
         refused.stdout
     );
     assert!(
-        refused.stderr.contains("who decides here has none: decide it on the approvals page"),
+        refused.stderr.contains("who decides here has none: use `portcullis login` or the approvals page"),
         "{}",
         refused.stderr
     );

@@ -36,18 +36,24 @@ pub enum Lacking {
 impl fmt::Display for Lacking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Proof => f.write_str("who decides here has none: decide it on the approvals page"),
+            Self::Proof => {
+                f.write_str("who decides here has none: use `portcullis login` or the approvals page")
+            }
             Self::Freshness(Some(age)) => {
                 let age = Duration::from_secs(age.as_secs());
                 write!(
                     f,
-                    "yours is {} old: sign in again on the approvals page",
+                    "yours is {} old: sign in again (`portcullis login`, or on the approvals page)",
                     humantime::format_duration(age)
                 )
             }
             Self::Freshness(None) => f.write_str("the provider does not say how old yours is (auth_time)"),
             Self::Means(Some(acr)) => {
-                write!(f, "yours was with {}: sign in again on the approvals page", acr.escape_debug())
+                write!(
+                    f,
+                    "yours was with {}: sign in again (`portcullis login`, or on the approvals page)",
+                    acr.escape_debug()
+                )
             }
             Self::Means(None) => f.write_str("the provider does not say with what yours was (acr)"),
         }

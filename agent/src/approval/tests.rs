@@ -706,31 +706,36 @@ async fn who_approves_has_proved_what_the_rule_asks_for() {
     // within, by which means; what the reviewer has; what they are told
     for (within, acr, proof, expected) in [
         (Some(300), &[][..], proved(Some(290), None), "yes"),
-        (Some(300), &[], None, "who decides here has none: decide it on the approvals page"),
-        (Some(300), &[], proved(Some(320), None), "yours is 5m 20s old: sign in again on the approvals page"),
+        (Some(300), &[], None, "who decides here has none: use `portcullis login` or the approvals page"),
+        (
+            Some(300),
+            &[],
+            proved(Some(320), None),
+            "yours is 5m 20s old: sign in again (`portcullis login`, or on the approvals page)",
+        ),
         (Some(300), &[], proved(None, Some("phr")), "the provider does not say how old yours is (auth_time)"),
         (Some(300), &["phr"], proved(Some(1), Some("phr")), "yes"),
         (
             Some(300),
             &["phr"],
             proved(Some(400), Some("phr")),
-            "yours is 6m 40s old: sign in again on the approvals page",
+            "yours is 6m 40s old: sign in again (`portcullis login`, or on the approvals page)",
         ),
         (None, &["phr", "phrh"], proved(None, Some("phrh")), "yes"),
         (
             None,
             &["phr"],
             proved(Some(1), Some("pwd")),
-            "yours was with pwd: sign in again on the approvals page",
+            "yours was with pwd: sign in again (`portcullis login`, or on the approvals page)",
         ),
         (
             None,
             &["phr"],
             proved(Some(1), Some("PHR")),
-            "yours was with PHR: sign in again on the approvals page",
+            "yours was with PHR: sign in again (`portcullis login`, or on the approvals page)",
         ),
         (None, &["phr"], proved(Some(1), None), "the provider does not say with what yours was (acr)"),
-        (None, &["phr"], None, "who decides here has none: decide it on the approvals page"),
+        (None, &["phr"], None, "who decides here has none: use `portcullis login` or the approvals page"),
     ] {
         for break_glass in [false, true] {
             let queue = queue(8);

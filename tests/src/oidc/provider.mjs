@@ -24,12 +24,20 @@ function account(id) {
   return { accountId: id, claims: () => ({ sub: id, preferred_username, groups }) };
 }
 
+// For `portcullis login`: a native app, which may come back to any port of loopback (RFC 8252 section 7.3), or use a device code.
+const native = {
+  client_id: 'portcullis-cli', token_endpoint_auth_method: 'none', application_type: 'native',
+  redirect_uris: ['http://127.0.0.1/callback'],
+  grant_types: ['authorization_code', 'urn:ietf:params:oauth:grant-type:device_code'],
+};
+
 const server = createServer();
 await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
 const issuer = `http://127.0.0.1:${server.address().port}`;
 
 const provider = new Provider(issuer, {
-  clients: [...minting, ...pages],
+  clients: [...minting, ...pages, native],
+  features: { deviceFlow: { enabled: true } },
   conformIdTokenClaims: false,
   claims: { openid: ['sub'], profile: ['preferred_username', 'groups'], email: ['email'] },
   acrValues: ['pwd', 'phr'],
