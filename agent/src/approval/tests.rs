@@ -377,6 +377,7 @@ fn identity(subject: &str, claims: &[(&str, &str)]) -> crate::run::Identity {
         subject: subject.to_owned(),
         name: None,
         groups: Vec::new(),
+        groups_claim: None,
         claims: claims.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect(),
         expires_ms: u64::MAX,
         token: String::new(),

@@ -172,6 +172,12 @@ impl Admission {
         Self::under(destination, policy)
     }
 
+    /// The same, for whom a token speaks of.
+    pub(crate) fn for_whom(mut self, identity: crate::run::Identity) -> Self {
+        self.subject = self.subject.with(Some(Arc::new(identity)));
+        self
+    }
+
     /// An admission to a policy's first connection.
     pub(crate) fn under(destination: std::net::SocketAddr, policy: Policy) -> Self {
         use crate::flow::{OriginalDst, Process, RunId, SessionId};

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::flow::Side;
-use crate::policy::rule::IssuerRules;
+use crate::policy::rule::{ClaimPath, IssuerRules};
 use crate::policy::{Connection, Policy};
 use crate::run::{Identity, Lapsed, RunInfo, Subject, Withdrawal, now_ms};
 
@@ -83,6 +85,14 @@ fn taken(
     let mut known = policy.identity.iter().filter(|rules| in_this_way(rules));
     match known.find(|rules| rules.issuer == identity.issuer) {
         None => Err(not_taken(policy, &format!("no such tokens of {}", identity.issuer))),
+        Some(rules) if !is_for(identity, &rules.audience) => {
+            Err(not_taken(policy, &format!("only tokens for the audience {}", rules.audience)))
+        }
+        Some(rules)
+            if rules.groups_claim.as_ref().map(ClaimPath::as_str) != identity.groups_claim.as_deref() =>
+        {
+            Err(not_taken(policy, "groups from another claim than when this token was verified"))
+        }
         Some(rules) => match rules.claims.unmet(&identity.claims) {
             Some(unmet) => Err(not_taken(policy, &format!("only tokens with {unmet}"))),
             None => Ok(()),
@@ -115,6 +125,15 @@ pub(super) fn goes_on(admission: &Admission, policy: &Policy) -> Result<(), Deni
             "this connection was opened before the run had its token",
             "connect again",
         )),
+    }
+}
+
+/// Whether a token is for this audience: `aud` is a text or a list of them (RFC 7519 section 4.1.3).
+fn is_for(identity: &Identity, audience: &str) -> bool {
+    match identity.claims.get("aud") {
+        Some(Value::String(only)) => only == audience,
+        Some(Value::Array(several)) => several.iter().any(|one| one.as_str() == Some(audience)),
+        Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) | None => false,
     }
 }
 

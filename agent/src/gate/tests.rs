@@ -577,12 +577,14 @@ to = ["127.7.0.4:1", "named.test:1"]
 protocol = "opaque"
 "#;
 
-fn identity(claims: serde_json::Value, lasts_ms: u64) -> crate::run::Identity {
+fn identity(mut claims: serde_json::Value, lasts_ms: u64) -> crate::run::Identity {
+    claims["aud"] = "portcullis".into();
     crate::run::Identity {
         issuer: "https://idp.example".to_owned(),
         subject: "job".to_owned(),
         name: None,
         groups: Vec::new(),
+        groups_claim: None,
         claims: claims.as_object().cloned().unwrap(),
         expires_ms: crate::run::now_ms() + lasts_ms,
         token: "digest".to_owned(),
@@ -636,6 +638,17 @@ async fn a_client_of_a_run_without_a_token_brings_its_own() {
     rig.reload(&text.replace("in_band = true", "in_band = false"));
     assert_eq!(rig.judge(&admission, "SELECT 1", With::default()).0, "deny", "not taken any more");
     assert!(matches!(rig.admit("127.7.0.1:5432", &[]).await, Admitted::No(_)));
+    for other in [
+        text.replace("audience = \"portcullis\"", "audience = \"another\""),
+        text.replace("in_band = true", "in_band = true\ngroups_claim = \"roles\""),
+    ] {
+        rig.reload(&other);
+        assert_eq!(
+            rig.judge(&admission, "SELECT 1", With::default()).0,
+            "deny",
+            "would not be verified like this now"
+        );
+    }
     rig.reload(&text.replace("org = \"acme\"", "org = \"acme2\""));
     assert_eq!(rig.judge(&admission, "SELECT 1", With::default()).0, "deny", "of others now");
 }

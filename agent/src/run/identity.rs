@@ -20,6 +20,9 @@ pub struct Identity {
     pub name: Option<String>,
     /// Groups, from the policy's `groups_claim`.
     pub groups: Vec<String>,
+    /// That claim, as it was when the token was verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups_claim: Option<String>,
     /// Every claim.
     pub claims: Claims,
     /// When the token stops counting, leeway included; milliseconds since 1970-01-01T00:00:00Z.
@@ -244,6 +247,7 @@ mod tests {
             subject: subject.to_owned(),
             name: None,
             groups: vec!["dev".to_owned()],
+            groups_claim: None,
             claims: claims.as_object().cloned().unwrap(),
             expires_ms,
             token: String::new(),
