@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -69,9 +70,10 @@ fn main() -> Result<()> {
             differing.push(test.as_str());
         }
     }
-    println!("{} tests; the same as directly: {}", direct.len(), direct.len() - differing.len());
+    let mut told = std::io::stdout().lock();
+    writeln!(told, "{} tests; the same as directly: {}", direct.len(), direct.len() - differing.len())?;
     for test in &differing {
-        println!("  differs: {test}");
+        writeln!(told, "{test}")?;
     }
     Ok(())
 }
@@ -115,10 +117,10 @@ fn results(
         false => Command::new(pg_regress()?),
     };
     regress_arguments(&mut run, arguments, &out, address);
-    println!("running the suite: {name}");
+    writeln!(std::io::stderr(), "running the suite: {name}")?;
     let log = fs::File::create(out.join("run.log"))?;
     let status = run.stdout(log.try_clone()?).stderr(log).stdin(Stdio::null()).status()?;
-    println!("  pg_regress: {status}");
+    writeln!(std::io::stderr(), "  pg_regress: {status}")?;
     if through {
         fs::write(out.join("daemon.log"), daemon.log())?;
     }
