@@ -88,6 +88,7 @@ impl Daemon {
             kill_run: Box::new(|_, _| 0),
             issuers: Arc::new(portcullis::identity::Issuers::new(Arc::default())),
             operators: "portcullis".to_owned(),
+            state_dir: config.state_dir.clone(),
             stop: Box::new(|| ()),
         };
         let listener = socket::bind(&config).unwrap();

@@ -59,10 +59,19 @@ impl Page {
 
     fn agent(&self, sql: &str) -> Talking {
         let mut run = agent::under(&self.daemon, NOBODY, "shop").unwrap();
-        run.args(agent::psql_arguments(server(), "shop")).args(["--set=VERBOSITY=verbose", "--command", sql]);
+        run.args(agent::psql_arguments(server(), "shop")).args([
+            "--set=VERBOSITY=verbose",
+            "--command",
+            BEFORE,
+            "--command",
+            sql,
+        ]);
         Talking::spawn(&mut run).unwrap()
     }
 }
+
+/// What the agent does before it asks.
+const BEFORE: &str = "SELECT 40 + 2 AS answer";
 
 /// Somebody's browser.
 struct Browser(Option<Talking>);
@@ -215,8 +224,12 @@ fn who_approves_proves_what_the_rule_asks_for() {
     ada.keys(&["Enter"]);
     let seen = ada.until("needs a sign-in at the identity provider within 5m with phr");
     assert!(!seen.contains("Covers"), "there is no form to approve it with: {seen}");
+    // Whoever decides sees what the run did just before.
+    assert!(seen.contains("Just before, in this run") && seen.contains(BEFORE), "{seen}");
     // The command line's reviewers have no such proof.
     let id = page.daemon.json(&["approvals", "list"]).unwrap()[0]["id"].as_str().unwrap().to_owned();
+    let shown = page.daemon.cli(&["approvals", "show", &id]).unwrap().stdout;
+    assert!(shown.contains("just before, in this run:") && shown.contains(BEFORE), "{shown}");
     let refused = reviewer::decide(&page.daemon, REVIEWER, "approve", &id, "").unwrap();
     assert!(
         refused.stdout.contains("who approves needs a fresh one within 5m with phr"),
@@ -265,10 +278,16 @@ fn an_operator_sees_what_runs_and_what_was_recorded_and_withdraws() {
     let seen = open("/sessions?policy=shop&live=on", "shop-db");
     assert!(seen.contains("nobody"), "{seen}");
     open("/sessions/last", "DROP TABLE page_withdrawn");
+    let mut kim = Browser::start();
+    kim.sign_in(&page, "kim+portcullis");
+    kim.tell(&json!({"do": "open", "with": [format!("{}/sessions/last", page.url)]}));
+    kim.until("It goes on; what comes is added.");
     open("/runs", "policy shop");
     eve.tell(&json!({"do": "type", "with": ["input[name=reason]", "enough"]}));
     eve.keys(&["Enter"]);
     assert_ne!(psql.finish().unwrap().code, 0);
+    let seen = kim.until("It has ended.");
+    assert!(seen.contains("enough"), "what came was added: {seen}");
     eve.tell(&json!({"do": "open", "with": [format!("{}/runs", page.url)]}));
     eve.until("Nothing is governed now.");
     assert!(exists("page_withdrawn"));

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::Instant;
 
+mod before;
 pub mod entry;
 mod error;
 mod pending;

@@ -7,11 +7,12 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::text::{columns, duration, line, moment, shown, summary};
-use super::{Failure, ask, print_json};
+use super::{Failure, ask, before, complain, print_json};
 use crate::approval::{Answer, Decision, Entry, Grant, Outcome, Request as Held, Review, Scope};
 use crate::config::Config;
-use crate::control::{Client, ClientError, Reply, Request};
+use crate::control::{Client, ClientError, Reply, Request, with_causes};
 use crate::flow::ApprovalId;
+use crate::record::summary::OperationSummary;
 use crate::request::ObjectName;
 use crate::run::now_ms;
 
@@ -102,6 +103,14 @@ enum Command {
     },
 }
 
+/// What `show --json` prints: the request, and what its run did just before.
+#[derive(serde::Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    entry: &'a Entry,
+    before: Option<Vec<OperationSummary>>,
+}
+
 pub(super) fn run(arguments: Arguments, config: &Config) -> Result<(), Failure> {
     let Arguments { command, reason, json, watch } = arguments;
     let command = command.unwrap_or(Command::List);
@@ -121,7 +130,16 @@ pub(super) fn run(arguments: Arguments, config: &Config) -> Result<(), Failure> 
         }
         Command::Show { id } => {
             let entry = find(list(config)?, &id)?;
-            if json { print_json(&entry) } else { print(&details(&entry, now_ms())) }
+            // Whoever has to decide sees the request, even when the recordings cannot be read.
+            let before = done_before(entry.id, config);
+            let unknown = before.as_ref().err().map(|error| with_causes(error));
+            unknown.iter().for_each(|message| complain(message));
+            let before = before.ok();
+            if json {
+                return print_json(&Shown { entry: &entry, before });
+            }
+            print(&details(&entry, now_ms()))?;
+            before.map_or(Ok(()), |operations| print(&before::lines(&operations)))
         }
         Command::Approve { id, lasting, uses, shape, break_glass } => {
             let scope = scope(lasting, uses, shape);
@@ -155,6 +173,13 @@ fn list(config: &Config) -> Result<Vec<Arc<Entry>>, Failure> {
     Ok(entries)
 }
 
+fn done_before(id: ApprovalId, config: &Config) -> Result<Vec<OperationSummary>, ClientError> {
+    let Reply::Before(operations) = ask(config, &Request::Before { id })? else {
+        return Err(ClientError::NotUnderstood);
+    };
+    Ok(operations)
+}
+
 /// Shows what is being decided, then decides exactly that: the daemon compares digests.
 fn decide(id: &str, decision: Decision, json: bool, config: &Config) -> Result<(), Failure> {
     let entry = find(list(config)?, id)?;
@@ -185,6 +210,7 @@ fn follow(json: bool, config: &Config) -> Result<(), Failure> {
             | Reply::Renewed { .. }
             | Reply::Withdrawn { .. }
             | Reply::Killed(_)
+            | Reply::Before(_)
             | Reply::Done
             | Reply::Refused(_) => {
                 return Err(ClientError::NotUnderstood.into());

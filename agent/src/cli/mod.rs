@@ -9,7 +9,9 @@ use clap::{Parser, Subcommand};
 
 pub mod approvals;
 pub mod asciicast;
+pub(crate) mod before;
 pub mod doctor;
+pub(crate) mod find;
 pub mod har;
 mod known_hosts;
 pub mod policy;
@@ -87,7 +89,7 @@ enum Command {
     /// See and decide operations that wait for a human
     Approvals(approvals::Arguments),
     /// List and read recorded sessions (root)
-    Sessions(sessions::SessionsArgs),
+    Sessions(Box<sessions::SessionsArgs>),
     /// Watch a recorded session at the pace it had (root)
     Replay(replay::ReplayArgs),
 }

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::approval::{Decision, Digest, Entry};
 use crate::flow::{ApprovalId, RunId, SessionId, Side};
+use crate::record::summary::OperationSummary;
 use crate::run::RunInfo;
 use std::sync::Arc;
 
@@ -77,6 +78,11 @@ pub enum Request {
     Approvals,
     /// The same, and every change until the caller hangs up.
     Watch,
+    /// What the run of one did just before. Whoever may read the request.
+    Before {
+        /// Which.
+        id: ApprovalId,
+    },
     /// Decide one. Whoever its guard names, but never whoever it acts for.
     Decide {
         /// Which.
@@ -149,6 +155,8 @@ pub enum Reply {
     Approvals(Vec<Arc<Entry>>),
     /// To `Decide`: how it now is. To `Watch`: one change.
     Approval(Arc<Entry>),
+    /// To `Before`: oldest first, masked as recorded.
+    Before(Vec<OperationSummary>),
     /// To `Kill`: this session ends.
     Killed(SessionId),
     /// To `Stop`: it begins when this is sent.

@@ -42,6 +42,7 @@ impl Service {
             | Request::Revoke { .. }
             | Request::Review { .. }
             | Request::Kill { .. }
+            | Request::Before { .. }
             | Request::Stop => return Ok(None),
         };
         let policy = (self.policy)(&policy).map_err(|message| Refusal::new(Side::Policy, message))?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -88,6 +89,8 @@ pub struct Service {
     pub issuers: Arc<Issuers>,
     /// Group of the operators.
     pub operators: String,
+    /// Where the recordings are.
+    pub state_dir: PathBuf,
     /// Begins the daemon's end.
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
@@ -257,6 +260,7 @@ async fn answer(request: Request, caller: Arc<Caller>, service: &Arc<Service>) -
         Request::Renew { run, token: _ } => service.renew(&caller, run, identity),
         Request::Withdraw { run, reason } => service.withdraw(&caller, run, reason),
         Request::Approvals | Request::Watch => Ok(service.visible(&reviewer(&caller))),
+        Request::Before { id } => service.before(&caller, id),
         Request::Decide { id, digest, decision } => service.decide(&caller, id, digest, decision),
         Request::Revoke { id } => service.revoke(&caller, id),
         Request::Review { id, note } => service.review(&caller, id, note),
@@ -349,6 +353,15 @@ impl Service {
         let mut entries = self.approvals.list();
         entries.retain(|entry| self.approvals.may_see(&entry.request, who));
         Reply::Approvals(entries)
+    }
+
+    fn before(&self, caller: &Caller, id: ApprovalId) -> Result<Reply, Refusal> {
+        let seen = self.visible_one(id, &reviewer(caller));
+        let entry = seen.map_err(|error| Refusal::new(error.side(), error.to_string()))?;
+        entry.done_before(&self.state_dir).map(Reply::Before).map_err(|error| {
+            tracing::error!(%error, "the recordings cannot be read for a request");
+            Refusal::new(Side::Portcullis, "the recordings cannot be read; the daemon's log says why")
+        })
     }
 
     fn decide(

@@ -45,6 +45,7 @@ impl Daemon {
             kill_run: Box::new(|_, _| 0),
             issuers: Arc::new(crate::identity::Issuers::new(Arc::default())),
             operators: "portcullis".to_owned(),
+            state_dir: config.state_dir.clone(),
             stop: Box::new(|| ()),
         });
         let listener = socket::bind(&config).unwrap();
@@ -116,6 +117,7 @@ fn refusal(reply: &str) -> String {
         | Reply::Renewed { .. }
         | Reply::Withdrawn { .. }
         | Reply::Killed(_)
+        | Reply::Before(_)
         | Reply::Approvals(_)
         | Reply::Approval(_)
         | Reply::Done => {

@@ -225,6 +225,7 @@ impl Daemon {
             trust,
             issuers: Arc::new(Issuers::new(Arc::default())),
             operators: config.operators.clone(),
+            state_dir: config.state_dir.clone(),
         };
         let (gate, recorder) = (Arc::clone(&relay.gate), Arc::clone(&relay.recorder));
         let resolver = Arc::new(Resolver::new(upstream, gate, recorder, Arc::clone(&runs)));

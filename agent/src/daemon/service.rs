@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -30,6 +31,8 @@ pub(super) struct HostView {
     pub(super) issuers: Arc<Issuers>,
     /// Group of the operators.
     pub(super) operators: String,
+    /// Where the recordings are.
+    pub(super) state_dir: PathBuf,
 }
 
 /// The control socket's view of the daemon.
@@ -58,6 +61,7 @@ pub(super) fn service(
         kill_run: Box::new(move |run, kill| cut.kill_run(run, kill)),
         issuers: Arc::clone(&view.issuers),
         operators: view.operators.clone(),
+        state_dir: view.state_dir.clone(),
         stop: Box::new(move || stop.notify_one()),
     }
 }

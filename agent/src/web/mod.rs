@@ -47,10 +47,12 @@ mod session;
 mod sql;
 #[cfg(test)]
 mod tests;
+mod timeline;
 
 use form::{FORM_BYTES_MAX, Fields, cookie};
 use guard::Posted;
 use layout::message;
+use live::Streams;
 use login::Logins;
 use provider::Provider;
 use session::{Present, Sessions, Token, TokenDigest, Use};
@@ -114,7 +116,9 @@ struct Web {
     provider: Provider,
     sessions: Sessions,
     logins: Logins,
-    streams: Arc<tokio::sync::Semaphore>,
+    streams: Streams,
+    tails: Streams,
+    readers: Arc<tokio::sync::Semaphore>,
 }
 
 /// Somebody who is signed in.
@@ -154,7 +158,9 @@ impl Web {
             provider: Provider::new(Arc::clone(&settings), parts.credentials, parts.issuers),
             sessions: Sessions::new(settings.idle, settings.absolute),
             logins: Logins::default(),
-            streams: Arc::new(tokio::sync::Semaphore::new(live::STREAMS_MAX)),
+            streams: Streams::new(live::STREAMS_MAX, live::STREAMS_PER_PERSON_MAX),
+            tails: Streams::new(timeline::TAILS_MAX, timeline::TAILS_PER_PERSON_MAX),
+            readers: Arc::new(tokio::sync::Semaphore::new(recordings::READERS_MAX)),
             approvals: parts.approvals,
             runs: parts.runs,
             policies: parts.policies,
@@ -234,7 +240,8 @@ fn router(web: Arc<Web>) -> Router {
         .route("/runs/{id}/withdraw", post(runs::withdraw))
         .route("/policy", get(policy::page))
         .route("/sessions", get(recordings::list))
-        .route("/sessions/{id}", get(recordings::one))
+        .route("/sessions/{id}", get(timeline::page))
+        .route("/sessions/{id}/tail", get(timeline::tail))
         .route("/events", get(live::events))
         .route("/login", post(login::login))
         .route("/callback", get(login::callback))
