@@ -211,6 +211,7 @@ fn follow(json: bool, config: &Config) -> Result<(), Failure> {
             | Reply::Withdrawn { .. }
             | Reply::Killed(_)
             | Reply::Before(_)
+            | Reply::Hits(_)
             | Reply::Done
             | Reply::Refused(_) => {
                 return Err(ClientError::NotUnderstood.into());

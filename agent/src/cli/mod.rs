@@ -203,7 +203,10 @@ fn dispatch(arguments: Arguments, entry: &Entry) -> Result<(), Failure> {
             Ok(io::stdout().write_all(told.as_bytes())?)
         }
         Command::Trust(arguments) => trust::run(&arguments, &configuration(file)?),
-        Command::Policy(arguments) => policy_command(&arguments),
+        Command::Policy(arguments) => match arguments.asks_for_hits() {
+            Some(json) => policy::hits::run(json, &configuration(file)?),
+            None => policy_command(&arguments),
+        },
         Command::Approvals(arguments) => approvals::run(arguments, &configuration(file)?),
         Command::Sessions(arguments) => {
             let config = configuration(file)?;
@@ -322,6 +325,8 @@ mod tests {
             ("approvals show 01ABC", true),
             ("approvals approve 01ABC --reason ok", true),
             ("approvals deny", false),
+            ("policy hits", true),
+            ("policy hits --json", true),
             ("detach", true),
             ("doctor --json", true),
             ("trust env", true),

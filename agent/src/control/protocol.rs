@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::approval::{Decision, Digest, Entry};
 use crate::flow::{ApprovalId, RunId, SessionId, Side};
+use crate::policy::rule::PolicyHits;
 use crate::record::summary::OperationSummary;
 use crate::run::RunInfo;
 use std::sync::Arc;
@@ -83,6 +84,8 @@ pub enum Request {
         /// Which.
         id: ApprovalId,
     },
+    /// How often the rules of each policy have decided. Root and operators.
+    Hits,
     /// Decide one. Whoever its guard names, but never whoever it acts for.
     Decide {
         /// Which.
@@ -157,6 +160,8 @@ pub enum Reply {
     Approval(Arc<Entry>),
     /// To `Before`: oldest first, masked as recorded.
     Before(Vec<OperationSummary>),
+    /// To `Hits`: by policy name.
+    Hits(Vec<PolicyHits>),
     /// To `Kill`: this session ends.
     Killed(SessionId),
     /// To `Stop`: it begins when this is sent.

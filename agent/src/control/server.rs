@@ -21,6 +21,7 @@ use crate::approval::{Approvals, DecideError, Decision, Digest, Entry, Reviewer}
 use crate::flow::{ApprovalId, RunId, SessionId, Side};
 use crate::identity::Issuers;
 use crate::policy::Policy;
+use crate::policy::rule::PolicyHits;
 use crate::relay::stop::{Kill, REASON_CHARS_MAX};
 use crate::run::caller::Caller;
 use crate::run::{RunInfo, Runs, Subject};
@@ -79,6 +80,8 @@ pub struct Service {
     pub policy: FindPolicy,
     /// Environment of a new run.
     pub environment: Environment,
+    /// What the rules of each policy have decided.
+    pub hits: Box<dyn Fn() -> Vec<PolicyHits> + Send + Sync>,
     /// The rest of `status`.
     pub status: Box<dyn Fn() -> HostStatus + Send + Sync>,
     /// Ends a session; the error is one line for the operator.
@@ -261,6 +264,9 @@ async fn answer(request: Request, caller: Arc<Caller>, service: &Arc<Service>) -
         Request::Withdraw { run, reason } => service.withdraw(&caller, run, reason),
         Request::Approvals | Request::Watch => Ok(service.visible(&reviewer(&caller))),
         Request::Before { id } => service.before(&caller, id),
+        Request::Hits => {
+            service.operator(&caller, "see what rules decided").map(|_| Reply::Hits((service.hits)()))
+        }
         Request::Decide { id, digest, decision } => service.decide(&caller, id, digest, decision),
         Request::Revoke { id } => service.revoke(&caller, id),
         Request::Review { id, note } => service.review(&caller, id, note),

@@ -41,6 +41,7 @@ impl Daemon {
             policy: Box::new(|name| Err(format!("no policy is named `{name}`"))),
             environment: Box::new(|_, _| Ok(std::collections::BTreeMap::new())),
             status: Box::new(|| HostStatus { mode: "no-lsm".to_owned(), ..HostStatus::default() }),
+            hits: Box::new(Vec::new),
             kill: Box::new(|session, _| Err(format!("no session {session}"))),
             kill_run: Box::new(|_, _| 0),
             issuers: Arc::new(crate::identity::Issuers::new(Arc::default())),
@@ -118,6 +119,7 @@ fn refusal(reply: &str) -> String {
         | Reply::Withdrawn { .. }
         | Reply::Killed(_)
         | Reply::Before(_)
+        | Reply::Hits(_)
         | Reply::Approvals(_)
         | Reply::Approval(_)
         | Reply::Done => {

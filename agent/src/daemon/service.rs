@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,6 +16,7 @@ use crate::control::server::{HostStatus, Service};
 use crate::identity::Issuers;
 use crate::intercept::Counters;
 use crate::policy::PolicySet;
+use crate::policy::rule::PolicyHits;
 use crate::policy::watch::Problem;
 use crate::session::Host;
 use crate::web;
@@ -47,12 +47,13 @@ pub(super) fn service(
     let (status_host, status_policies, status_view) =
         (Arc::downgrade(host), Arc::clone(policies), view.clone());
     let (trust, live) = (Arc::clone(&view.trust), Arc::clone(&host.relay.live));
-    let cut = Arc::clone(&live);
+    let (cut, counted) = (Arc::clone(&live), Arc::clone(policies));
     Service {
         runs: Arc::clone(&host.runs),
         approvals: Arc::clone(approvals),
         policy: Box::new(move |name| find.get(name).ok_or_else(|| missing(&find, name))),
         environment: Box::new(move |run, own| trust.environment(run.id, own)),
+        hits: Box::new(move || hits(&counted)),
         status: Box::new(move || match status_host.upgrade() {
             Some(host) => status(&host, &status_policies, &status_view),
             None => HostStatus::default(),
@@ -111,6 +112,10 @@ fn located(path: &Path, problem: &Problem) -> String {
             format!("{}: {problem}", path.display())
         }
     }
+}
+
+fn hits(policies: &PolicySet) -> Vec<PolicyHits> {
+    policies.snapshot().policies.values().map(|policy| policy.hits()).collect()
 }
 
 fn status(host: &Host, policies: &PolicySet, view: &HostView) -> HostStatus {

@@ -545,3 +545,46 @@ async fn nobody_is_admitted_to_the_approvals_page() {
     }
     assert!(matches!(rig.admit("127.10.0.2:6000", &[]).await, Admitted::Yes(_)));
 }
+
+#[tokio::test]
+async fn what_somebody_acts_on_is_counted_once_and_anew_for_each_version() {
+    let rig = Rig::new(POLICY);
+    let admission = rig.admission().await;
+    let counted = || {
+        let hits = rig.policies.get("shop").unwrap().hits();
+        let of = |rule: &str| hits.rules.iter().find(|known| known.rule == rule).unwrap().hits;
+        ["bulk", "small", "drops", "default (read)", "(others)"].map(of)
+    };
+    let prepare = |sql: &str| {
+        let (analysis, taint) = (analyze(sql), Taint::Clean);
+        let (estimates, locks, search_path) = (None, false, None);
+        let database = "shop";
+        drop(rig.gate.prepare(
+            &admission,
+            &Operation { database, analysis: &analysis, estimates, taint, locks, search_path },
+        ));
+    };
+    // What may pass counts when it is bound, and only once the planner's answer is there.
+    prepare("SELECT 1");
+    prepare("INSERT INTO t VALUES (1)");
+    assert_eq!(rig.judge(&admission, "INSERT INTO t VALUES (1)", With::default()).0, "estimate");
+    assert_eq!(counted(), [0; 5]);
+    let with = |rows| With { estimates: rows, ..With::default() };
+    assert!(rig.judgement(&admission, "INSERT INTO t VALUES (1)", with(Some(&[Some(1)]))).is_permit());
+    assert!(!rig.judgement(&admission, "INSERT INTO t VALUES (1)", with(Some(&[Some(1000)]))).is_permit());
+    prepare("DROP TABLE t");
+    assert!(rig.judgement(&admission, "SELECT 1", With::default()).is_permit());
+    let moves = With { taint: Taint::MovesMasked, ..With::default() };
+    assert!(!rig.judgement(&admission, "SELECT 1", moves).is_permit());
+    assert_eq!(counted(), [1, 1, 1, 1, 1]);
+    rig.reload(POLICY);
+    assert_eq!(counted(), [1, 1, 1, 1, 1], "the same text was not loaded again");
+    rig.reload(&format!("{POLICY}# another version\n"));
+    assert_eq!(counted(), [0; 5]);
+}
+
+impl Judgement {
+    fn is_permit(&self) -> bool {
+        matches!(self, Self::Permit(_))
+    }
+}

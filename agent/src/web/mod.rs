@@ -16,7 +16,6 @@ use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode};
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
 use crate::approval::{Approvals, Reviewer};
 use crate::config::web::Web as Settings;
@@ -25,7 +24,7 @@ use crate::credential::Credentials;
 use crate::identity::Issuers;
 use crate::policy::PolicySet;
 use crate::run::Runs;
-use crate::tls::page_side::{self, PageCertificateError};
+use crate::tls::page_side::{PageCertificate, PageCertificateError};
 
 mod approval;
 mod assets;
@@ -100,7 +99,7 @@ pub enum WebError {
 /// The page, bound to its address.
 pub struct Server {
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<PageCertificate>>,
     web: Arc<Web>,
 }
 
@@ -138,8 +137,9 @@ impl Server {
     /// When one of them cannot be had.
     pub async fn bind(parts: Parts) -> Result<Self, WebError> {
         let address = parts.settings.listen;
-        let tls = parts.settings.tls.as_ref().map(|files| page_side::config(&files.certificate, &files.key));
-        let tls = tls.transpose()?.map(TlsAcceptor::from);
+        let files = parts.settings.tls.as_ref();
+        let tls = files.map(|files| PageCertificate::read(&files.certificate, &files.key)).transpose()?;
+        let tls = tls.map(Arc::new);
         let listener =
             TcpListener::bind(address).await.map_err(|source| WebError::Listen { address, source })?;
         Ok(Self { listener, tls, web: Arc::new(Web::new(parts)) })
@@ -147,7 +147,14 @@ impl Server {
 
     /// Serves until dropped; its connections end with it.
     pub async fn serve(self) {
-        serve::serve(self.listener, self.tls, self.web).await;
+        let serving = serve::serve(self.listener, self.tls.clone(), self.web);
+        match self.tls {
+            None => serving.await,
+            Some(certificate) => tokio::select! {
+                () = serving => {}
+                () = certificate.follow() => {}
+            },
+        }
     }
 }
 
