@@ -163,9 +163,13 @@ impl Tail {
             self.web.sessions.find(&self.digest, Use::Script)?;
             let (web, session, reached) = (Arc::clone(&self.web), self.session, self.reached);
             let so_far = std::mem::take(&mut self.so_far);
-            let _reading = Arc::clone(&self.web.readers).acquire_owned().await.ok()?;
-            let looked =
-                tokio::task::spawn_blocking(move || added(&web.state_dir, session, reached, so_far)).await;
+            let reading = Arc::clone(&self.web.readers).acquire_owned().await.ok()?;
+            let looked = tokio::task::spawn_blocking(move || {
+                // Given back once it is read, also when nobody waits for it any more.
+                let _reading = reading;
+                added(&web.state_dir, session, reached, so_far)
+            });
+            let looked = looked.await;
             let added = match looked {
                 Ok(Ok(added)) => added,
                 Ok(Err(error)) => {
