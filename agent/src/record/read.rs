@@ -61,6 +61,7 @@ pub struct Catalogue {
     store_dir: PathBuf,
     index: Option<Index>,
     tail: Changes,
+    whole: bool,
 }
 
 struct Nothing;
@@ -84,8 +85,12 @@ impl Catalogue {
         Self::open_within(data_dir, usize::MAX)
     }
 
-    /// The same, but of the log behind the index at most `frames_max` frames are read, and none when there is no index.
-    fn open_within(data_dir: &Path, frames_max: usize) -> Result<Self, ReadError> {
+    /// The same, but of the log behind the index at most `frames_max` frames are read: for those who must not be kept
+    /// waiting. What came last may be missing then; see [`Catalogue::is_whole`].
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_within(data_dir: &Path, frames_max: usize) -> Result<Self, ReadError> {
         let store_dir = data_dir.join(STORE_FOLDER);
         let numbers = list_segments(&store_dir)
             .map_err(|source| ReadError::NoStore { path: store_dir.clone(), source })?;
@@ -96,10 +101,17 @@ impl Catalogue {
         let mut tail = Changes::default();
         let position = index.as_ref().map_or(Lsn::default(), Index::position);
         let base = index.as_ref().map_or(&Nothing as &dyn Base, Index::base);
-        if index.is_some() || frames_max == usize::MAX {
-            follow(data_dir, position, None, frames_max, base, &mut tail)?;
-        }
-        Ok(Self { store_dir, index, tail })
+        let reached = follow(data_dir, position, None, frames_max, base, &mut tail)?;
+        let mut beyond = Changes::default();
+        follow(data_dir, reached, None, 1, base, &mut beyond)?;
+        let whole = beyond.extents.is_empty();
+        Ok(Self { store_dir, index, tail, whole })
+    }
+
+    /// Whether everything is known that was recorded until now.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.whole
     }
 
     /// Sessions that started at or after `since_ns`, are older than `before` and `wanted`, newest first, at most `limit`.
@@ -247,6 +259,10 @@ pub fn before(
     limit: u32,
 ) -> Result<Vec<OperationSummary>, ReadError> {
     let catalogue = Catalogue::open_within(data_dir, FRAMES_LOOKED_AT)?;
+    if catalogue.index.is_none() && !catalogue.is_whole() {
+        // The beginning of the log is not what came last.
+        return Ok(Vec::new());
+    }
     let of_run = |session: &&SessionSummary| session.opened.as_ref().is_some_and(|opened| opened.run == run);
     let mut sessions: Vec<_> = catalogue.tail.sessions.values().filter(of_run).cloned().collect();
     if let Some(index) = &catalogue.index {
@@ -448,10 +464,11 @@ mod tests {
         assert_eq!(texts(4, moment), expected);
         assert_eq!(texts(100, moment).len(), 7);
         assert_eq!(texts(1, u64::MAX >> 1), ["SELECT 'later'"]);
-        // Behind the index no more is read than is bounded, and without one nothing.
+        // Without an index the log is read, as far as that is bounded.
         index::remove(data.path()).unwrap();
-        assert_eq!(texts(4, moment), Vec::<String>::new());
-        let store = Catalogue::open(data.path()).unwrap();
-        assert_eq!(store.operations(first.flow.session).unwrap().len(), 6, "others read the log");
+        assert_eq!(texts(4, moment), expected);
+        let within = |frames| Catalogue::open_within(data.path(), frames).unwrap();
+        assert!(!within(8).is_whole() && within(1000).is_whole() && within(usize::MAX).is_whole());
+        assert!(within(8).operations(first.flow.session).unwrap().len() < 6, "no more than was wanted");
     }
 }

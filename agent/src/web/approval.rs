@@ -34,8 +34,8 @@ pub(super) async fn page(
     };
     match web.visible(&id, &signed) {
         Some(entry) => {
-            let readers = Arc::clone(&web);
-            read(&readers, move || Ok(whole(&web, &signed, &entry).into_response())).await
+            let places = Arc::clone(&web.requests);
+            read(&places, move || Ok(whole(&web, &signed, &entry).into_response())).await
         }
         None => message(StatusCode::NOT_FOUND, "no such request that you may see"),
     }

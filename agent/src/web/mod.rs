@@ -16,6 +16,7 @@ use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode};
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::approval::{Approvals, Reviewer};
 use crate::config::web::Web as Settings;
@@ -117,7 +118,8 @@ struct Web {
     logins: Logins,
     streams: Streams,
     tails: Streams,
-    readers: Arc<tokio::sync::Semaphore>,
+    readers: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
 }
 
 /// Somebody who is signed in.
@@ -167,7 +169,8 @@ impl Web {
             logins: Logins::default(),
             streams: Streams::new(live::STREAMS_MAX, live::STREAMS_PER_PERSON_MAX),
             tails: Streams::new(timeline::TAILS_MAX, timeline::TAILS_PER_PERSON_MAX),
-            readers: Arc::new(tokio::sync::Semaphore::new(recordings::READERS_MAX)),
+            readers: Arc::new(Semaphore::new(recordings::READERS_MAX)),
+            requests: Arc::new(Semaphore::new(recordings::REQUESTS_MAX)),
             approvals: parts.approvals,
             runs: parts.runs,
             policies: parts.policies,

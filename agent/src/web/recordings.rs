@@ -1,12 +1,12 @@
 //! Recorded sessions, for operators: the list with the filters of `portcullis sessions list`, a page at a time.
 
-use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode};
+use tokio::sync::Semaphore;
 
 use super::form::Fields;
 use super::html::Html;
@@ -18,8 +18,15 @@ use crate::cli::sessions::listing_row;
 use crate::flow::SessionId;
 use crate::record::read::{Catalogue, ReadError};
 
-/// Recordings read at once.
+/// Recordings looked through at once, and, so that those who decide never wait for those who look back, requests that are
+/// shown with what came before them.
 pub(super) const READERS_MAX: usize = 4;
+pub(super) const REQUESTS_MAX: usize = 4;
+/// Frames of the log behind the index that are read for one page.
+pub(super) const FRAMES_MAX: usize = 256 * 1024;
+/// What is said where there are more.
+pub(super) const LAGS: &str =
+    "The index of the recordings is being made: what came last may be missing here.";
 /// Sessions of one page.
 const SESSIONS_SHOWN: usize = 100;
 /// How long recordings are looked through for one page; the next page goes on from there.
@@ -55,21 +62,21 @@ pub(super) async fn list(
             .status(StatusCode::BAD_REQUEST)
             .into_response();
     };
-    let readers = Arc::clone(&web);
+    let readers = Arc::clone(&web.readers);
     read(&readers, move || {
-        let found = found(&web.state_dir, &wanted, before)?;
-        Ok(listing(&signed, &fields, &found).into_response())
+        let catalogue = Catalogue::open_within(&web.state_dir, FRAMES_MAX)?;
+        let page = listing(&signed, &fields, &found(&catalogue, &wanted, before)?);
+        Ok(if catalogue.is_whole() { page } else { page.notice(LAGS) }.into_response())
     })
     .await
 }
 
-/// Reads recordings on a thread that may wait for the disk, of which there are few: whoever looks back at what was must not
-/// keep those waiting who decide.
+/// Reads recordings on a thread that may wait for the disk, of which there are as many as there are `places`.
 pub(super) async fn read(
-    web: &Web,
+    places: &Arc<Semaphore>,
     work: impl FnOnce() -> Result<Response, ReadError> + Send + 'static,
 ) -> Response {
-    let Ok(place) = Arc::clone(&web.readers).acquire_owned().await else {
+    let Ok(place) = Arc::clone(places).acquire_owned().await else {
         return message(StatusCode::SERVICE_UNAVAILABLE, "the daemon is ending");
     };
     let reading = tokio::task::spawn_blocking(move || {
@@ -112,10 +119,10 @@ fn asked(fields: &Fields) -> Option<(ListArgs, Option<SessionId>)> {
     Some((wanted, before))
 }
 
-fn found(data_dir: &FilePath, wanted: &ListArgs, before: Option<SessionId>) -> Result<Found, ReadError> {
+fn found(catalogue: &Catalogue, wanted: &ListArgs, before: Option<SessionId>) -> Result<Found, ReadError> {
     let begun = Instant::now();
     let go_on = || begun.elapsed() < LOOK_TIME_MAX;
-    find::sessions(wanted, before, &go_on, &Catalogue::open(data_dir)?)
+    find::sessions(wanted, before, &go_on, catalogue)
 }
 
 fn listing(signed: &Signed, fields: &Fields, found: &Found) -> Page {

@@ -17,7 +17,7 @@ use super::form::Fields;
 use super::html::Html;
 use super::layout::{Page, message};
 use super::live::StreamPlace;
-use super::recordings::read;
+use super::recordings::{FRAMES_MAX, LAGS, read};
 use super::session::{TokenDigest, Use};
 use super::{Signed, Web};
 use crate::cli::terminal::Style;
@@ -49,7 +49,7 @@ pub(super) async fn page(
         Ok(signed) => signed,
         Err(refusal) => return *refusal,
     };
-    let readers = Arc::clone(&web);
+    let readers = Arc::clone(&web.readers);
     read(&readers, move || Ok(whole(&signed, &timeline(&web.state_dir, &id)?))).await
 }
 
@@ -77,7 +77,7 @@ struct Timeline {
 }
 
 fn timeline(data_dir: &FilePath, id: &str) -> Result<Timeline, ReadError> {
-    let catalogue = Catalogue::open(data_dir)?;
+    let catalogue = Catalogue::open_within(data_dir, FRAMES_MAX)?;
     let session = catalogue.resolve(id)?;
     let mut shown = Bounded(Vec::new());
     let mut transcript = Transcript::new(&mut shown, Style::Plain, ROWS_SHOWN);
@@ -91,6 +91,9 @@ fn timeline(data_dir: &FilePath, id: &str) -> Result<Timeline, ReadError> {
         goes_on &= !matches!(recorded.event, Some(Event::SessionClosed(_)));
     }
     let mut text = String::from_utf8_lossy(&shown.0).into_owned();
+    if !catalogue.is_whole() {
+        text = format!("{LAGS}\n\n{text}");
+    }
     if shown.0.len() >= TIMELINE_BYTES_MAX {
         text.push_str("\nCUT: `portcullis sessions show` has the rest\n");
     }
@@ -212,7 +215,7 @@ fn added(
     mut so_far: SoFar,
 ) -> Result<Added, ReadError> {
     let begun = Instant::now();
-    let catalogue = Catalogue::open(data_dir)?;
+    let catalogue = Catalogue::open_within(data_dir, FRAMES_MAX)?;
     so_far.started_ns = so_far.started_ns.or_else(|| Some(catalogue.session(session)?.started_ns));
     let (mut text, mut over, mut more) = (Vec::new(), false, false);
     let mut events = catalogue.events_from(session, from)?;
