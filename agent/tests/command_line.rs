@@ -84,11 +84,13 @@ impl Daemon {
                 Ok(BTreeMap::from([("PORTCULLIS_CA_FILE".to_owned(), "/ca.pem".to_owned())]))
             }),
             status: Box::new(HostStatus::default),
+            hits: Box::new(Vec::new),
             kill: Box::new(|session, _| Err(format!("no session {session}"))),
             kill_run: Box::new(|_, _| 0),
             issuers: Arc::new(portcullis::identity::Issuers::new(Arc::default())),
             accounts: None,
             operators: "portcullis".to_owned(),
+            state_dir: config.state_dir.clone(),
             stop: Box::new(|| ()),
         };
         let listener = socket::bind(&config).unwrap();
@@ -136,6 +138,7 @@ impl Drop for Daemon {
 
 fn policy(name: &str, users: &[&str]) -> Arc<Policy> {
     Arc::new(Policy {
+        hits: Arc::default(),
         name: name.to_owned(),
         version: "0123456789abcdef".to_owned(),
         matches: Matches::default(),

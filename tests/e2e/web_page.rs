@@ -5,16 +5,21 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
+use std::time::Duration;
 
 use harness::agent;
 use harness::daemon::{Daemon, shop_policy};
 use harness::oidc::{PAGE_SECRET, Provider};
-use harness::process::{self, NOBODY, REVIEWER, Talking, finish};
+use harness::process::{self, Finished, NOBODY, REVIEWER, Talking, finish};
 use harness::reviewer;
 use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json};
 
 use crate::spine::server;
+use crate::wait;
+
+/// How long the daemon may take to notice a file.
+const WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// A daemon with a page, and the provider that signs people in to it.
 struct Page {
@@ -59,10 +64,19 @@ impl Page {
 
     fn agent(&self, sql: &str) -> Talking {
         let mut run = agent::under(&self.daemon, NOBODY, "shop").unwrap();
-        run.args(agent::psql_arguments(server(), "shop")).args(["--set=VERBOSITY=verbose", "--command", sql]);
+        run.args(agent::psql_arguments(server(), "shop")).args([
+            "--set=VERBOSITY=verbose",
+            "--command",
+            BEFORE,
+            "--command",
+            sql,
+        ]);
         Talking::spawn(&mut run).unwrap()
     }
 }
+
+/// What the agent does before it asks.
+const BEFORE: &str = "SELECT 40 + 2 AS answer";
 
 /// Somebody's browser.
 struct Browser(Option<Talking>);
@@ -215,8 +229,12 @@ fn who_approves_proves_what_the_rule_asks_for() {
     ada.keys(&["Enter"]);
     let seen = ada.until("needs a sign-in at the identity provider within 5m with phr");
     assert!(!seen.contains("Covers"), "there is no form to approve it with: {seen}");
+    // Whoever decides sees what the run did just before.
+    assert!(seen.contains("Just before, in this run") && seen.contains(BEFORE), "{seen}");
     // The command line's reviewers have no such proof.
     let id = page.daemon.json(&["approvals", "list"]).unwrap()[0]["id"].as_str().unwrap().to_owned();
+    let shown = page.daemon.cli(&["approvals", "show", &id]).unwrap().stdout;
+    assert!(shown.contains("just before, in this run:") && shown.contains(BEFORE), "{shown}");
     let refused = reviewer::decide(&page.daemon, REVIEWER, "approve", &id, "").unwrap();
     assert!(
         refused.stdout.contains("who approves needs a fresh one within 5m with phr"),
@@ -262,17 +280,102 @@ fn an_operator_sees_what_runs_and_what_was_recorded_and_withdraws() {
     };
     let seen = open("/policy", "nothing irreversible");
     assert!(seen.contains("hold for dba, at most 2m 0s"), "{seen}");
+    // What each rule has decided, as the command line has it.
+    let hits = page.daemon.json(&["policy", "hits"]).unwrap();
+    let rules = hits[0]["rules"].as_array().unwrap();
+    let held = rules.iter().find(|rule| rule["rule"] == "nothing irreversible").unwrap();
+    assert_eq!((&held["hits"], &held["action"]), (&json!(1), &json!("hold")), "{hits}");
+    let row = seen.lines().find(|line| line.starts_with("nothing irreversible")).unwrap();
+    assert!(row.contains("1\t") && row.contains(" ago"), "{row}");
     let seen = open("/sessions?policy=shop&live=on", "shop-db");
     assert!(seen.contains("nobody"), "{seen}");
     open("/sessions/last", "DROP TABLE page_withdrawn");
+    let mut kim = Browser::start();
+    kim.sign_in(&page, "kim+portcullis");
+    kim.tell(&json!({"do": "open", "with": [format!("{}/sessions/last", page.url)]}));
+    kim.until("It goes on; what comes is added.");
     open("/runs", "policy shop");
     eve.tell(&json!({"do": "type", "with": ["input[name=reason]", "enough"]}));
     eve.keys(&["Enter"]);
     assert_ne!(psql.finish().unwrap().code, 0);
+    let seen = kim.until("It has ended.");
+    assert!(seen.contains("enough"), "what came was added: {seen}");
     eve.tell(&json!({"do": "open", "with": [format!("{}/runs", page.url)]}));
     eve.until("Nothing is governed now.");
     assert!(exists("page_withdrawn"));
     assert!(page.daemon.log().contains("an operator withdrew a run"), "{}", page.daemon.log());
+}
+
+/// Contrast of ordinary text at least (WCAG 2.2, success criterion 1.4.3).
+const CONTRAST_MIN: f64 = 4.5;
+
+#[test]
+fn a_telephone_is_wide_enough_and_light_and_dark_can_be_read() {
+    let policy = shop_policy(server()).replace("user:daemon", "dba\", \"portcullis").replace("30s", "120s");
+    let page = Page::start(false, &policy);
+    table("page_narrow");
+    let long = format!("DROP TABLE page_narrow /* {} */", "x".repeat(300));
+    let _psql = page.agent(&long);
+    let mut eve = Browser::start();
+    eve.sign_in(&page, "eve+portcullis");
+    eve.until("DROP TABLE page_narrow");
+    let id = page.daemon.json(&["approvals", "list"]).unwrap()[0]["id"].as_str().unwrap().to_owned();
+    let approval = format!("/approvals/{id}");
+    for scheme in ["light", "dark"] {
+        eve.tell(&json!({"do": "emulate", "with": [360, scheme]}));
+        for path in ["/", &approval, "/sessions", "/sessions/last", "/policy", "/runs"] {
+            eve.tell(&json!({"do": "open", "with": [format!("{}{path}", page.url)]}));
+            eve.until("Portcullis");
+            let looks = eve.tell(&json!({"do": "looks"}));
+            assert_eq!((&looks["page"], &looks["window"]), (&json!(360), &json!(360)), "{path}: {looks}");
+            assert_eq!(looks["dark"], json!(scheme == "dark"), "{looks}");
+            assert!(looks["contrast"].as_f64().unwrap() >= CONTRAST_MIN, "{scheme} {path}: {looks}");
+        }
+    }
+}
+
+#[test]
+fn a_renewed_certificate_is_served_and_a_broken_one_is_not() {
+    let page = Page::shop(true);
+    let (certificate, key) =
+        (page.daemon.folder().join("page.pem"), page.daemon.folder().join("page-key.pem"));
+    let asks = |trusted: &std::path::Path| {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--noproxy", "*", "--cacert"]).arg(trusted).arg(&page.url);
+        finish(&mut curl).unwrap()
+    };
+    let old = page.daemon.folder().join("old.pem");
+    fs::copy(&certificate, &old).unwrap();
+    assert!(asks(&old).stdout.contains("Sign in"));
+    // Whoever has the page open keeps it.
+    let mut ada = Browser::start();
+    ada.sign_in(&page, "ada+dba");
+    let made = generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let put = |path: &std::path::Path, text: &str| {
+        let draft = page.daemon.folder().join("draft");
+        fs::write(&draft, text).unwrap();
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(draft, path).unwrap();
+    };
+    put(&certificate, &made.cert.pem());
+    put(&key, &made.signing_key.serialize_pem());
+    let served = |answer: Finished| match answer.stdout.contains("Sign in") {
+        true => Ok(()),
+        false => Err(answer.stderr),
+    };
+    wait::until(WAIT_MAX, || served(asks(&certificate)));
+    assert_ne!(asks(&old).code, 0, "and the old one is not");
+    table("page_renewed");
+    let _psql = page.agent("DROP TABLE page_renewed");
+    ada.until("DROP TABLE page_renewed");
+    put(&key, "no key");
+    wait::until(WAIT_MAX, || {
+        let log = page.daemon.log();
+        let told = log.contains("the approvals page keeps the certificate that it has");
+        if told { Ok(()) } else { Err(log) }
+    });
+    served(asks(&certificate)).unwrap();
+    assert!(!page.daemon.log().contains("no key"), "nothing of a file is in the log");
 }
 
 #[test]

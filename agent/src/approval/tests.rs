@@ -5,6 +5,7 @@ use std::time::Duration;
 use ulid::Ulid;
 
 use super::request::{NotADigest, STATEMENT_SHOWN_BYTES_MAX};
+use super::reviewer::askers;
 use super::*;
 use crate::flow::{OriginalDst, Process, RunId, SessionId};
 use crate::policy::rule::StepUp;

@@ -9,8 +9,10 @@ use clap::{Parser, Subcommand};
 
 pub mod approvals;
 pub mod asciicast;
+pub(crate) mod before;
 mod callback;
 pub mod doctor;
+pub(crate) mod find;
 pub mod har;
 mod known_hosts;
 pub mod login;
@@ -99,7 +101,7 @@ enum Command {
     /// See and decide operations that wait for a human
     Approvals(approvals::Arguments),
     /// List and read recorded sessions (root)
-    Sessions(sessions::SessionsArgs),
+    Sessions(Box<sessions::SessionsArgs>),
     /// Watch a recorded session at the pace it had (root)
     Replay(replay::ReplayArgs),
 }
@@ -216,7 +218,10 @@ fn dispatch(arguments: Arguments, entry: &Entry) -> Result<(), Failure> {
             Ok(io::stdout().write_all(told.as_bytes())?)
         }
         Command::Trust(arguments) => trust::run(&arguments, &configuration(file)?),
-        Command::Policy(arguments) => policy_command(&arguments),
+        Command::Policy(arguments) => match arguments.asks_for_hits() {
+            Some(json) => policy::hits::run(json, &configuration(file)?),
+            None => policy_command(&arguments),
+        },
         Command::Approvals(arguments) => approvals::run(arguments, &configuration(file)?),
         Command::Sessions(arguments) => {
             let config = configuration(file)?;
@@ -341,6 +346,8 @@ mod tests {
             ("login --device --no-browser", false),
             ("logout", true),
             ("whoami --json", true),
+            ("policy hits", true),
+            ("policy hits --json", true),
             ("detach", true),
             ("doctor --json", true),
             ("trust env", true),

@@ -22,14 +22,22 @@ impl Search<'_> {
         self.command.is_none() && self.output.is_none()
     }
 
-    /// Whether a session has everything that is looked for.
+    /// Whether a session has everything that is looked for, as far as `go_on` lets it look.
     ///
     /// # Errors
     /// Its recording cannot be read.
-    pub(super) fn is_in(&self, session: SessionId, catalogue: &Catalogue) -> Result<bool, ReadError> {
+    pub(super) fn is_in(
+        &self,
+        session: SessionId,
+        catalogue: &Catalogue,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<bool, ReadError> {
         let (mut command, mut output) = (self.command, self.output);
         let mut shown = HashMap::new();
         for recorded in catalogue.events(session)? {
+            if !go_on() {
+                return Ok(false);
+            }
             match recorded?.event {
                 Some(Event::Intent(intent)) if has(command, &intent.asked.text.text) => command = None,
                 Some(Event::Refused(refused)) if has(command, &refused.asked.text.text) => command = None,

@@ -1,6 +1,5 @@
 //! `portcullis sessions`: which conversations were recorded, and one of them in full.
 
-use std::cell::Cell;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::asciicast::{Cast, Version as CastVersion};
 use super::complain;
+pub use super::find::ListArgs;
+use super::find::{self, Found};
 use super::har::Archive;
-use super::search::Search;
 use super::terminal::{Escaped, Style, fit, write_row};
 use super::text::duration;
 use super::transcript::Transcript;
@@ -59,45 +59,6 @@ pub enum SessionsCommand {
     Kill(KillArgs),
     /// Write one session in a format of other tools.
     Export(ExportArgs),
-}
-
-/// Filters of `sessions list`; all that are given must hold.
-#[derive(Clone, Debug, Args)]
-pub struct ListArgs {
-    /// Only this run (its id, or a beginning or end of it).
-    #[arg(long, value_name = "RUN")]
-    pub run: Option<String>,
-    /// Only sessions under this policy.
-    #[arg(long, value_name = "NAME")]
-    pub policy: Option<String>,
-    /// Only sessions of this connection profile.
-    #[arg(long, value_name = "NAME")]
-    pub connection: Option<String>,
-    /// Only sessions that started within this time (`90s`, `15m`, `2h`, `7d`).
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub since: Option<Duration>,
-    /// Only sessions with a refused operation.
-    #[arg(long)]
-    pub denied: bool,
-    /// Only sessions with a held operation.
-    #[arg(long)]
-    pub held: bool,
-    /// Only sessions that go on.
-    #[arg(long)]
-    pub live: bool,
-    /// Only sessions in which a statement, request or command line has this text, in upper or lower case.
-    #[arg(long, value_name = "TEXT")]
-    pub command: Option<String>,
-    /// Only sessions in which an SSH command or shell showed this text, in upper or lower case; colours do not hide it. Reads the
-    /// recordings: narrow it by --since and the like.
-    #[arg(long, value_name = "TEXT")]
-    pub output: Option<String>,
-    /// At most this many.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub limit: usize,
-    /// One JSON object per line.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Arguments of `sessions show`.
@@ -235,22 +196,9 @@ fn follow(
 }
 
 fn list(args: &ListArgs, catalogue: &Catalogue, out: &mut dyn Write) -> Result<(), SessionsError> {
-    let since = args.since.and_then(|age| SystemTime::now().checked_sub(age));
-    let since = since.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-    let since_ns = since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
-    let search = Search { command: args.command.as_deref(), output: args.output.as_deref() };
-    let unreadable = Cell::new(0_usize);
-    let wanted = |session: &SessionSummary| {
-        matches(args, session)
-            && (search.is_empty()
-                || search.is_in(session.session, catalogue).unwrap_or_else(|_| {
-                    unreadable.set(unreadable.get() + 1);
-                    false
-                }))
-    };
-    let sessions = catalogue.sessions(since_ns, args.limit, &wanted)?;
-    if unreadable.get() > 0 {
-        complain(&format!("warning: {} sessions could not be read and were left out", unreadable.get()));
+    let Found { sessions, unreadable, .. } = find::sessions(args, None, &|| true, catalogue)?;
+    if unreadable > 0 {
+        complain(&format!("warning: {unreadable} sessions could not be read and were left out"));
     }
     if args.json {
         for session in &sessions {
@@ -268,26 +216,6 @@ fn list(args: &ListArgs, catalogue: &Catalogue, out: &mut dyn Write) -> Result<(
         write_row(out, &columns, row, "  ")?;
     }
     Ok(())
-}
-
-/// Whether a session is as these filters want it, but for what stands in its recording.
-pub(crate) fn matches(args: &ListArgs, session: &SessionSummary) -> bool {
-    let opened = session.opened.as_ref();
-    let policy = opened.map(|opened| opened.policy.as_str());
-    let connection = opened.and_then(|opened| opened.connection.as_deref());
-    let run_matches = |wanted: &String| {
-        let wanted = wanted.to_ascii_uppercase();
-        opened.is_some_and(|opened| {
-            let run = opened.run.to_string();
-            run.starts_with(&wanted) || run.ends_with(&wanted)
-        })
-    };
-    args.run.as_ref().is_none_or(run_matches)
-        && args.policy.as_deref().is_none_or(|wanted| policy == Some(wanted))
-        && args.connection.as_deref().is_none_or(|wanted| connection == Some(wanted))
-        && (!args.live || session.ended_reason.is_none())
-        && (!args.denied || session.denied > 0)
-        && (!args.held || session.held > 0)
 }
 
 /// A session's cells, as the list shows them.
@@ -584,6 +512,8 @@ mod tests {
             run: None,
             policy: None,
             connection: None,
+            protocol: None,
+            user: None,
             since: None,
             denied: false,
             held: false,

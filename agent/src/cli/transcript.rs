@@ -32,7 +32,14 @@ pub struct Transcript<'a> {
     style: Style,
     /// Rows shown of each result; the rest is counted.
     rows_max: u64,
-    started_ns: Option<u64>,
+    so_far: SoFar,
+}
+
+/// What a transcript has to know of the events before, when it goes on elsewhere.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SoFar {
+    /// When the session began, nanoseconds since 1970.
+    pub(crate) started_ns: Option<u64>,
     /// Widths of the result being shown, so that later blocks line up with the first.
     columns: Vec<Column>,
 }
@@ -40,7 +47,17 @@ pub struct Transcript<'a> {
 impl<'a> Transcript<'a> {
     /// A transcript onto `out` that shows at most `rows_max` rows of each result.
     pub fn new(out: &'a mut dyn Write, style: Style, rows_max: u64) -> Self {
-        Self { out, style, rows_max, started_ns: None, columns: Vec::new() }
+        Self { out, style, rows_max, so_far: SoFar::default() }
+    }
+
+    /// One that goes on from where another ended.
+    pub(crate) fn after(so_far: SoFar, out: &'a mut dyn Write, style: Style, rows_max: u64) -> Self {
+        Self { out, style, rows_max, so_far }
+    }
+
+    /// For another one to go on.
+    pub(crate) fn so_far(self) -> SoFar {
+        self.so_far
     }
 
     /// Writes one event.
@@ -48,7 +65,7 @@ impl<'a> Transcript<'a> {
     /// # Errors
     /// The output fails.
     pub fn event(&mut self, recorded: &Recorded) -> io::Result<()> {
-        let started = *self.started_ns.get_or_insert(recorded.header.wall_ns);
+        let started = *self.so_far.started_ns.get_or_insert(recorded.header.wall_ns);
         let since = Duration::from_nanos(recorded.header.wall_ns.saturating_sub(started));
         let at = self.style.dress(Tone::Faint, &format!("+{:.3}s", since.as_secs_f64()));
         if recorded.missing > 0 {
@@ -236,15 +253,15 @@ impl<'a> Transcript<'a> {
             let right: Vec<_> = block.columns.iter().map(|column| is_number(column.type_oid)).collect();
             let mut all = vec![names.clone()];
             all.extend(cells.iter().cloned());
-            self.columns = fit(&right, &all);
+            self.so_far.columns = fit(&right, &all);
             write!(self.out, "  ")?;
-            write_row(self.out, &self.columns, &names, " | ")?;
-            let rule: Vec<_> = self.columns.iter().map(|column| "-".repeat(column.width)).collect();
+            write_row(self.out, &self.so_far.columns, &names, " | ")?;
+            let rule: Vec<_> = self.so_far.columns.iter().map(|column| "-".repeat(column.width)).collect();
             writeln!(self.out, "  {}", rule.join("-+-"))?;
         }
         for row in &cells {
             write!(self.out, "  ")?;
-            write_row(self.out, &self.columns, row, " | ")?;
+            write_row(self.out, &self.so_far.columns, row, " | ")?;
         }
         Ok(())
     }

@@ -41,6 +41,8 @@ impl Service {
             | Request::Renew { .. }
             | Request::Withdraw { .. }
             | Request::Approvals
+            | Request::Before { .. }
+            | Request::Hits
             | Request::Watch
             | Request::Decide { .. }
             | Request::Revoke { .. }

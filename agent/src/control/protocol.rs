@@ -8,6 +8,8 @@ use zeroize::Zeroizing;
 
 use crate::approval::{Decision, Digest, Entry};
 use crate::flow::{ApprovalId, RunId, SessionId, Side};
+use crate::policy::rule::PolicyHits;
+use crate::record::summary::OperationSummary;
 use crate::run::RunInfo;
 use crate::signin::LoginBy;
 use std::sync::Arc;
@@ -78,6 +80,13 @@ pub enum Request {
     Approvals,
     /// The same, and every change until the caller hangs up.
     Watch,
+    /// What the run of one did just before. Whoever may read the request.
+    Before {
+        /// Which.
+        id: ApprovalId,
+    },
+    /// How often the rules of each policy have decided. Root and operators.
+    Hits,
     /// Decide one. Whoever its guard names, but never whoever it acts for.
     Decide {
         /// Which.
@@ -191,6 +200,10 @@ pub enum Reply {
     },
     /// To `LoggedIn` and `WhoAmI`: who is signed in, if anybody is.
     Login(Option<Box<SignedIn>>),
+    /// To `Before`: oldest first, masked as recorded.
+    Before(Vec<OperationSummary>),
+    /// To `Hits`: by policy name.
+    Hits(Vec<PolicyHits>),
     /// To `Kill`: this session ends.
     Killed(SessionId),
     /// To `Stop`: it begins when this is sent.

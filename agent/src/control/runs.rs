@@ -46,6 +46,8 @@ impl Service {
             | Request::Revoke { .. }
             | Request::Review { .. }
             | Request::Kill { .. }
+            | Request::Before { .. }
+            | Request::Hits
             | Request::Stop => return Ok(None),
         };
         let policy = (self.policy)(&policy).map_err(|message| Refusal::new(Side::Policy, message))?;

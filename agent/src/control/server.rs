@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::approval::{Approvals, DecideError, Decision, Digest, Entry, Reviewer}
 use crate::flow::{ApprovalId, RunId, SessionId, Side};
 use crate::identity::Issuers;
 use crate::policy::Policy;
+use crate::policy::rule::PolicyHits;
 use crate::relay::stop::{Kill, REASON_CHARS_MAX};
 use crate::run::caller::Caller;
 use crate::run::{RunInfo, Runs};
@@ -80,6 +82,8 @@ pub struct Service {
     pub policy: FindPolicy,
     /// Environment of a new run.
     pub environment: Environment,
+    /// What the rules of each policy have decided.
+    pub hits: Box<dyn Fn() -> Vec<PolicyHits> + Send + Sync>,
     /// The rest of `status`.
     pub status: Box<dyn Fn() -> HostStatus + Send + Sync>,
     /// Ends a session; the error is one line for the operator.
@@ -92,6 +96,8 @@ pub struct Service {
     pub accounts: Option<Arc<Accounts>>,
     /// Group of the operators.
     pub operators: String,
+    /// Where the recordings are.
+    pub state_dir: PathBuf,
     /// Begins the daemon's end.
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
@@ -264,6 +270,10 @@ async fn answer(request: Request, caller: Arc<Caller>, service: &Arc<Service>) -
         Request::Renew { run, token: _ } => service.renew(&caller, run, identity),
         Request::Withdraw { run, reason } => service.withdraw(&caller, run, reason),
         Request::Approvals | Request::Watch => Ok(service.visible(&service.reviewer(&caller))),
+        Request::Before { id } => service.before(&caller, id),
+        Request::Hits => {
+            service.operator(&caller, "see what rules decided").map(|_| Reply::Hits((service.hits)()))
+        }
         Request::Decide { id, digest, decision } => service.decide(&caller, id, digest, decision),
         Request::Revoke { id } => service.revoke(&caller, id),
         Request::Review { id, note } => service.review(&caller, id, note),
@@ -362,6 +372,15 @@ impl Service {
         let mut entries = self.approvals.list();
         entries.retain(|entry| self.approvals.may_see(&entry.request, who));
         Reply::Approvals(entries)
+    }
+
+    fn before(&self, caller: &Caller, id: ApprovalId) -> Result<Reply, Refusal> {
+        let seen = self.visible_one(id, &self.reviewer(caller));
+        let entry = seen.map_err(|error| Refusal::new(error.side(), error.to_string()))?;
+        entry.done_before(&self.state_dir).map(Reply::Before).map_err(|error| {
+            tracing::error!(%error, "the recordings cannot be read for a request");
+            Refusal::new(Side::Portcullis, "the recordings cannot be read; the daemon's log says why")
+        })
     }
 
     fn decide(

@@ -41,11 +41,13 @@ impl Daemon {
             policy: Box::new(|name| Err(format!("no policy is named `{name}`"))),
             environment: Box::new(|_, _| Ok(std::collections::BTreeMap::new())),
             status: Box::new(|| HostStatus { mode: "no-lsm".to_owned(), ..HostStatus::default() }),
+            hits: Box::new(Vec::new),
             kill: Box::new(|session, _| Err(format!("no session {session}"))),
             kill_run: Box::new(|_, _| 0),
             issuers: Arc::new(crate::identity::Issuers::new(Arc::default())),
             accounts: None,
             operators: "portcullis".to_owned(),
+            state_dir: config.state_dir.clone(),
             stop: Box::new(|| ()),
         });
         let listener = socket::bind(&config).unwrap();
@@ -120,6 +122,8 @@ fn refusal(reply: &str) -> String {
         | Reply::Login(_)
         | Reply::Withdrawn { .. }
         | Reply::Killed(_)
+        | Reply::Before(_)
+        | Reply::Hits(_)
         | Reply::Approvals(_)
         | Reply::Approval(_)
         | Reply::Done => {

@@ -203,11 +203,7 @@ impl Daemon {
             .with_names(names)
             .with_page(config.web.as_ref().map(|page| page.listen));
         let issuers = Arc::new(Issuers::new(Arc::default()));
-        let accounts = config
-            .login
-            .clone()
-            .map(|settings| Arc::new(Accounts::new(settings, credentials.clone(), Arc::clone(&issuers))));
-
+        let accounts = accounts(&config, &credentials, &issuers);
         let relay = Arc::new(Relay {
             analyses: Arc::default(),
             ca,
@@ -222,7 +218,6 @@ impl Daemon {
             issuers: Arc::clone(&issuers),
             live: Arc::default(),
             runs: Arc::clone(&runs),
-
             recorder,
             sides: SideConnections::new(credentials),
             ssh_key: Arc::new(ssh_key),
@@ -236,6 +231,7 @@ impl Daemon {
             issuers,
             operators: config.operators.clone(),
             accounts,
+            state_dir: config.state_dir.clone(),
         };
         let (gate, recorder) = (Arc::clone(&relay.gate), Arc::clone(&relay.recorder));
         let resolver = Arc::new(Resolver::new(upstream, gate, recorder, Arc::clone(&runs)));
@@ -476,6 +472,12 @@ async fn follow_expiry(host: Arc<Host>, policies: Arc<PolicySet>, approvals: Arc
             }
         }
     }
+}
+
+/// Who signs in by the command line, where the configuration lets them.
+fn accounts(config: &Config, credentials: &Credentials, issuers: &Arc<Issuers>) -> Option<Arc<Accounts>> {
+    let settings = config.login.clone()?;
+    Some(Arc::new(Accounts::new(settings, credentials.clone(), Arc::clone(issuers))))
 }
 
 fn claims(policies: &PolicySet) -> Arc<[Claim]> {

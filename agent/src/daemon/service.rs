@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -16,6 +16,7 @@ use crate::control::server::{HostStatus, Service};
 use crate::identity::Issuers;
 use crate::intercept::Counters;
 use crate::policy::PolicySet;
+use crate::policy::rule::PolicyHits;
 use crate::policy::watch::Problem;
 use crate::session::Host;
 use crate::signin::Accounts;
@@ -33,6 +34,8 @@ pub(super) struct HostView {
     pub(super) accounts: Option<Arc<Accounts>>,
     /// Group of the operators.
     pub(super) operators: String,
+    /// Where the recordings are.
+    pub(super) state_dir: PathBuf,
 }
 
 /// The control socket's view of the daemon.
@@ -47,12 +50,13 @@ pub(super) fn service(
     let (status_host, status_policies, status_view) =
         (Arc::downgrade(host), Arc::clone(policies), view.clone());
     let (trust, live) = (Arc::clone(&view.trust), Arc::clone(&host.relay.live));
-    let cut = Arc::clone(&live);
+    let (cut, counted) = (Arc::clone(&live), Arc::clone(policies));
     Service {
         runs: Arc::clone(&host.runs),
         approvals: Arc::clone(approvals),
         policy: Box::new(move |name| find.get(name).ok_or_else(|| missing(&find, name))),
         environment: Box::new(move |run, own| trust.environment(run.id, own)),
+        hits: Box::new(move || hits(&counted)),
         status: Box::new(move || match status_host.upgrade() {
             Some(host) => status(&host, &status_policies, &status_view),
             None => HostStatus::default(),
@@ -62,6 +66,7 @@ pub(super) fn service(
         issuers: Arc::clone(&view.issuers),
         accounts: view.accounts.clone(),
         operators: view.operators.clone(),
+        state_dir: view.state_dir.clone(),
         stop: Box::new(move || stop.notify_one()),
     }
 }
@@ -111,6 +116,10 @@ fn located(path: &Path, problem: &Problem) -> String {
             format!("{}: {problem}", path.display())
         }
     }
+}
+
+fn hits(policies: &PolicySet) -> Vec<PolicyHits> {
+    policies.snapshot().policies.values().map(|policy| policy.hits()).collect()
 }
 
 fn status(host: &Host, policies: &PolicySet, view: &HostView) -> HostStatus {

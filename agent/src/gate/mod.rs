@@ -13,7 +13,7 @@ use crate::policy::{Action, Connection, DEFAULT_RULE, Policy, PolicySet, Verdict
 use crate::record::event::{ApprovalOutcome, ApprovalRecord};
 use crate::request::Effect;
 use crate::request::sql::Analysis;
-use crate::run::{RunInfo, Subject};
+use crate::run::{RunInfo, Subject, now_ms};
 
 mod admit;
 mod bypass;
@@ -216,6 +216,16 @@ impl Gate {
 
     /// Judges one operation of an admitted flow, by the policy in force now.
     pub fn judge(&self, admission: &Admission, operation: &Operation<'_>) -> Judgement {
+        self.weigh(admission, operation, |_| true)
+    }
+
+    /// The same; `counts` says which verdicts are the last word on the operation.
+    fn weigh(
+        &self,
+        admission: &Admission,
+        operation: &Operation<'_>,
+        counts: impl Fn(&Verdict) -> bool,
+    ) -> Judgement {
         let policy = match self.current(admission) {
             Ok(policy) => policy,
             Err(denial) => return Judgement::Deny(denial),
@@ -237,6 +247,9 @@ impl Gate {
         }
         let durable = policy.record.durable.contains(&operation.analysis.effect);
         let verdict = stricter(policy.decide(&asked, who), masked_data(operation.taint, &policy));
+        if counts(&verdict) {
+            policy.count(&verdict, operation.analysis.effect, now_ms());
+        }
         match verdict {
             Verdict::Allow { rule } => Judgement::Permit(Permit { rule, approval: None, durable }),
             Verdict::Deny { rule, reason, hint } => {
@@ -259,7 +272,9 @@ impl Gate {
     /// # Errors
     /// When no parameters could make it pass.
     pub fn prepare(&self, admission: &Admission, operation: &Operation<'_>) -> Result<Permit, Denial> {
-        match self.judge(admission, &Operation { locks: false, ..*operation }) {
+        // What may pass is judged, and counted, when it is bound.
+        let refuses = |verdict: &Verdict| matches!(verdict, Verdict::Deny { .. });
+        match self.weigh(admission, &Operation { locks: false, ..*operation }, refuses) {
             Judgement::Deny(denial) => Err(denial),
             Judgement::Estimate | Judgement::Hold(_) => {
                 Ok(Permit { rule: DEFAULT_RULE.to_owned(), approval: None, durable: false })

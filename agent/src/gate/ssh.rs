@@ -4,6 +4,7 @@ use super::{Admission, Denial, Gate, Hold, Judgement, Permit};
 use crate::flow::Side;
 use crate::policy::{SshAsked, Verdict};
 use crate::request::ssh::SshOperation;
+use crate::run::now_ms;
 
 impl Gate {
     /// Judges one operation of an admitted flow, by the policy in force now. `user` is the account on the server.
@@ -20,7 +21,9 @@ impl Gate {
             operation,
         };
         let durable = policy.record.durable.contains(&operation.effect);
-        match policy.decide_ssh(&asked, admission.subject.who()) {
+        let verdict = policy.decide_ssh(&asked, admission.subject.who());
+        policy.count(&verdict, operation.effect, now_ms());
+        match verdict {
             Verdict::Allow { rule } => Judgement::Permit(Permit { rule, approval: None, durable }),
             Verdict::Deny { rule, reason, hint } => {
                 Judgement::Deny(Denial { rule, reason, hint, side: Side::Policy, approval: None })

@@ -586,7 +586,7 @@ fn identity(mut claims: serde_json::Value, lasts_ms: u64) -> crate::run::Identit
         groups: Vec::new(),
         groups_claim: None,
         claims: claims.as_object().cloned().unwrap(),
-        expires_ms: crate::run::now_ms() + lasts_ms,
+        expires_ms: now_ms() + lasts_ms,
         token: "digest".to_owned(),
         meaning: String::new(),
     }
@@ -670,4 +670,47 @@ async fn under_one_destination_a_token_opens_one_protocol() {
     let dev = identity(serde_json::json!({"org": "acme"}), 60_000);
     let Admitted::No(denial) = rig.gate.identify(&unidentified, dev).await else { panic!("admitted") };
     assert!(denial.reason.contains("several protocols"), "{}", denial.reason);
+}
+
+#[tokio::test]
+async fn what_somebody_acts_on_is_counted_once_and_anew_for_each_version() {
+    let rig = Rig::new(POLICY);
+    let admission = rig.admission().await;
+    let counted = || {
+        let hits = rig.policies.get("shop").unwrap().hits();
+        let of = |rule: &str| hits.rules.iter().find(|known| known.rule == rule).unwrap().hits;
+        ["bulk", "small", "drops", "default (read)", "(others)"].map(of)
+    };
+    let prepare = |sql: &str| {
+        let (analysis, taint) = (analyze(sql), Taint::Clean);
+        let (estimates, locks, search_path) = (None, false, None);
+        let database = "shop";
+        drop(rig.gate.prepare(
+            &admission,
+            &Operation { database, analysis: &analysis, estimates, taint, locks, search_path },
+        ));
+    };
+    // What may pass counts when it is bound, and only once the planner's answer is there.
+    prepare("SELECT 1");
+    prepare("INSERT INTO t VALUES (1)");
+    assert_eq!(rig.judge(&admission, "INSERT INTO t VALUES (1)", With::default()).0, "estimate");
+    assert_eq!(counted(), [0; 5]);
+    let with = |rows| With { estimates: rows, ..With::default() };
+    assert!(rig.judgement(&admission, "INSERT INTO t VALUES (1)", with(Some(&[Some(1)]))).is_permit());
+    assert!(!rig.judgement(&admission, "INSERT INTO t VALUES (1)", with(Some(&[Some(1000)]))).is_permit());
+    prepare("DROP TABLE t");
+    assert!(rig.judgement(&admission, "SELECT 1", With::default()).is_permit());
+    let moves = With { taint: Taint::MovesMasked, ..With::default() };
+    assert!(!rig.judgement(&admission, "SELECT 1", moves).is_permit());
+    assert_eq!(counted(), [1, 1, 1, 1, 1]);
+    rig.reload(POLICY);
+    assert_eq!(counted(), [1, 1, 1, 1, 1], "the same text was not loaded again");
+    rig.reload(&format!("{POLICY}# another version\n"));
+    assert_eq!(counted(), [0; 5]);
+}
+
+impl Judgement {
+    fn is_permit(&self) -> bool {
+        matches!(self, Self::Permit(_))
+    }
 }

@@ -21,7 +21,7 @@ use super::log::Lsn;
 use super::segment::{SegmentCursor, Step, list_segments, segment_path};
 use super::summary::{Base, Changes, Extent, OperationSummary, SessionSummary};
 use super::writer::STORE_FOLDER;
-use crate::flow::SessionId;
+use crate::flow::{RunId, SessionId};
 
 /// Name of the index below the data folder.
 pub const INDEX_FILE: &str = "index.sqlite";
@@ -49,6 +49,7 @@ CREATE TABLE sessions (
     operations INTEGER AS (summary ->> '$.operations'), held INTEGER AS (summary ->> '$.held'),
     denied INTEGER AS (summary ->> '$.denied'), masked INTEGER AS (summary ->> '$.masked')
 ) WITHOUT ROWID;
+CREATE INDEX sessions_by_run ON sessions (run, id);
 CREATE TABLE operations (
     session TEXT NOT NULL, operation INTEGER NOT NULL, summary TEXT NOT NULL,
     kind TEXT AS (summary ->> '$.kind'), effect TEXT AS (summary ->> '$.effect'),
@@ -189,18 +190,21 @@ impl Index {
         Ok(())
     }
 
-    /// Summaries of sessions that started at or after `since_ns`, newest first, until `take` returns `Take::Enough`.
+    /// Summaries of sessions that started at or after `since_ns` and are older than `before`, newest first, until `take` returns `Take::Enough`.
     ///
     /// # Errors
     /// The database fails or holds what cannot be read.
     pub fn sessions(
         &self,
         since_ns: u64,
+        before: Option<SessionId>,
         take: &mut dyn FnMut(SessionSummary) -> Take,
     ) -> Result<(), IndexError> {
-        let sql = "SELECT summary FROM sessions WHERE started_ns >= ?1 ORDER BY id DESC";
+        let sql = "SELECT summary FROM sessions WHERE id < ?2 AND started_ns >= ?1 ORDER BY id DESC";
         let mut statement = self.database.prepare(sql)?;
-        let mut rows = statement.query(params![since_ns.cast_signed()])?;
+        // No id begins with a tilde.
+        let before = before.map_or_else(|| "~".to_owned(), |before| before.to_string());
+        let mut rows = statement.query(params![since_ns.cast_signed(), before])?;
         while let Some(row) = rows.next()? {
             let summary = serde_json::from_str(&row.get::<_, String>(0)?)?;
             if take(summary) == Take::Enough {
@@ -235,8 +239,41 @@ impl Index {
     /// The database fails or holds what cannot be read.
     pub fn operations(&self, session: SessionId) -> Result<Vec<OperationSummary>, IndexError> {
         let sql = "SELECT summary FROM operations WHERE session = ?1 ORDER BY operation";
+        self.summaries(sql, params![session.to_string()])
+    }
+
+    /// Sessions of one run, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// The database fails or holds what cannot be read.
+    pub fn sessions_of(&self, run: RunId, limit: u32) -> Result<Vec<SessionSummary>, IndexError> {
+        let sql = "SELECT summary FROM sessions WHERE run = ?1 ORDER BY id DESC LIMIT ?2";
+        self.summaries(sql, params![run.to_string(), limit])
+    }
+
+    /// Operations of one session that began before a moment, newest first, at most `limit`, among the newest `among`.
+    ///
+    /// # Errors
+    /// The database fails or holds what cannot be read.
+    pub fn operations_before(
+        &self,
+        session: SessionId,
+        before_ns: u64,
+        limit: u32,
+        among: u32,
+    ) -> Result<Vec<OperationSummary>, IndexError> {
+        let sql = "SELECT summary FROM (SELECT summary FROM operations WHERE session = ?1 \
+                   ORDER BY operation DESC LIMIT ?4) WHERE summary ->> '$.at_ns' < ?2 LIMIT ?3";
+        self.summaries(sql, params![session.to_string(), before_ns.cast_signed(), limit, among])
+    }
+
+    fn summaries<T: DeserializeOwned>(
+        &self,
+        sql: &str,
+        keys: &[&dyn rusqlite::ToSql],
+    ) -> Result<Vec<T>, IndexError> {
         let mut statement = self.database.prepare(sql)?;
-        let rows = statement.query_map(params![session.to_string()], |row| row.get::<_, String>(0))?;
+        let rows = statement.query_map(keys, |row| row.get::<_, String>(0))?;
         rows.map(|row| Ok(serde_json::from_str(&row?)?)).collect()
     }
 

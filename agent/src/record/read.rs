@@ -1,16 +1,19 @@
 //! Reading the recording: which sessions there are, and one session's events in order. Works beside a running daemon.
 
-use std::io;
+use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::{fmt, io};
 
 use super::event::Event;
 use super::format::FrameHeader;
 use super::index::{Index, IndexError, Take, follow};
 use super::log::Lsn;
 use super::segment::{SegmentCursor, Step, list_segments, segment_path};
-use super::summary::{Base, Changes, Extent, OperationSummary, SessionSummary};
+use super::summary::{Base, Changes, Extent, OperationState, OperationSummary, SessionSummary};
 use super::writer::STORE_FOLDER;
-use crate::flow::SessionId;
+use crate::flow::{RunId, SessionId};
+use crate::policy::rule::Protocol;
 
 /// Why the recording could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,7 @@ pub struct Catalogue {
     store_dir: PathBuf,
     index: Option<Index>,
     tail: Changes,
+    whole: bool,
 }
 
 struct Nothing;
@@ -78,6 +82,15 @@ impl Catalogue {
     /// # Errors
     /// `NoStore`, or a segment that cannot be read.
     pub fn open(data_dir: &Path) -> Result<Self, ReadError> {
+        Self::open_within(data_dir, usize::MAX)
+    }
+
+    /// The same, but of the log behind the index at most `frames_max` frames are read: for those who must not be kept
+    /// waiting. What came last may be missing then; see [`Catalogue::is_whole`].
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_within(data_dir: &Path, frames_max: usize) -> Result<Self, ReadError> {
         let store_dir = data_dir.join(STORE_FOLDER);
         let numbers = list_segments(&store_dir)
             .map_err(|source| ReadError::NoStore { path: store_dir.clone(), source })?;
@@ -88,32 +101,49 @@ impl Catalogue {
         let mut tail = Changes::default();
         let position = index.as_ref().map_or(Lsn::default(), Index::position);
         let base = index.as_ref().map_or(&Nothing as &dyn Base, Index::base);
-        follow(data_dir, position, None, usize::MAX, base, &mut tail)?;
-        Ok(Self { store_dir, index, tail })
+        let reached = follow(data_dir, position, None, frames_max, base, &mut tail)?;
+        let mut beyond = Changes::default();
+        follow(data_dir, reached, None, 1, base, &mut beyond)?;
+        let whole = beyond.extents.is_empty();
+        Ok(Self { store_dir, index, tail, whole })
     }
 
-    /// Sessions that started at or after `since_ns` and for which `wanted` holds, newest first, at most `limit`.
+    /// Whether everything is known that was recorded until now.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Sessions that started at or after `since_ns`, are older than `before` and `wanted`, newest first, at most `limit`.
     ///
     /// # Errors
     /// The index fails while it is read.
     pub fn sessions(
         &self,
         since_ns: u64,
+        before: Option<SessionId>,
         limit: usize,
-        wanted: &dyn Fn(&SessionSummary) -> bool,
+        wanted: &mut dyn FnMut(&SessionSummary) -> Wanted,
     ) -> Result<Vec<SessionSummary>, ReadError> {
+        let older = |session: &SessionSummary| before.is_none_or(|before| session.session < before);
         let mut found: Vec<_> = self
             .tail
             .sessions
             .values()
-            .filter(|session| session.started_ns >= since_ns && wanted(session))
+            .filter(|session| session.started_ns >= since_ns && older(session))
+            .filter(|session| wanted(session) == Wanted::Yes)
             .cloned()
             .collect();
         let mut indexed = Vec::new();
         if let Some(index) = &self.index {
-            index.sessions(since_ns, &mut |session| {
-                if !self.tail.sessions.contains_key(&session.session) && wanted(&session) {
-                    indexed.push(session);
+            index.sessions(since_ns, before, &mut |session| {
+                if self.tail.sessions.contains_key(&session.session) {
+                    return Take::More;
+                }
+                match wanted(&session) {
+                    Wanted::Yes => indexed.push(session),
+                    Wanted::No => {}
+                    Wanted::Stop => return Take::Enough,
                 }
                 if indexed.len() < limit { Take::More } else { Take::Enough }
             })?;
@@ -132,7 +162,7 @@ impl Catalogue {
         const SHOWN_MAX: u32 = 5;
         let not_found = || ReadError::NotFound { part: part.to_owned() };
         if part == "last" {
-            let newest = self.sessions(0, 1, &|_| true)?;
+            let newest = self.sessions(0, None, 1, &mut |_| Wanted::Yes)?;
             return newest.first().map(|session| session.session).ok_or_else(not_found);
         }
         let wanted = part.to_ascii_uppercase();
@@ -185,15 +215,120 @@ impl Catalogue {
     /// # Errors
     /// The index fails while it is read.
     pub fn events(&self, session: SessionId) -> Result<Events, ReadError> {
+        self.events_from(session, Place::default())
+    }
+
+    /// One session's events from where reading ended before, in order.
+    ///
+    /// # Errors
+    /// The index fails while it is read.
+    pub fn events_from(&self, session: SessionId, from: Place) -> Result<Events, ReadError> {
         let mut extents = match &self.index {
             Some(index) => index.extents(session)?,
             None => Vec::new(),
         };
         let tail = self.tail.extents.iter().filter(|((owner, ..), _)| *owner == session);
         extents.extend(tail.map(|(_, extent)| *extent));
+        extents.retain(|extent| (extent.segment, extent.end) > (from.segment, from.offset));
+        for extent in extents.iter_mut().filter(|extent| extent.segment == from.segment) {
+            extent.first = extent.first.max(from.offset);
+        }
         extents.sort_unstable();
         let store_dir = self.store_dir.clone();
-        Ok(Events { store_dir, session, extents: extents.into_iter(), current: None, sequence: 0 })
+        Ok(Events { store_dir, session, extents: extents.into_iter(), current: None, reached: from })
+    }
+}
+
+/// Sessions of a run that [`before`] looks at: the newest.
+const SESSIONS_LOOKED_AT: u32 = 32;
+/// Operations of each of them, the newest, that it looks at.
+const OPERATIONS_LOOKED_AT: u32 = 2048;
+/// Frames behind the index that it reads; where the index lags further, what came last may be missing.
+const FRAMES_LOOKED_AT: usize = 8192;
+
+/// What a run did last before a moment, over all of its sessions, oldest first, at most `limit` operations. Names that were
+/// answered are left out: every connection asks for some, and they would push out what was done. Reads no more than is bounded
+/// by the constants above, and waits for the disk.
+///
+/// # Errors
+/// The recording cannot be read.
+pub fn before(
+    data_dir: &Path,
+    run: RunId,
+    before_ns: u64,
+    limit: u32,
+) -> Result<Vec<OperationSummary>, ReadError> {
+    let catalogue = Catalogue::open_within(data_dir, FRAMES_LOOKED_AT)?;
+    if catalogue.index.is_none() && !catalogue.is_whole() {
+        // The beginning of the log is not what came last.
+        return Ok(Vec::new());
+    }
+    let of_run = |session: &&SessionSummary| session.opened.as_ref().is_some_and(|opened| opened.run == run);
+    let mut sessions: Vec<_> = catalogue.tail.sessions.values().filter(of_run).cloned().collect();
+    if let Some(index) = &catalogue.index {
+        sessions.extend(index.sessions_of(run, SESSIONS_LOOKED_AT)?);
+    }
+    sessions.sort_unstable_by_key(|session| std::cmp::Reverse(session.session));
+    sessions.dedup_by_key(|session| session.session);
+    let mut found = Vec::new();
+    for session in sessions.iter().take(at_most(SESSIONS_LOOKED_AT)) {
+        let names = session.opened.as_ref().is_some_and(|opened| opened.protocol == Protocol::Dns);
+        let mut operations = match &catalogue.index {
+            // What was answered could hide what was refused behind it, so names are looked through further.
+            Some(index) => {
+                let wanted = if names { OPERATIONS_LOOKED_AT } else { limit };
+                index.operations_before(session.session, before_ns, wanted, OPERATIONS_LOOKED_AT)?
+            }
+            None => Vec::new(),
+        };
+        let tail = &catalogue.tail.operations;
+        operations.retain(|operation| !tail.contains_key(&(session.session, operation.operation)));
+        let newer = tail.values().filter(|newer| newer.session == session.session && newer.at_ns < before_ns);
+        operations.extend(newer.cloned());
+        operations.retain(|operation| !names || operation.state == OperationState::Refused);
+        found.extend(operations);
+    }
+    found.sort_unstable_by_key(|operation| (operation.at_ns, operation.session, operation.operation));
+    found.drain(..found.len().saturating_sub(at_most(limit)));
+    Ok(found)
+}
+
+fn at_most(limit: u32) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// Whether a session is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+    /// No more are looked at.
+    Stop,
+}
+
+/// How far a session was read, so that reading goes on from there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    segment: u32,
+    offset: u64,
+    sequence: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.segment, self.offset, self.sequence)
+    }
+}
+
+impl FromStr for Place {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        let mut parts = text.splitn(3, '-');
+        let mut part = || parts.next().unwrap_or_default();
+        Ok(Self { segment: part().parse()?, offset: part().parse()?, sequence: part().parse()? })
     }
 }
 
@@ -214,27 +349,34 @@ pub struct Events {
     store_dir: PathBuf,
     session: SessionId,
     extents: std::vec::IntoIter<Extent>,
-    current: Option<SegmentCursor>,
-    sequence: u64,
+    current: Option<(u32, SegmentCursor)>,
+    reached: Place,
 }
 
 impl Events {
+    /// Behind the last event that was read.
+    #[must_use]
+    pub fn reached(&self) -> Place {
+        self.reached
+    }
+
     fn advance(&mut self) -> Result<Option<Recorded>, ReadError> {
         loop {
-            let Some(cursor) = &mut self.current else {
+            let Some((segment, cursor)) = &mut self.current else {
                 let Some(extent) = self.extents.next() else { return Ok(None) };
                 let path = segment_path(&self.store_dir, extent.segment);
                 let opened = SegmentCursor::open(&path);
                 let mut cursor = opened.map_err(|source| ReadError::Segment { path, source })?;
                 cursor.seek(extent.first);
                 cursor.stop_at(extent.end);
-                self.current = Some(cursor);
+                self.current = Some((extent.segment, cursor));
                 continue;
             };
             match cursor.step() {
                 Ok(Step::Frame { frame, .. }) if frame.header.session == self.session => {
-                    let missing = frame.header.sequence.saturating_sub(self.sequence + 1);
-                    self.sequence = frame.header.sequence;
+                    let sequence = frame.header.sequence;
+                    let missing = sequence.saturating_sub(self.reached.sequence.saturating_add(1));
+                    self.reached = Place { segment: *segment, offset: cursor.offset(), sequence };
                     let event =
                         frame.payload().and_then(|payload| Event::decode(frame.header.kind, &payload));
                     return Ok(Some(Recorded { header: frame.header, missing, event: event.ok() }));
@@ -255,5 +397,78 @@ impl Iterator for Events {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.advance().transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::flow::Side;
+    use crate::record::event::{Intent, Refused, SessionOpened};
+    use crate::record::tests::{CONFIG, SHARE, asked, finished, opened};
+    use crate::record::{Recorder, SessionRecord, index};
+
+    fn allow(record: &mut SessionRecord, text: &str) {
+        let asked = asked(record.next_operation(), text);
+        record.intent(&Intent { asked, rule: "default".to_owned(), approval: None }).unwrap();
+    }
+
+    fn refuse(record: &mut SessionRecord, text: &str) {
+        let (asked, rule) = (asked(record.next_operation(), text), "no".to_owned());
+        let (reason, side) = (String::new(), Side::Policy);
+        record.refused(&Refused { asked, rule, reason, side, approval: None, status: None }).unwrap();
+    }
+
+    fn now_ns() -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos().try_into().unwrap()
+    }
+
+    #[test]
+    fn what_a_run_did_last_is_found_over_all_of_its_sessions() {
+        let data = TempDir::new().unwrap();
+        let recorder = Recorder::open(data.path(), CONFIG).unwrap();
+        let begin = |opened: &SessionOpened| recorder.session(opened, SHARE).unwrap();
+        let first = opened();
+        let run = first.flow.run;
+        let of_run = |protocol| {
+            let mut session = opened();
+            (session.flow.run, session.protocol) = (run, protocol);
+            begin(&session)
+        };
+        let (mut database, mut other) = (begin(&first), begin(&opened()));
+        let (mut web, mut names) = (of_run(Protocol::Http), of_run(Protocol::Dns));
+        for number in 0..4 {
+            allow(&mut database, &format!("SELECT {number}"));
+            allow(&mut names, &format!("A db-{number}.internal"));
+            allow(&mut other, "SELECT 'of another run'");
+        }
+        allow(&mut web, "GET https://a/");
+        refuse(&mut names, "A evil.example");
+        refuse(&mut database, "DROP TABLE t");
+        let moment = now_ns();
+        allow(&mut database, "SELECT 'later'");
+        for record in [database, other, web, names] {
+            record.close(finished()).unwrap();
+        }
+        let texts = |limit, moment| -> Vec<String> {
+            let found = before(data.path(), run, moment, limit).unwrap();
+            found.into_iter().map(|operation| operation.text).collect()
+        };
+        // The index's thread writes what it has on its way out.
+        drop(recorder);
+        let expected = ["SELECT 3", "GET https://a/", "A evil.example", "DROP TABLE t"];
+        assert_eq!(texts(4, moment), expected);
+        assert_eq!(texts(100, moment).len(), 7);
+        assert_eq!(texts(1, u64::MAX >> 1), ["SELECT 'later'"]);
+        // Without an index the log is read, as far as that is bounded.
+        index::remove(data.path()).unwrap();
+        assert_eq!(texts(4, moment), expected);
+        let within = |frames| Catalogue::open_within(data.path(), frames).unwrap();
+        assert!(!within(8).is_whole() && within(1000).is_whole() && within(usize::MAX).is_whole());
+        assert!(within(8).operations(first.flow.session).unwrap().len() < 6, "no more than was wanted");
     }
 }

@@ -17,7 +17,7 @@ use super::error::RecordError;
 use super::event::{EndReason, Ended, Event, Intent, Outcome, OutcomeStatus, Refused, SessionOpened};
 use super::format::Kind;
 use super::index::{INDEX_FILE, Index};
-use super::read::{Catalogue, Recorded};
+use super::read::{Catalogue, Recorded, Wanted};
 use super::rows::{ResultColumn, ValueFormat};
 use super::segment::{SegmentCursor, Step, list_segments, segment_path};
 use super::summary::OperationState;
@@ -580,7 +580,7 @@ async fn two_hundred_writers_at_once_lose_nothing() {
     }
     drop(recorder);
     let catalogue = Catalogue::open(data.path()).unwrap();
-    assert_eq!(catalogue.sessions(0, 1000, &|_| true).unwrap().len(), 200);
+    assert_eq!(catalogue.sessions(0, None, 1000, &mut |_| Wanted::Yes).unwrap().len(), 200);
     for (writer, session) in sessions {
         let events: Vec<_> = catalogue.events(session).unwrap().map(Result::unwrap).collect();
         assert_eq!(events.len(), 32);

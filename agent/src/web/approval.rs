@@ -9,10 +9,12 @@ use http::{HeaderMap, StatusCode};
 use super::html::Html;
 use super::inbox::left;
 use super::layout::{Page, fragment, message};
+use super::recordings::read;
 use super::session::Use;
 use super::{Signed, Web, login, sql};
 use crate::approval::{Entry, GRANT_USES_MAX, Outcome, REASON_BYTES_MAX, Request, Review};
 use crate::cli::approvals::covers;
+use crate::cli::before;
 use crate::cli::text::moment;
 use crate::flow::{ApprovalId, Process};
 use crate::request::ObjectName;
@@ -31,7 +33,10 @@ pub(super) async fn page(
         return login::sign_in(&format!("/approvals/{id}"));
     };
     match web.visible(&id, &signed) {
-        Some(entry) => whole(&web, &signed, &entry).into_response(),
+        Some(entry) => {
+            let places = Arc::clone(&web.requests);
+            read(&places, move || Ok(whole(&web, &signed, &entry).into_response())).await
+        }
         None => message(StatusCode::NOT_FOUND, "no such request that you may see"),
     }
 }
@@ -59,7 +64,7 @@ impl Web {
     }
 }
 
-/// The page, for more to be said on it.
+/// The page, for more to be said on it. Waits for the disk.
 pub(super) fn whole(web: &Web, signed: &Signed, entry: &Entry) -> Page {
     let live = format!("/live/approvals/{}", entry.id);
     let body = Html::of(|html| {
@@ -69,6 +74,7 @@ pub(super) fn whole(web: &Web, signed: &Signed, entry: &Entry) -> Page {
         statement(html, &entry.request);
         parameters(html, &entry.request);
         forms(html, web, signed, entry);
+        done_before(html, web, entry);
         facts(html, web, entry);
     });
     Page::new(format!("{} on {}", entry.request.effect, entry.request.connection)).of(signed).with(&body)
@@ -128,6 +134,33 @@ fn parameters(html: &mut Html, request: &Request) {
     if content.parameter_count > u64::try_from(content.parameters.len()).unwrap_or(u64::MAX) {
         let said = format!("CUT: there are {} parameters; the first are shown", content.parameter_count);
         html.leaf("p", &[("class", "notice")], said);
+    }
+}
+
+/// What the run did just before, for whoever has to judge this one in its context.
+fn done_before(html: &mut Html, web: &Web, entry: &Entry) {
+    html.leaf("h2", &[], "Just before, in this run");
+    match entry.done_before(&web.state_dir) {
+        Ok(operations) if operations.is_empty() => {
+            html.leaf("p", &[("class", "empty")], "Nothing is on record.");
+        }
+        Ok(operations) => html.el("ol", &[("class", "before"), ("id", "before")], |html| {
+            for operation in &operations {
+                let [at, effect, became, text] = before::cells(operation);
+                html.el("li", &[], |html| {
+                    html.el("p", &[("class", "facts")], |html| {
+                        html.leaf("span", &[], at);
+                        html.leaf("span", &[], effect);
+                        html.leaf("span", &[], became);
+                    });
+                    html.leaf("code", &[], text);
+                });
+            }
+        }),
+        Err(error) => {
+            tracing::error!(%error, "the approvals page cannot read the recordings");
+            html.leaf("p", &[("class", "notice")], "The recordings cannot be read; the log says why.");
+        }
     }
 }
 

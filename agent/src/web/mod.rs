@@ -16,7 +16,7 @@ use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode};
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::Semaphore;
 
 use crate::approval::{Approvals, Reviewer};
 use crate::config::web::Web as Settings;
@@ -27,7 +27,7 @@ use crate::policy::PolicySet;
 use crate::policy::rule::StepUp;
 use crate::run::Runs;
 use crate::signin::{Ask, Fields, Provider, ProviderError, Secrets};
-use crate::tls::page_side::{self, PageCertificateError};
+use crate::tls::page_side::{PageCertificate, PageCertificateError};
 
 mod approval;
 mod assets;
@@ -48,10 +48,12 @@ mod session;
 mod sql;
 #[cfg(test)]
 mod tests;
+mod timeline;
 
 use form::{FORM_BYTES_MAX, cookie};
 use guard::Posted;
 use layout::message;
+use live::Streams;
 use login::Logins;
 use session::{Present, Sessions, Token, TokenDigest, Use};
 
@@ -98,7 +100,7 @@ pub enum WebError {
 /// The page, bound to its address.
 pub struct Server {
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<PageCertificate>>,
     web: Arc<Web>,
 }
 
@@ -114,7 +116,10 @@ struct Web {
     provider: Provider,
     sessions: Sessions,
     logins: Logins,
-    streams: Arc<tokio::sync::Semaphore>,
+    streams: Streams,
+    tails: Streams,
+    readers: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
 }
 
 /// Somebody who is signed in.
@@ -134,8 +139,9 @@ impl Server {
     /// When one of them cannot be had.
     pub async fn bind(parts: Parts) -> Result<Self, WebError> {
         let address = parts.settings.listen;
-        let tls = parts.settings.tls.as_ref().map(|files| page_side::config(&files.certificate, &files.key));
-        let tls = tls.transpose()?.map(TlsAcceptor::from);
+        let files = parts.settings.tls.as_ref();
+        let tls = files.map(|files| PageCertificate::read(&files.certificate, &files.key)).transpose()?;
+        let tls = tls.map(Arc::new);
         let listener =
             TcpListener::bind(address).await.map_err(|source| WebError::Listen { address, source })?;
         Ok(Self { listener, tls, web: Arc::new(Web::new(parts)) })
@@ -143,7 +149,14 @@ impl Server {
 
     /// Serves until dropped; its connections end with it.
     pub async fn serve(self) {
-        serve::serve(self.listener, self.tls, self.web).await;
+        let serving = serve::serve(self.listener, self.tls.clone(), self.web);
+        match self.tls {
+            None => serving.await,
+            Some(certificate) => tokio::select! {
+                () = serving => {}
+                () = certificate.follow() => {}
+            },
+        }
     }
 }
 
@@ -154,7 +167,10 @@ impl Web {
             provider: Provider::new(settings.client.clone(), parts.credentials, parts.issuers),
             sessions: Sessions::new(settings.idle, settings.absolute),
             logins: Logins::default(),
-            streams: Arc::new(tokio::sync::Semaphore::new(live::STREAMS_MAX)),
+            streams: Streams::new(live::STREAMS_MAX, live::STREAMS_PER_PERSON_MAX),
+            tails: Streams::new(timeline::TAILS_MAX, timeline::TAILS_PER_PERSON_MAX),
+            readers: Arc::new(Semaphore::new(recordings::READERS_MAX)),
+            requests: Arc::new(Semaphore::new(recordings::REQUESTS_MAX)),
             approvals: parts.approvals,
             runs: parts.runs,
             policies: parts.policies,
@@ -252,7 +268,8 @@ fn router(web: Arc<Web>) -> Router {
         .route("/runs/{id}/withdraw", post(runs::withdraw))
         .route("/policy", get(policy::page))
         .route("/sessions", get(recordings::list))
-        .route("/sessions/{id}", get(recordings::one))
+        .route("/sessions/{id}", get(timeline::page))
+        .route("/sessions/{id}/tail", get(timeline::tail))
         .route("/events", get(live::events))
         .route("/login", post(login::login))
         .route("/callback", get(login::callback))

@@ -148,4 +148,23 @@ if (live) {
   arm();
   setInterval(count, 1000);
 }
+// A session that goes on: its timeline grows, and what is too long ago goes.
+const TAIL_CHARS_MAX = 1000000;
+const tail = document.querySelector('[data-tail]');
+function grow(text) {
+  const atEnd = innerHeight + scrollY >= document.body.scrollHeight - 40;
+  tail.append(text);
+  const over = tail.textContent.length - TAIL_CHARS_MAX;
+  if (over > 0) tail.textContent = tail.textContent.slice(over);
+  if (atEnd) scrollTo(0, document.body.scrollHeight);
+}
+if (tail) {
+  const source = new EventSource(tail.dataset.tail);
+  source.addEventListener('part', (event) => grow(event.data));
+  source.addEventListener('last', (event) => {
+    source.close();
+    grow(event.data);
+    document.getElementById('tail-state').textContent = 'It has ended.';
+  });
+}
 if (location.hash === '#approve' || location.hash === '#deny') decide(location.hash.slice(1));

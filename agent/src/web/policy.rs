@@ -13,6 +13,7 @@ use crate::cli::sessions::protocol_name;
 use crate::cli::text::duration;
 use crate::policy::rule::HoldTerms;
 use crate::policy::{Action, Policy};
+use crate::run::now_ms;
 
 /// `GET /policy`.
 pub(super) async fn page(State(web): State<Arc<Web>>, headers: HeaderMap) -> Response {
@@ -38,13 +39,27 @@ fn one(html: &mut Html, policy: &Policy) {
             row(html, &[&connection.name, protocol_name(connection.protocol), user]);
         }
     });
-    table(html, &["rule, the first that matches decides", "on", "then"], |html| {
+    let (now, hits) = (now_ms(), policy.hits());
+    let since = duration(now.saturating_sub(hits.loaded_ms));
+    html.leaf(
+        "p",
+        &[("class", "facts")],
+        format_args!("loaded {since} ago; counted since then, masks are not"),
+    );
+    table(html, &["rule, the first that matches decides", "on", "then", "decided", "last"], |html| {
+        let mut counted = hits.rules.iter();
+        let mut line = |name: &str, on: &str, then: &str| {
+            let Some(rule) = counted.next() else { return };
+            let last = rule.last_ms.map(|last| format!("{} ago", duration(now.saturating_sub(last))));
+            row(html, &[name, on, then, &rule.hits.to_string(), last.as_deref().unwrap_or("never")]);
+        };
         for guard in &policy.guards {
-            row(html, &[&guard.name, protocol_name(guard.on), &action(&guard.action)]);
+            line(&guard.name, protocol_name(guard.on), &action(&guard.action));
         }
         for (effect, otherwise) in &policy.defaults.unmatched {
-            row(html, &[&format!("otherwise, {effect}"), "", &action(otherwise)]);
+            line(&format!("otherwise, {effect}"), "", &action(otherwise));
         }
+        line("beside the rules: masked data, bodies not looked into, shells", "", "");
     });
 }
 

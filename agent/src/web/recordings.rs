@@ -1,31 +1,48 @@
-//! Recorded sessions, for operators: the list with the filters of `portcullis sessions list`, and one as a timeline.
+//! Recorded sessions, for operators: the list with the filters of `portcullis sessions list`, a page at a time.
 
-use std::io::{self, Write};
-use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode};
+use tokio::sync::Semaphore;
 
 use super::html::Html;
 use super::layout::{Page, message};
 use super::policy::table;
 use super::{Signed, Web};
-use crate::cli::sessions::{ListArgs, listing_row, matches};
-use crate::cli::terminal::Style;
-use crate::cli::transcript::Transcript;
+use crate::cli::find::{self, Found, ListArgs};
+use crate::cli::sessions::listing_row;
+use crate::flow::SessionId;
 use crate::record::read::{Catalogue, ReadError};
 use crate::signin::Fields;
 
-/// Sessions listed.
+/// Recordings looked through at once, and, so that those who decide never wait for those who look back, requests that are
+/// shown with what came before them.
+pub(super) const READERS_MAX: usize = 4;
+pub(super) const REQUESTS_MAX: usize = 4;
+/// Frames of the log behind the index that are read for one page.
+pub(super) const FRAMES_MAX: usize = 256 * 1024;
+/// What is said where there are more.
+pub(super) const LAGS: &str =
+    "The index of the recordings is being made: what came last may be missing here.";
+/// Sessions of one page.
 const SESSIONS_SHOWN: usize = 100;
-/// Rows of each result shown.
-const ROWS_SHOWN: u64 = 10;
-/// Bytes of one timeline shown.
-const TIMELINE_BYTES_MAX: usize = 512 * 1024;
-/// Filters that are texts, and that are either on or off.
-const TEXTS: [&str; 3] = ["run", "policy", "connection"];
+/// How long recordings are looked through for one page; the next page goes on from there.
+const LOOK_TIME_MAX: Duration = Duration::from_secs(8);
+/// Filters that are texts, with what is said of each.
+const TEXTS: [(&str, &str); 8] = [
+    ("run", "run"),
+    ("policy", "policy"),
+    ("connection", "connection"),
+    ("protocol", "protocol"),
+    ("user", "user"),
+    ("since", "within, such as 2h"),
+    ("command", "text of what was asked"),
+    ("output", "text that SSH showed"),
+];
+/// Filters that are either on or off.
 const SWITCHES: [&str; 3] = ["live", "held", "denied"];
 
 /// `GET /sessions`.
@@ -39,26 +56,34 @@ pub(super) async fn list(
         Err(refusal) => return *refusal,
     };
     let fields = Fields::parse(query.unwrap_or_default().as_bytes()).unwrap_or_default();
-    read(move || Ok(listing(&signed, &fields, &found(&web.state_dir, &fields)?))).await
-}
-
-/// `GET /sessions/ID`.
-pub(super) async fn one(State(web): State<Arc<Web>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
-    let signed = match web.operator(&headers, "/sessions") {
-        Ok(signed) => signed,
-        Err(refusal) => return *refusal,
+    let Some((wanted, before)) = asked(&fields) else {
+        return listing(&signed, &fields, &Found::default())
+            .notice("This cannot be looked for: a time is written like 90s, 2h or 7d.")
+            .status(StatusCode::BAD_REQUEST)
+            .into_response();
     };
-    read(move || {
-        let text = timeline(&web.state_dir, &id)?;
-        let body = Html::of(|html| html.el("pre", &[("class", "timeline")], |html| html.lines(&text)));
-        Ok(Page::new("Session").of(&signed).with(&body).into_response())
+    let readers = Arc::clone(&web.readers);
+    read(&readers, move || {
+        let catalogue = Catalogue::open_within(&web.state_dir, FRAMES_MAX)?;
+        let page = listing(&signed, &fields, &found(&catalogue, &wanted, before)?);
+        Ok(if catalogue.is_whole() { page } else { page.notice(LAGS) }.into_response())
     })
     .await
 }
 
-/// Reads recordings on a thread that may wait for the disk.
-async fn read(work: impl FnOnce() -> Result<Response, ReadError> + Send + 'static) -> Response {
-    match tokio::task::spawn_blocking(work).await {
+/// Reads recordings on a thread that may wait for the disk, of which there are as many as there are `places`.
+pub(super) async fn read(
+    places: &Arc<Semaphore>,
+    work: impl FnOnce() -> Result<Response, ReadError> + Send + 'static,
+) -> Response {
+    let Ok(place) = Arc::clone(places).acquire_owned().await else {
+        return message(StatusCode::SERVICE_UNAVAILABLE, "the daemon is ending");
+    };
+    let reading = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        work()
+    });
+    match reading.await {
         Ok(Ok(page)) => page,
         Ok(Err(error @ (ReadError::NotFound { .. } | ReadError::Ambiguous { .. }))) => {
             message(StatusCode::NOT_FOUND, &error.to_string())
@@ -71,53 +96,42 @@ async fn read(work: impl FnOnce() -> Result<Response, ReadError> + Send + 'stati
     }
 }
 
-fn found(data_dir: &FilePath, fields: &Fields) -> Result<Vec<Vec<String>>, ReadError> {
-    let text = |name| Some(fields.get(name).to_owned()).filter(|text| !text.is_empty());
+/// What a form asks for: the filters, and the session that the page before ended at. `None` when it says what it cannot mean.
+fn asked(fields: &Fields) -> Option<(ListArgs, Option<SessionId>)> {
+    let text = |name| Some(fields.get(name).trim().to_owned()).filter(|text| !text.is_empty());
     let on = |name| !fields.get(name).is_empty();
+    let before = text("before").map(|id| id.parse()).transpose().ok()?;
     let wanted = ListArgs {
         run: text("run"),
         policy: text("policy"),
         connection: text("connection"),
-        since: None,
+        protocol: text("protocol"),
+        user: text("user"),
+        since: text("since").map(|time| humantime::parse_duration(&time)).transpose().ok()?,
         denied: on("denied"),
         held: on("held"),
         live: on("live"),
-        command: None,
-        output: None,
+        command: text("command"),
+        output: text("output"),
         limit: SESSIONS_SHOWN,
         json: false,
     };
-    let sessions =
-        Catalogue::open(data_dir)?.sessions(0, SESSIONS_SHOWN, &|session| matches(&wanted, session))?;
-    Ok(sessions.iter().map(listing_row).collect())
+    Some((wanted, before))
 }
 
-fn listing(signed: &Signed, fields: &Fields, sessions: &[Vec<String>]) -> Response {
+fn found(catalogue: &Catalogue, wanted: &ListArgs, before: Option<SessionId>) -> Result<Found, ReadError> {
+    let begun = Instant::now();
+    let go_on = || begun.elapsed() < LOOK_TIME_MAX;
+    find::sessions(wanted, before, &go_on, catalogue)
+}
+
+fn listing(signed: &Signed, fields: &Fields, found: &Found) -> Page {
     let head =
         ["session", "started", "lasted", "policy", "to", "by", "ops", "held", "denied", "masked", "ended"];
     let body = Html::of(|html| {
-        html.el("form", &[("method", "get"), ("action", "/sessions"), ("class", "filters")], |html| {
-            for name in TEXTS {
-                let value = fields.get(name);
-                html.open(
-                    "input",
-                    &[("name", name), ("placeholder", name), ("aria-label", name), ("value", value)],
-                );
-            }
-            for name in SWITCHES {
-                let mut attributes = vec![("type", "checkbox"), ("name", name)];
-                if !fields.get(name).is_empty() {
-                    attributes.push(("checked", ""));
-                }
-                html.el("label", &[], |html| {
-                    html.open("input", &attributes);
-                    html.text(name);
-                });
-            }
-            html.leaf("button", &[("type", "submit")], "Filter");
-        });
+        filters(html, fields);
         table(html, &head, |html| {
-            for cells in sessions {
+            for cells in found.sessions.iter().map(listing_row) {
                 html.el("tr", &[], |html| {
                     for (at, cell) in cells.iter().enumerate() {
                         html.el("td", &[], |html| match at {
@@ -128,39 +142,83 @@ fn listing(signed: &Signed, fields: &Fields, sessions: &[Vec<String>]) -> Respon
                 });
             }
         });
+        if found.unreadable > 0 {
+            let said = format!("{} sessions could not be read and were left out.", found.unreadable);
+            html.leaf("p", &[("class", "notice")], said);
+        }
+        more(html, fields, found);
     });
-    Page::new("Sessions").of(signed).with(&body).into_response()
+    Page::new("Sessions").of(signed).with(&body)
 }
 
-/// As much of a session as is shown.
-fn timeline(data_dir: &FilePath, id: &str) -> Result<String, ReadError> {
-    let catalogue = Catalogue::open(data_dir)?;
-    let mut shown = Bounded(Vec::new());
-    let mut transcript = Transcript::new(&mut shown, Style::Plain, ROWS_SHOWN);
-    for recorded in catalogue.events(catalogue.resolve(id)?)? {
-        // It says that it is full, and nothing else goes wrong with it.
-        if transcript.event(&recorded?).is_err() {
-            break;
+fn filters(html: &mut Html, fields: &Fields) {
+    html.el("form", &[("method", "get"), ("action", "/sessions"), ("class", "filters")], |html| {
+        for (name, said) in TEXTS {
+            let value = fields.get(name);
+            html.open(
+                "input",
+                &[("name", name), ("placeholder", said), ("aria-label", said), ("value", value)],
+            );
+        }
+        for name in SWITCHES {
+            let mut attributes = vec![("type", "checkbox"), ("name", name)];
+            if !fields.get(name).is_empty() {
+                attributes.push(("checked", ""));
+            }
+            html.el("label", &[], |html| {
+                html.open("input", &attributes);
+                html.text(name);
+            });
+        }
+        html.leaf("button", &[("type", "submit")], "Filter");
+    });
+}
+
+/// The way to what is older, with the same filters.
+fn more(html: &mut Html, fields: &Fields, found: &Found) {
+    let last = found.sessions.last().map(|session| session.session);
+    let full = found.sessions.len() >= SESSIONS_SHOWN;
+    let Some(before) = found.reached.or(last.filter(|_| full)) else { return };
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    for name in TEXTS.iter().map(|(name, _)| *name).chain(SWITCHES) {
+        let value = fields.get(name);
+        if !value.is_empty() {
+            query.append_pair(name, value);
         }
     }
-    let mut text = String::from_utf8_lossy(&shown.0).into_owned();
-    if shown.0.len() >= TIMELINE_BYTES_MAX {
-        text.push_str("\nCUT: `portcullis sessions show` has the rest\n");
-    }
-    Ok(text)
+    query.append_pair("before", &before.to_string());
+    let said = match found.reached {
+        Some(_) => "Looking took too long; go on with older ones",
+        None => "Older",
+    };
+    html.el("p", &[], |html| {
+        html.leaf("a", &[("id", "older"), ("href", &format!("/sessions?{}", query.finish()))], said);
+    });
 }
 
-/// A buffer that takes so much and no more.
-struct Bounded(Vec<u8>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = TIMELINE_BYTES_MAX.saturating_sub(self.0.len()).min(bytes.len());
-        self.0.extend(bytes.iter().take(room));
-        Ok(room)
+    #[test]
+    fn a_form_says_what_is_looked_for() {
+        let said = |query: &str| asked(&Fields::parse(query.as_bytes()).unwrap());
+        let (wanted, before) = said("policy=shop&user=+ada&since=2h&live=on&output=&command=DROP").unwrap();
+        assert_eq!((wanted.policy.as_deref(), wanted.user.as_deref()), (Some("shop"), Some("ada")));
+        assert_eq!((wanted.since, wanted.live, wanted.held), (Some(Duration::from_hours(2)), true, false));
+        assert_eq!((wanted.command.as_deref(), wanted.output, before), (Some("DROP"), None, None));
+        let id = SessionId::generate();
+        assert_eq!(said(&format!("before={id}")).unwrap().1, Some(id));
+        assert!(said("since=yesterday").is_none() && said("before=x").is_none());
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    #[test]
+    fn what_took_too_long_goes_on_from_where_it_ended() {
+        let fields = Fields::parse(b"command=a%26b&before=x&live=on").unwrap();
+        let id = SessionId::generate();
+        let html = Html::of(|html| more(html, &fields, &Found { reached: Some(id), ..Found::default() }));
+        let text = html.fragment();
+        assert!(text.contains(&format!("/sessions?command=a%26b&amp;live=on&amp;before={id}\"")), "{text}");
+        assert_eq!(Html::of(|html| more(html, &fields, &Found::default())).fragment(), "");
     }
 }

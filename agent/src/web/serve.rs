@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::{Web, peer, router};
+use crate::tls::page_side::PageCertificate;
 
 /// Connections at once; the next ones wait.
 pub(super) const CONNECTIONS_MAX: usize = 512;
@@ -28,14 +29,16 @@ const HEADERS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until dropped.
-pub(super) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, web: Arc<Web>) {
+pub(super) async fn serve(listener: TcpListener, tls: Option<Arc<PageCertificate>>, web: Arc<Web>) {
     let (routes, places) = (router(Arc::clone(&web)), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
     let mut connections = JoinSet::new();
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((tcp, _)) => {
-                let (routes, tls, web) = (routes.clone(), tls.clone(), Arc::clone(&web));
+                // As it is now: it may be renewed while others are connected.
+                let acceptor = tls.as_ref().map(|certificate| TlsAcceptor::from(certificate.current()));
+                let (routes, tls, web) = (routes.clone(), acceptor, Arc::clone(&web));
                 connections.spawn(async move {
                     if tokio::time::timeout(CONNECTION_TIME_MAX, attend(tcp, tls, &web, routes))
                         .await

@@ -72,9 +72,10 @@ class Browser:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                seen = self.run("return [document.body.innerText, location.href, document.readyState]")
-                there = css is None or self.run("return document.querySelector(arguments[0]) !== null", css)
-                if there and (text is None or text in seen[0]) and (url is None or url in seen[1]) and seen[2] == "complete":
+                # All of one page: between two questions it may have become another.
+                look = "return [document.body.innerText, location.href, document.readyState, document.querySelector(arguments[0]) !== null]"
+                seen = self.run(look, css or "html")
+                if seen[3] and (text is None or text in seen[0]) and (url is None or url in seen[1]) and seen[2] == "complete":
                     return seen[0]
             except RuntimeError as error:
                 # A page that is going away has no document.
@@ -102,6 +103,41 @@ class Browser:
         self.type("input[name=login]", name)
         self.type("input[name=password]", password)
         self.click("button[type=submit]")
+
+    def emulate(self, width, scheme):
+        """A screen of this width, and a preference for "light" or "dark" (Chrome DevTools Protocol, Emulation)."""
+        for command, parameters in [
+            ("Emulation.setDeviceMetricsOverride", {"width": width, "height": 740, "deviceScaleFactor": 2, "mobile": width < 500}),
+            ("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}),
+        ]:
+            self.ask("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def looks(self):
+        """Whether it prefers dark, how wide the page is and how wide its window, and the text that is hardest to read: its
+        contrast with what is behind it (WCAG 2.2, relative luminance and contrast ratio)."""
+        return self.run("""
+            const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+            const part = (c) => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
+            const light = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+            const behind = (element) => {
+              for (let at = element; at; at = at.parentElement) {
+                const color = rgb(getComputedStyle(at).backgroundColor);
+                if (color.length < 4 || color[3] > 0) return color;
+              }
+              return [255, 255, 255];
+            };
+            let worst = [99, ''];
+            for (const element of document.body.querySelectorAll('*')) {
+              const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+              const typed = element.matches('input:not([type=hidden]), select');
+              if (!own && !typed || !element.checkVisibility()) continue;
+              const [a, b] = [light(rgb(getComputedStyle(element).color)), light(behind(element))];
+              const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+              if (ratio < worst[0]) worst = [ratio, `${element.tagName}.${element.className}: ${element.textContent.slice(0, 40)}`];
+            }
+            return { dark: matchMedia('(prefers-color-scheme: dark)').matches, page: document.documentElement.scrollWidth,
+                     window: innerWidth, contrast: worst[0], hardest: worst[1] };
+        """)
 
     def screenshot(self, path):
         import base64

@@ -1,4 +1,4 @@
-//! `portcullis policy`: check, explain, schema and test. Nothing here needs the daemon or a database.
+//! `portcullis policy`: check, explain, schema and test, which need no daemon; and hits, which ask it.
 
 use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use crate::request::ssh::OperationKind;
 
 mod check;
 mod explain;
+pub(super) mod hits;
 mod test;
 
 /// Where policies are unless the command names files.
@@ -34,6 +35,8 @@ enum PolicyCommand {
     Schema,
     /// Run NAME.cases beside each NAME.toml
     Test(TestArgs),
+    /// How often each rule has decided since its policy was loaded (root, operators)
+    Hits(HitsArgs),
 }
 
 #[derive(Args, Debug)]
@@ -98,6 +101,26 @@ enum ExplainProtocol {
 struct TestArgs {
     /// Folder of policies and their cases [default: /etc/portcullis/policies]
     dir: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct HitsArgs {
+    /// One JSON array of policies
+    #[arg(long)]
+    json: bool,
+}
+
+impl PolicyArgs {
+    /// Whether the daemon is asked what its rules decided, and then whether as JSON.
+    pub(super) fn asks_for_hits(&self) -> Option<bool> {
+        match &self.command {
+            PolicyCommand::Hits(args) => Some(args.json),
+            PolicyCommand::Check(_)
+            | PolicyCommand::Explain(_)
+            | PolicyCommand::Schema
+            | PolicyCommand::Test(_) => None,
+        }
+    }
 }
 
 /// How a command ended, as its exit code.
@@ -192,6 +215,8 @@ pub fn run(args: &PolicyArgs, console: &mut Console<'_>) -> io::Result<Exit> {
         PolicyCommand::Explain(args) => explain::run(args, console),
         PolicyCommand::Schema => print_schema(console),
         PolicyCommand::Test(args) => test::run(args, console),
+        // The daemon's: whoever dispatches asks it.
+        PolicyCommand::Hits(_) => Ok(Exit::Done),
     };
     match ended.and_then(|exit| console.stdout.flush().map(|()| exit)) {
         // `portcullis policy schema | head` has seen enough.

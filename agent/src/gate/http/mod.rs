@@ -5,6 +5,7 @@ use crate::flow::Side;
 use crate::policy::rule::{Policy, Uninspected};
 use crate::policy::{HttpOperation, UnreadBody, Verdict};
 use crate::request::http::{Analysis, HttpRequest, depends_on_body};
+use crate::run::now_ms;
 
 /// How much of a body was read before its request is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,7 @@ impl Gate {
     }
 
     fn judgement(&self, policy: &Policy, verdict: Verdict, analysis: &Analysis) -> Judgement {
+        policy.count(&verdict, analysis.effect, now_ms());
         let durable = policy.record.durable.contains(&analysis.effect);
         match verdict {
             Verdict::Allow { rule } => Judgement::Permit(Permit { rule, approval: None, durable }),

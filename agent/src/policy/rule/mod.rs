@@ -1,6 +1,7 @@
 //! A policy file after checking: the types every later stage reads. Text becomes these in `load`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use globset::GlobMatcher;
@@ -10,11 +11,13 @@ use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
 use crate::request::Effect;
 
+mod hits;
 mod http;
 mod identity;
 mod ssh;
 mod step_up;
 
+pub use hits::{Hits, PolicyHits, RuleHits};
 pub use http::{
     ClientTls, HttpWhen, INLINE_TIME_DEFAULT, INSPECT_BYTES_DEFAULT, INSPECT_BYTES_LIMIT, Injection,
     MaskDirection, Uninspected,
@@ -68,6 +71,8 @@ pub struct Policy {
     pub defaults: Defaults,
     /// `[record]`.
     pub record: RecordRules,
+    /// How often its rules have decided.
+    pub hits: Arc<Hits>,
 }
 
 /// Which cgroups a policy claims without `portcullis run`.

@@ -8,12 +8,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::SystemTime;
 
-use inotify::{Inotify, WatchMask};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+
+mod notice;
+
+pub use notice::Notices;
 
 use super::diagnostic::Diagnostic;
 use super::load::{POLICY_BYTES_MAX, load};
@@ -22,16 +23,6 @@ use crate::flow::Side;
 
 /// Most policy files of one folder.
 pub const POLICY_FILES_MAX: usize = 256;
-
-/// Quiet time after a change before the folder is read: editors and configuration managers write in several steps.
-const SETTLE_TIME: Duration = Duration::from_millis(200);
-
-/// The folder is read this often even without a notice, because inotify does not see behind symbolic links and not at
-/// all on some network file systems.
-const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
-
-/// Buffer for change notices, in bytes. What they say is not used, so it need not hold all of them.
-const NOTICE_BYTES: usize = 4096;
 
 /// Permission bit of `stat(2)`: others may write.
 const MODE_OTHERS_WRITE: u32 = 0o002;
@@ -179,18 +170,9 @@ impl PolicySet {
     pub async fn follow(self: Arc<Self>) -> Result<Infallible, WatchError> {
         let failed = |source| WatchError { folder: self.folder.clone(), source };
         loop {
-            let inotify = Inotify::init().map_err(failed)?;
-            // Watched anew each time round, because the folder itself may have been replaced. One that is not there
-            // cannot be watched; it is then looked for every RESCAN_INTERVAL.
-            drop(inotify.watches().add(&self.folder, noticed()));
-            // After the watch, so that no change falls between the two.
+            let notices = Notices::begin([self.folder.as_path()]).map_err(failed)?;
             Arc::clone(&self).reload_aside().await;
-            let notices = asynchronous(inotify).map_err(failed)?;
-            match timeout(RESCAN_INTERVAL, notices.readable()).await {
-                Ok(ready) => drop(ready.map_err(failed)?),
-                Err(_elapsed) => {}
-            }
-            settle(notices).await.map_err(failed)?;
+            notices.settled().await.map_err(failed)?;
         }
     }
 
@@ -198,42 +180,6 @@ impl PolicySet {
         // Fails only when the runtime is shutting down or the reading panicked; either way the last snapshot stays.
         drop(tokio::task::spawn_blocking(move || self.reload()).await);
     }
-}
-
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe; here the descriptor is owned and stays open until dropped"
-)]
-fn asynchronous(inotify: Inotify) -> io::Result<AsyncFd<Inotify>> {
-    AsyncFd::new(inotify)
-}
-
-/// Everything that could change what the folder says.
-fn noticed() -> WatchMask {
-    WatchMask::CLOSE_WRITE
-        | WatchMask::MOVED_TO
-        | WatchMask::MOVED_FROM
-        | WatchMask::CREATE
-        | WatchMask::DELETE
-        | WatchMask::ATTRIB
-        | WatchMask::DELETE_SELF
-        | WatchMask::MOVE_SELF
-}
-
-/// Waits until nothing has changed for `SETTLE_TIME`, at most `RESCAN_INTERVAL`.
-async fn settle(mut notices: AsyncFd<Inotify>) -> io::Result<()> {
-    let quiet = async {
-        loop {
-            sleep(SETTLE_TIME).await;
-            let mut buffer = [0_u8; NOTICE_BYTES];
-            match notices.get_mut().read_events(&mut buffer) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-    };
-    timeout(RESCAN_INTERVAL, quiet).await.unwrap_or(Ok(()))
 }
 
 fn read_folder(folder: &Path, good: &mut BTreeMap<PathBuf, Good>) -> Snapshot {
@@ -300,6 +246,8 @@ fn read_file(path: &Path, known: Option<&Good>) -> Result<Option<Good>, Problem>
     if known.is_some_and(|known| known.policy.version == loaded.policy.version) {
         return Ok(None);
     }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    loaded.policy.begin(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
     Ok(Some(Good { policy: Arc::new(loaded.policy), warnings: loaded.warnings }))
 }
 

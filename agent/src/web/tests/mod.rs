@@ -19,6 +19,7 @@ use crate::run::{Governor, Subject};
 mod provider;
 mod requests;
 mod sign_in;
+mod watch;
 
 use provider::Idp;
 

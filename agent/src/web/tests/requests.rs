@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::approval::{Entry, Outcome};
+use crate::record::Recorder;
+use crate::record::event::Intent;
+use crate::record::tests::{CONFIG, SHARE, asked, finished, opened};
 
 /// Every route of the router, from its source, with ids in the place of names.
 fn routes(id: &str) -> Vec<(bool, String)> {
@@ -83,6 +86,37 @@ async fn what_waits_is_shown_to_whom_it_concerns_and_deceives_nobody() {
     let operator = rig.sign_in("eve", &["portcullis"]).await;
     let page = rig.get(&path, &operator).await;
     assert!(page.body.contains("only group dba may decide this") && !page.body.contains("id=\"approve\""));
+}
+
+#[tokio::test]
+async fn who_may_see_a_request_sees_what_its_run_did_before() {
+    let rig = Rig::start().await;
+    let recorder = Recorder::open(&rig.web.state_dir, CONFIG).unwrap();
+    let mut opened = opened();
+    opened.flow.run = RunId::generate();
+    let mut record = recorder.session(&opened, SHARE).unwrap();
+    for text in ["SELECT 'one' -- <script>\u{202e}", "SELECT 'two'"] {
+        let asked = asked(record.next_operation(), text);
+        record.intent(&Intent { asked, rule: "default".to_owned(), approval: None }).unwrap();
+    }
+    record.close(finished()).unwrap();
+    drop(recorder);
+    // Asked in a later millisecond than what is on record.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let request = crate::approval::Request { run: opened.flow.run, ..held() };
+    let (of_run, of_another) = (rig.web.approvals.ask(request).unwrap(), rig.ask());
+    for (name, groups) in [("ada", &["dba"][..]), ("eve", &["portcullis"])] {
+        let session = rig.sign_in(name, groups).await;
+        let page = rig.get(&format!("/approvals/{}", of_run.id()), &session).await;
+        let (one, two) = (page.body.find("SELECT &#39;one"), page.body.find("SELECT &#39;two"));
+        assert!(one.is_some() && one < two, "{}", page.body);
+        assert!(page.body.contains("allowed (rule default)") && !page.body.contains("<script>\u{202e}"));
+        let other = rig.get(&format!("/approvals/{}", of_another.id()), &session).await;
+        assert!(other.body.contains("Nothing is on record."), "{}", other.body);
+    }
+    let bob = rig.sign_in("bob", &["dev"]).await;
+    let hidden = rig.get(&format!("/approvals/{}", of_run.id()), &bob).await;
+    assert_eq!(hidden.status, StatusCode::NOT_FOUND);
 }
 
 /// The form that a page has, filled in.

@@ -1,6 +1,7 @@
 //! Turns the tables of a file that has no error into the policy that later stages read.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use toml::Spanned;
@@ -9,7 +10,7 @@ use super::shape::{ConnectionTable, DefaultsTable, FileTable, GuardTable, MaskTa
 use super::table::{Choice, List};
 use super::value::{Act, LoginMethod, ProofAge, Version};
 use crate::policy::rule::{
-    Action, ClientTls, Connection, Defaults, Egress, Guard, HOLD_TIME_DEFAULT, HoldTerms, HttpWhen,
+    Action, ClientTls, Connection, Defaults, Egress, Guard, HOLD_TIME_DEFAULT, Hits, HoldTerms, HttpWhen,
     INSPECT_BYTES_DEFAULT, InTransaction, MaskDirection, MaskRule, MaskTarget, Matches, Policy,
     RESULT_BYTES_DEFAULT, RecordRules, RunRules, SshUpstream, SshWhen, StepUp, Uninspected, UnknownOrigin,
     Upstream, UpstreamTls, When,
@@ -30,6 +31,7 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
     let record = file.record.map(Spanned::into_inner);
     let defaults = file.defaults.map(Spanned::into_inner);
     let terms = default_terms(defaults.as_ref());
+    let guards = tables(file.guard, |index, table| guard(index, table, &terms))?;
     Some(Policy {
         name: value(file.name)?.0,
         version: version(text),
@@ -44,7 +46,8 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
         identity: identity::issuers(file.identity)?,
         egress: value(file.egress).and_then(|table| value(table.default)).unwrap_or(Egress::Deny),
         connections: tables(file.connection, |_, table| connection(table))?,
-        guards: tables(file.guard, |index, table| guard(index, table, &terms))?,
+        hits: Arc::new(Hits::of(guards.len())),
+        guards,
         masks: tables(file.mask, |_, table| mask(table))?,
         defaults: defaults_of(defaults.as_ref(), &terms),
         record: record.map_or_else(
