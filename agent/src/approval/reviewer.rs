@@ -77,6 +77,29 @@ impl Marks {
 }
 
 impl Reviewer {
+    /// Somebody who signed in at the identity provider.
+    #[must_use]
+    pub fn signed_in(identity: Identity) -> Self {
+        Self {
+            uid: None,
+            user: identity.name.clone().unwrap_or_else(|| identity.subject.clone()),
+            groups: identity.groups.clone(),
+            pid: None,
+            login_uid: None,
+            login_user: None,
+            identity: Some(Arc::new(identity)),
+        }
+    }
+
+    /// Whether two that signed in are one: the same subject. Not the comparison that decisions rest on, which is wider.
+    #[must_use]
+    pub fn is_same_subject(&self, other: &Self) -> bool {
+        match (&self.identity, &other.identity) {
+            (Some(one), Some(other)) => one.is_same_subject(other),
+            (Some(_) | None, _) => self.user == other.user,
+        }
+    }
+
     /// What they are known by.
     pub(super) fn marks(&self) -> Marks {
         let mut marks = Marks::default();

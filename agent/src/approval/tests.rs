@@ -39,6 +39,7 @@ fn request(approvers: &[&str]) -> Request {
         quorum: 1,
         distinct_groups: false,
         break_glass: Vec::new(),
+        chat: crate::policy::rule::ChatUse::default(),
         shape: None,
         patience: None,
         again: Some(String::new()),

@@ -449,6 +449,7 @@ mod tests {
             quorum: 1,
             distinct_groups: false,
             break_glass: Vec::new(),
+            chat: crate::policy::rule::ChatUse::default(),
             shape: None,
             patience: None,
             again: Some(String::new()),

@@ -10,9 +10,11 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
+use self::chat::Chat;
 use self::credential::Sources;
 use self::web::Web;
 
+pub mod chat;
 pub mod credential;
 pub mod web;
 
@@ -82,6 +84,8 @@ pub struct Config {
     pub free_bytes_min: u64,
     /// The approvals page; `None` serves none.
     pub web: Option<Web>,
+    /// Chats that are told of what waits; `None` tells none.
+    pub chat: Option<Chat>,
     /// How much is logged; `PORTCULLIS_LOG` overrides it.
     pub log: LogLevel,
 }
@@ -167,6 +171,7 @@ impl Default for Config {
             ca_lifetime: Duration::from_secs(3 * YEAR_SECONDS),
             free_bytes_min: 1 << 30,
             web: None,
+            chat: None,
             log: LogLevel::Info,
         }
     }
@@ -250,6 +255,7 @@ struct File {
     ca: CaTable,
     record: Record,
     web: Option<web::WebTable>,
+    chat: Option<Spanned<chat::ChatTable>>,
     log: Log,
 }
 
@@ -365,6 +371,7 @@ impl File {
                 .record
                 .free_min
                 .map_or(Ok(default.free_bytes_min), |size| checked(size, bytes))?,
+            chat: self.chat.map(|table| chat::chat(table, self.web.is_some())).transpose()?,
             web: self.web.map(web::web).transpose()?,
             log: self.log.level.unwrap_or(default.log),
         })

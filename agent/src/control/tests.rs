@@ -100,6 +100,7 @@ fn held() -> crate::approval::Request {
         quorum: 1,
         distinct_groups: false,
         break_glass: Vec::new(),
+        chat: crate::policy::rule::ChatUse::default(),
         shape: None,
         patience: None,
         again: Some(String::new()),

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use self::service::{HostView, page, service};
+use self::service::{HostView, chats, page, service};
 use self::trust::Trust;
 use crate::approval::Approvals;
 use crate::cli::BoxError;
@@ -219,12 +219,14 @@ impl Daemon {
         });
         let (trigger, shutdown) = Shutdown::new();
         let proxy = listeners.first().map(|listener| listener.tcp.local_addr()).transpose()?;
+        let issuers = Arc::new(Issuers::new(Arc::default()));
         let view = HostView {
             started: SystemTime::now(),
             proxy,
             trust,
-            issuers: Arc::new(Issuers::new(Arc::default())),
+            issuers: Arc::clone(&issuers),
             operators: config.operators.clone(),
+            chat: chats(&config, &approvals, &relay.credentials, &issuers),
         };
         let (gate, recorder) = (Arc::clone(&relay.gate), Arc::clone(&relay.recorder));
         let resolver = Arc::new(Resolver::new(upstream, gate, recorder, Arc::clone(&runs)));
@@ -248,6 +250,9 @@ impl Daemon {
         background.spawn(crate::control::server::serve(self.control, Arc::new(service)));
         if let Some(page) = self.page {
             background.spawn(page.serve());
+        }
+        if let Some(chat) = &self.view.chat {
+            background.spawn(Arc::clone(chat).run());
         }
         let mut accepting = JoinSet::new();
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));

@@ -10,9 +10,11 @@ use tokio::sync::Notify;
 
 use super::trust::Trust;
 use crate::approval::Approvals;
+use crate::chat::{self, Chat};
 use crate::config::Config;
 use crate::control::protocol::{Hook, PolicyFile};
 use crate::control::server::{HostStatus, Service};
+use crate::credential::Credentials;
 use crate::identity::Issuers;
 use crate::intercept::Counters;
 use crate::policy::PolicySet;
@@ -30,6 +32,8 @@ pub(super) struct HostView {
     pub(super) issuers: Arc<Issuers>,
     /// Group of the operators.
     pub(super) operators: String,
+    /// The chats, where the configuration has some.
+    pub(super) chat: Option<Arc<Chat>>,
 }
 
 /// The control socket's view of the daemon.
@@ -62,6 +66,23 @@ pub(super) fn service(
     }
 }
 
+/// The chats, where the configuration wants some.
+pub(super) fn chats(
+    config: &Config,
+    approvals: &Arc<Approvals>,
+    credentials: &Credentials,
+    issuers: &Arc<Issuers>,
+) -> Option<Arc<Chat>> {
+    let (settings, page) = config.chat.clone().zip(config.web.clone())?;
+    Some(Chat::new(chat::Parts {
+        settings,
+        page,
+        approvals: Arc::clone(approvals),
+        credentials: credentials.clone(),
+        issuers: Arc::clone(issuers),
+    }))
+}
+
 /// The approvals page, where the configuration wants one.
 pub(super) async fn page(
     config: Config,
@@ -82,6 +103,7 @@ pub(super) async fn page(
         operators: view.operators.clone(),
         state_dir: config.state_dir,
         kill_run: Box::new(move |run, kill| cut.kill_run(run, kill)),
+        chat: view.chat.clone(),
     };
     web::Server::bind(parts).await.map(Some)
 }
@@ -114,6 +136,7 @@ fn status(host: &Host, policies: &PolicySet, view: &HostView) -> HostStatus {
     if let Err(error) = host.relay.recorder.check() {
         problems.push(error.to_string());
     }
+    problems.extend(view.chat.iter().flat_map(|chat| chat.problems()));
     let counters = match host.kernel.counters() {
         Ok(counters) => named(&counters),
         Err(error) => {

@@ -181,6 +181,7 @@ impl Rig {
             quorum: 1,
             distinct_groups: false,
             break_glass: Vec::new(),
+            chat: crate::policy::rule::ChatUse::default(),
             shape: None,
             patience: None,
             again: Some(String::new()),

@@ -17,7 +17,6 @@ use super::provider::Secrets;
 use super::session::{Token, TokenDigest};
 use super::{Posted, Web};
 use crate::approval::Reviewer;
-use crate::run::Identity;
 
 /// How long somebody may take to sign in at the provider.
 pub(super) const LOGIN_TIME_MAX: Duration = Duration::from_mins(10);
@@ -157,7 +156,7 @@ async fn redeemed(
     };
     let identity = web.provider.redeem(code, secrets).await.map_err(failed)?;
     let age = web.provider.age(&identity).map_err(failed)?;
-    Ok((reviewer(identity), age))
+    Ok((Reviewer::signed_in(identity), age))
 }
 
 /// `POST /logout`.
@@ -179,19 +178,6 @@ pub(super) async fn logout(State(web): State<Arc<Web>>, headers: HeaderMap, body
         html.el("p", &[], |html| html.leaf("a", &[("href", "/")], "Sign in again"));
     }));
     with_cookies(page.into_response(), &[set_cookie(web.session_cookie(), "", web.secure(), Some(0))])
-}
-
-/// A signed-in person, as approvals know them.
-pub(super) fn reviewer(identity: Identity) -> Reviewer {
-    Reviewer {
-        uid: None,
-        user: identity.name.clone().unwrap_or_else(|| identity.subject.clone()),
-        groups: identity.groups.clone(),
-        pid: None,
-        login_uid: None,
-        login_user: None,
-        identity: Some(Arc::new(identity)),
-    }
 }
 
 /// The page for somebody who is not signed in.

@@ -19,8 +19,8 @@ use zeroize::Zeroizing;
 use crate::config::web::Web as Settings;
 use crate::credential::{CredentialError, Credentials};
 use crate::fetch::{Fetch, FetchError};
-use crate::identity::{Issuers, TokenError};
-use crate::policy::rule::{Algorithm, ClaimPath, ClaimsWhen, IssuerRules, LEEWAY_DEFAULT, OnExpiry};
+use crate::identity::{Issuers, TokenError, page_rules};
+use crate::policy::rule::{IssuerRules, LEEWAY_DEFAULT};
 use crate::run::Identity;
 use crate::tls::upstream_side::ServerTrust;
 
@@ -96,20 +96,7 @@ pub(super) struct Provider {
 impl Provider {
     pub(super) fn new(settings: Arc<Settings>, credentials: Credentials, issuers: Arc<Issuers>) -> Self {
         let fetch = Fetch::new(Arc::new(ServerTrust::default()), settings.root_cert.clone());
-        let rules = [IssuerRules {
-            issuer: settings.issuer.clone(),
-            audience: settings.client_id.clone(),
-            trusted_audiences: Vec::new(),
-            authorized_parties: Vec::new(),
-            groups_claim: settings.groups_claim.clone().map(ClaimPath::new),
-            name_claim: settings.name_claim.clone().map(ClaimPath::new),
-            claims: ClaimsWhen::default(),
-            algorithms: Algorithm::DEFAULT.to_vec(),
-            leeway: LEEWAY_DEFAULT,
-            keys_url: None,
-            root_cert: settings.root_cert.clone(),
-            on_expiry: OnExpiry::Finish,
-        }];
+        let rules = [page_rules(&settings)];
         Self { settings, credentials, issuers, rules, fetch, described: Mutex::default() }
     }
 

@@ -413,6 +413,8 @@ fn both(rule: String, terms: HoldTerms, other: &str, others: &HoldTerms) -> Verd
                 .into_iter()
                 .filter(|name| others.break_glass.contains(name))
                 .collect(),
+            // The narrower one.
+            chat: terms.chat.max(others.chat),
         },
     }
 }

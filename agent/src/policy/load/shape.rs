@@ -10,7 +10,7 @@ use super::value::{
 use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
 use crate::policy::rule::{
-    Algorithm, ClaimPath, ClaimsWhen, ClientTls, ColumnPattern, Destination, Egress, InTransaction,
+    Algorithm, ChatUse, ClaimPath, ClaimsWhen, ClientTls, ColumnPattern, Destination, Egress, InTransaction,
     Injection, Interactive, MaskDirection, ObjectPattern, OnExpiry, Protocol, RowBound, Uninspected,
     UnknownOrigin, UpstreamTls,
 };
@@ -280,6 +280,8 @@ table! {
         /// With hold: groups, or users as "user:alice", whose word alone is enough in an emergency. It is alerted, and somebody
         /// else has to look at it afterwards.
         optional break_glass: List<Approver>,
+        /// With hold: what chats are for: decide (unless written), link to the approvals page alone, none.
+        optional chat: ChatUse,
     }
 }
 

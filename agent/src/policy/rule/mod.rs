@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use globset::GlobMatcher;
+use serde::{Deserialize, Serialize};
 
 use crate::flow::OriginalDst;
 use crate::mask::http::JsonPath;
@@ -294,6 +295,8 @@ pub struct HoldTerms {
     pub break_glass: Vec<String>,
     /// `in_transaction =`.
     pub in_transaction: InTransaction,
+    /// `chat =`.
+    pub chat: ChatUse,
 }
 
 impl Default for HoldTerms {
@@ -307,8 +310,22 @@ impl Default for HoldTerms {
             quorum: 1,
             distinct_groups: false,
             break_glass: Vec::new(),
+            chat: ChatUse::Decide,
         }
     }
+}
+
+/// What chats may be used for when something is held; from the widest to the narrowest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChatUse {
+    /// It is shown there, with buttons that decide it where a chat has such. The default.
+    #[default]
+    Decide,
+    /// It is shown there, with a link to the approvals page alone.
+    Link,
+    /// No chat is told.
+    None,
 }
 
 /// A hold inside an open transaction keeps its locks while a human thinks.

@@ -66,6 +66,7 @@ fn ask(exchange: &Exchange, hold: Hold, content: Content) -> Result<Held, Proble
         quorum: terms.quorum,
         distinct_groups: terms.distinct_groups,
         break_glass: terms.break_glass.clone(),
+        chat: terms.chat,
         shape: None,
         again: Some(fields(&exchange.parts.headers)),
         patience: hold.patience(Some(INLINE_TIME_DEFAULT)),

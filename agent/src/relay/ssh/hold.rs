@@ -127,6 +127,7 @@ fn request(connection: &Connection, operation: &SshOperation, asked: &Asked, hol
         quorum: terms.quorum,
         distinct_groups: terms.distinct_groups,
         break_glass: terms.break_glass.clone(),
+        chat: terms.chat,
         shape: None,
         // What is typed at a prompt means what the shell has become by then.
         again: (operation.kind != OperationKind::Line).then(String::new),

@@ -163,6 +163,7 @@ fn guard(index: usize, table: GuardTable, terms: &HoldTerms) -> Option<Guard> {
             quorum: value(table.quorum).map_or(1, |quorum| quorum.0),
             distinct_groups: value(table.distinct_groups).unwrap_or(false),
             break_glass: list(table.break_glass, |name| name.0),
+            chat: value(table.chat).unwrap_or_default(),
         }),
     };
     let when = When {
