@@ -316,6 +316,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_is_given_away_when_the_server_agrees() {
+        for (answer, expected) in [
+            (
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nfirst",
+                Ok("first"),
+            ),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Err("does not change the protocol: 200 OK")),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}/", listener.local_addr().unwrap());
+            let server = tokio::spawn(async move {
+                let (mut tcp, _) = listener.accept().await.unwrap();
+                assert_ne!(tcp.read(&mut [0; 1024]).await.unwrap(), 0);
+                tcp.write_all(answer.as_bytes()).await.unwrap();
+            });
+            let request = Request::get(url).header("connection", "upgrade").header("upgrade", "x");
+            let changed = fetch().upgrade(request.body(Vec::new()).unwrap()).await;
+            server.await.unwrap();
+            match (changed, expected) {
+                (Ok((fields, mut io)), Ok(expected)) => {
+                    assert_eq!(fields["upgrade"], "x");
+                    let mut came = String::new();
+                    io.read_to_string(&mut came).await.unwrap();
+                    assert_eq!(came, expected);
+                }
+                (Err(error), Err(expected)) => assert!(error.to_string().ends_with(expected), "{error}"),
+                (changed, _) => panic!("{answer}: {changed:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn what_a_server_sends_is_bounded() {
         let mut long = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
         long.resize(long.len() + ANSWER_BYTES_MAX + 1, b'x');

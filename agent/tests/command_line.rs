@@ -177,6 +177,7 @@ fn held() -> Request {
         quorum: 1,
         distinct_groups: false,
         break_glass: Vec::new(),
+        chat: portcullis::policy::rule::ChatUse::default(),
         shape: None,
         patience: None,
         again: Some(String::new()),

@@ -31,7 +31,7 @@ impl ChatStandIn {
         let mut command = std::process::Command::new(process::venv_python()?);
         let mut process = Talking::spawn(command.args(["-u", "-c", SCRIPT]))?;
         let port: Value = serde_json::from_str(&process.until_contains("\"port\"")?)?;
-        Ok(Self { process, url: format!("http://127.0.0.1:{}", port["port"]) })
+        Ok(Self { process, url: format!("http://127.0.0.1:{}", member(&port, "port")?) })
     }
 
     /// Where it is.
@@ -103,7 +103,7 @@ impl ChatStandIn {
         self.say(&json!({
             "do": "click", "user": user, "button": button, "message": message, "url": url, "secret": secret,
         }))?;
-        Ok(self.until("statuses")?["statuses"].clone())
+        member(&self.until("statuses")?, "statuses")
     }
 
     /// Passes a person's answer on, as the receiver of webhooks: status and body.
@@ -113,7 +113,7 @@ impl ChatStandIn {
     pub fn answer(&mut self, url: &str, id: &str, body: &Value, forged: bool) -> Result<(u64, Value)> {
         self.say(&json!({"do": "answer", "url": url, "id": id, "body": body, "forged": forged}))?;
         let got = self.until("status")?;
-        Ok((got["status"].as_u64().context("no status")?, got["body"].clone()))
+        Ok((member(&got, "status")?.as_u64().context("no status")?, member(&got, "body")?))
     }
 
     /// Has Slack close its socket after a word of warning: whether the next one was open before.
@@ -122,10 +122,14 @@ impl ChatStandIn {
     /// When there is no next one.
     pub fn refresh(&mut self) -> Result<bool> {
         self.say(&json!({"do": "refresh"}))?;
-        Ok(self.until("refreshed")?["refreshed"] == json!(true))
+        Ok(member(&self.until("refreshed")?, "refreshed")? == json!(true))
     }
 
     fn say(&mut self, wanted: &Value) -> Result<()> {
         self.process.say(&wanted.to_string())
     }
+}
+
+fn member(said: &Value, name: &str) -> Result<Value> {
+    said.get(name).cloned().with_context(|| format!("no {name} in {said}"))
 }

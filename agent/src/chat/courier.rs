@@ -293,6 +293,45 @@ impl Courier {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::approval::Outcome;
+    use crate::chat::shown::Words;
+    use crate::chat::tests::{approvals, credentials, entry, held};
+    use crate::config::chat::Teams as Settings;
+
+    fn courier() -> Courier {
+        let (_folder, credentials) = credentials(&[]);
+        let words = Words { url: "https://gate".to_owned(), statements: true };
+        let settings = Settings { webhook_url: "teams".to_owned(), root_cert: None };
+        let teams = Arc::new(Teams::new(settings, words, credentials));
+        Courier::new(Service::Teams(teams), approvals(), Health::of("Teams"))
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_newest() {
+        let mut courier = courier();
+        for _ in 0..=QUEUE_MAX {
+            courier.note(Arc::new(entry(held())));
+        }
+        assert_eq!(courier.due.len(), QUEUE_MAX);
+        assert!(courier.health.problem().unwrap().ends_with("(1 messages were not sent)"));
+        let mut one = Entry::clone(&courier.due.first_key_value().unwrap().1.entry);
+        let before = one.clone();
+        one.revision += 1;
+        one.outcome = Some(Outcome::Expired);
+        courier.note(Arc::new(one.clone()));
+        assert!(!courier.due.contains_key(&one.id), "over before anybody was told");
+        for number in 0..=TOLD_MAX {
+            let other = entry(held());
+            courier.remember(other.id, if number == TOLD_MAX { &before } else { &other }, None);
+        }
+        assert_eq!(courier.told.len(), TOLD_MAX);
+        courier.remember(before.id, &before, None);
+        courier.note(Arc::new(before.clone()));
+        assert!(!courier.due.contains_key(&before.id), "nothing new");
+        courier.note(Arc::new(one.clone()));
+        courier.note(Arc::new(before));
+        assert_eq!(courier.due[&one.id].entry.revision, one.revision, "what came late does not count");
+    }
 
     #[test]
     fn pauses_grow_to_a_bound_and_services_may_ask_for_longer() {

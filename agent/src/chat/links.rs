@@ -121,13 +121,8 @@ impl Links {
     #[must_use]
     pub fn asked(&self, code: &str) -> Option<Account> {
         let digest = Token::parse(code)?.digest();
-        // All are compared, so that the time says nothing of which.
-        self.lock()
-            .codes
-            .iter()
-            .filter(|code| code.digest.is(&digest))
-            .map(|code| code.account.clone())
-            .last()
+        let state = self.lock();
+        state.codes.iter().rfind(|code| code.digest.is(&digest)).map(|code| code.account.clone())
     }
 
     /// Links the code's Slack user to a person who proved so long ago who they are. The code is used up.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -15,9 +16,9 @@ use super::Slack;
 use super::websocket::{Heard, SocketError, WebSocket};
 
 /// How long the other side may be silent before it is asked whether it is there, and again before it is given up.
-const SILENCE_MAX: Duration = Duration::from_secs(45);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(45);
 /// How long a connection that Slack is about to close is still read.
-const FAREWELL_MAX: Duration = Duration::from_secs(60);
+pub(super) const FAREWELL_MAX: Duration = Duration::from_secs(60);
 /// Connections at once: the one that counts and those on their way out.
 const SOCKETS_MAX: usize = 4;
 /// A connection that lasted so long was a good one: what follows it is no failure in a row.
@@ -42,7 +43,7 @@ struct Envelope {
 
 /// What the next connection has to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
+pub(super) enum Next {
     /// Slack is about to close this one.
     Now,
     /// It is closed, or Socket Mode was turned off.
@@ -85,7 +86,11 @@ async fn open(slack: &Slack, app_token: &str) -> Result<WebSocket, SendError> {
 }
 
 /// Reads one connection to its end.
-async fn attend(slack: Arc<Slack>, mut socket: WebSocket, follow: oneshot::Sender<Next>) {
+pub(super) async fn attend<S: AsyncRead + AsyncWrite + Unpin>(
+    slack: Arc<Slack>,
+    mut socket: WebSocket<S>,
+    follow: oneshot::Sender<Next>,
+) {
     let mut follow = Some(follow);
     let mut until = None;
     let error = loop {
@@ -113,13 +118,21 @@ async fn attend(slack: Arc<Slack>, mut socket: WebSocket, follow: oneshot::Sende
 }
 
 /// What comes next, within the time that silence may last, or a farewell.
-async fn hear(socket: &mut WebSocket, until: Option<Instant>) -> Result<Heard, SocketError> {
+async fn hear<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocket<S>,
+    until: Option<Instant>,
+) -> Result<Heard, SocketError> {
+    let over = || until.is_some_and(|until| until <= Instant::now());
     let silent = Instant::now() + SILENCE_MAX;
     let first = until.map_or(silent, |until| until.min(silent));
+    // Looked at before as well: what always has something to say would be heard for ever.
+    if over() {
+        return Err(SocketError::Closed);
+    }
     if let Ok(heard) = tokio::time::timeout_at(first, socket.hear()).await {
         return heard;
     }
-    if until.is_some_and(|until| until <= Instant::now()) {
+    if over() {
         return Err(SocketError::Closed);
     }
     socket.ping().await?;
@@ -127,7 +140,11 @@ async fn hear(socket: &mut WebSocket, until: Option<Instant>) -> Result<Heard, S
 }
 
 /// Serves one message; says whether the connection is to be followed by the next.
-async fn serve(slack: &Arc<Slack>, socket: &mut WebSocket, text: &str) -> Result<Option<Next>, SocketError> {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    slack: &Arc<Slack>,
+    socket: &mut WebSocket<S>,
+    text: &str,
+) -> Result<Option<Next>, SocketError> {
     let Ok(envelope) = serde_json::from_str::<Envelope>(text) else {
         tracing::debug!("a message on Slack's socket that is none of Slack's");
         return Ok(None);

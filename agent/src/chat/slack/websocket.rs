@@ -11,7 +11,7 @@ use http::{HeaderMap, Request, Uri};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use sha1::{Digest as _, Sha1};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::codec::websocket::{Decoder, Item, Opcode, Role, WebSocketError, encode};
 use crate::fetch::{Fetch, FetchError};
@@ -59,8 +59,8 @@ impl From<getrandom::Error> for SocketError {
 }
 
 /// An open one.
-pub(super) struct WebSocket {
-    io: TokioIo<Upgraded>,
+pub(super) struct WebSocket<S = TokioIo<Upgraded>> {
+    io: S,
     decoder: Decoder,
     input: BytesMut,
 }
@@ -89,7 +89,14 @@ impl WebSocket {
         if !is_accepted(&fields, &key) {
             return Err(SocketError::Handshake);
         }
-        Ok(Self { io, decoder: Decoder::new(Role::Server, MESSAGE_BYTES_MAX), input: BytesMut::new() })
+        Ok(Self::over(io))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
+    /// One whose handshake is over.
+    pub(super) fn over(io: S) -> Self {
+        Self { io, decoder: Decoder::new(Role::Server, MESSAGE_BYTES_MAX), input: BytesMut::new() }
     }
 
     /// What comes next. Nothing of it is lost when this is dropped while it waits.

@@ -1,7 +1,5 @@
 //! What is sent, and what an answer that comes back is worth.
 
-use std::time::Duration;
-
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
@@ -199,6 +197,12 @@ async fn an_answer_needs_the_receiver_and_the_person() {
         assert!(answer.body["detail"].as_str().unwrap().contains(detail), "{id} {}", answer.body);
     }
     assert_eq!(rig.webhook.approvals.waiting(), 1);
+}
+
+#[tokio::test]
+async fn a_person_s_answer_decides() {
+    let rig = Rig::start("").await;
+    let pending = rig.ask(held());
     let fresh = rig.token("ada", &["dba"], &json!({"jti": "2"}));
     let answer = rig.called("msg_11", &rig.says(&pending, "approve", &fresh)).await;
     assert_eq!(

@@ -18,6 +18,8 @@ use crate::chat::now;
 use crate::chat::tests::{Service, approvals, credentials, entry, held, person, slack as usual};
 use crate::policy::rule::ChatUse;
 
+mod socket;
+
 const SECRET: &str = "8f742231b10e8888abcd99yyyzzz85a5";
 
 struct Rig {
