@@ -54,7 +54,7 @@ pub(super) enum Next {
 pub(super) async fn keep(slack: Arc<Slack>, app_token: &str) {
     let (mut connections, mut failures) = (JoinSet::new(), 0_u32);
     loop {
-        let began = Instant::now();
+        let (began, mut asked_for) = (Instant::now(), Duration::ZERO);
         let next = match open(&slack, app_token).await {
             Ok(socket) => {
                 let (follow, followed) = oneshot::channel();
@@ -64,13 +64,16 @@ pub(super) async fn keep(slack: Arc<Slack>, app_token: &str) {
             }
             Err(error) => {
                 slack.socket.bad(&error.to_string(), 0);
+                if let SendError::Later { after: Some(after), .. } = error {
+                    asked_for = after;
+                }
                 Next::AfterPause
             }
         };
         failures = if began.elapsed() >= GOOD_TIME { 0 } else { failures.saturating_add(1) };
         // One that is to be followed at once may itself have been short; a second in a row waits.
         if next == Next::AfterPause || failures > 1 {
-            tokio::time::sleep(pause(failures.max(1))).await;
+            tokio::time::sleep(pause(failures.max(1)).max(asked_for)).await;
         }
         while connections.try_join_next().is_some() {}
         while connections.len() >= SOCKETS_MAX {

@@ -1,6 +1,7 @@
 //! A WebSocket as its client (RFC 6455): the handshake over `fetch`, then texts, with pings answered on the way.
 
 use std::io;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,6 +19,8 @@ use crate::fetch::{Fetch, FetchError};
 
 /// Longest message taken, in bytes. Slack's hold one message's blocks and little else.
 pub(super) const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// How long the other side may take to accept a frame.
+const SEND_TIME_MAX: Duration = Duration::from_secs(10);
 /// Bytes read at once.
 const READ_BYTES: usize = 16 * 1024;
 /// What a server's proof is made with (section 1.3).
@@ -141,8 +144,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     async fn send(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), SocketError> {
         let mut frame = BytesMut::new();
         encode(&mut frame, Role::Client, random::<4>()?, opcode, true, payload);
-        self.io.write_all(&frame).await?;
-        Ok(self.io.flush().await?)
+        let sent = async {
+            self.io.write_all(&frame).await?;
+            self.io.flush().await
+        };
+        match tokio::time::timeout(SEND_TIME_MAX, sent).await {
+            Ok(sent) => Ok(sent?),
+            Err(_late) => Err(SocketError::Io(io::ErrorKind::TimedOut.into())),
+        }
     }
 }
 
