@@ -50,6 +50,38 @@ macro_rules! ulid_id {
 
 ulid_id!(RunId, SessionId, ApprovalId);
 
+/// Characters of [`ApprovalId::code`].
+const CODE_CHARS: usize = 6;
+
+impl ApprovalId {
+    /// The id as people read it to each other: its end, which is random (30 bits in Crockford's base 32, which has no letters
+    /// that look or sound like others). No two requests that are known at once have the same.
+    #[must_use]
+    pub fn code(&self) -> String {
+        let text = self.to_string();
+        text.get(text.len().saturating_sub(CODE_CHARS)..).unwrap_or(&text).to_owned()
+    }
+
+    /// Whether another one has the same code.
+    #[must_use]
+    pub fn shares_code_with(&self, other: &Self) -> bool {
+        const MASK: u128 = (1 << (5 * CODE_CHARS)) - 1;
+        (self.0.0 ^ other.0.0) & MASK == 0
+    }
+}
+
+/// What somebody wrote or heard of an id, as ids are written: without hyphens and blanks, in capitals, and with the digits that
+/// Crockford's base 32 reads other letters as (<https://www.crockford.com/base32.html>).
+#[must_use]
+pub fn id_as_written(text: &str) -> String {
+    let digit = |letter: char| match letter.to_ascii_uppercase() {
+        'O' => '0',
+        'I' | 'L' => '1',
+        other => other,
+    };
+    text.chars().filter(|c| !matches!(c, '-' | ' ')).map(digit).collect()
+}
+
 /// The address the agent asked for, before redirection. IPv4-mapped IPv6 addresses are normalised to IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -110,4 +142,22 @@ pub enum Side {
     Portcullis,
     /// The real server.
     Upstream,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_out_and_written_down_by_their_end() {
+        let id: ApprovalId = "01M8EKJTBH0123456789ABCDEF".parse().unwrap();
+        assert_eq!(id.code(), "ABCDEF");
+        let same: ApprovalId = "01M8EKJTBHZZZZZZZZZZABCDEF".parse().unwrap();
+        let other: ApprovalId = "01M8EKJTBH0123456789ABCDEG".parse().unwrap();
+        assert!(id.shares_code_with(&same) && !id.shares_code_with(&other));
+        let early: ApprovalId = "01M8EKJTBH01234567898BCDEF".parse().unwrap();
+        assert!(!id.shares_code_with(&early), "the first letter counts as well");
+        assert_eq!(id_as_written("ab-cd ef"), "ABCDEF");
+        assert_eq!(id_as_written("oil10l"), "011101");
+    }
 }

@@ -57,6 +57,8 @@ pub mod relay;
 pub mod session;
 
 // The program.
+pub mod signin;
+
 pub mod control;
 
 pub mod cli;

@@ -10,8 +10,8 @@ use crate::flow::{Flow, Process, RunId, SessionId, Side};
 use crate::gate::{Admitted, Denial};
 use crate::intercept::{Kernel, OriginError, describe};
 use crate::limits::CONNECTIONS_PER_RUN_MAX;
-use crate::record::RecordError;
 use crate::record::event::{EndReason, Ended};
+use crate::record::{RecordError, SessionRecord};
 use crate::relay::postgres::{self, Unserved};
 use crate::relay::{self, Relay, Shutdown, http, ssh};
 use crate::resolve::{Asker, DNS_PORT, Resolver};
@@ -121,7 +121,18 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
         Some(_) => host.relay.gate.admit(&flow, &run, subject.clone()).await,
         None => Admitted::No(overloaded()),
     };
-    let record = match relay::open_record(&host.relay.recorder, &flow, &run, &subject, &admitted) {
+    let admitted = match admitted {
+        Admitted::Asks(unidentified) => {
+            // From here on a withdrawal of the run ends it, and one that came before is seen when the token has come.
+            let (shutdown, _live) = host.relay.live.enter(flow.session, flow.run, &shutdown);
+            relay::serve_unidentified(tcp, *unidentified, &host.relay, shutdown).await?;
+            return Ok(());
+        }
+        Admitted::Yes(admission) => Ok(admission),
+        Admitted::No(denial) => Err(denial),
+    };
+    let admission = admitted.as_deref().ok();
+    let record = match relay::open_record(&host.relay.recorder, &flow, &run, &subject, admission) {
         Ok(record) => record,
         Err(error) => {
             refuse(tcp, &flow, Unserved::Unrecorded(&error), &host.relay).await;
@@ -129,31 +140,31 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
         }
     };
     match admitted {
-        Admitted::Yes(admission) => {
+        Ok(admission) => {
             let (shutdown, _live) = host.relay.live.enter(flow.session, flow.run, &shutdown);
             // From here on a withdrawal ends it; one that came before finds nobody here.
-            if let Err(denial) = host.relay.gate.still_admits(&admission) {
-                refuse(tcp, &flow, Unserved::Denied(&denial), &host.relay).await;
-                record.close(Ended {
-                    reason: EndReason::Refused,
-                    side: denial.side,
-                    detail: Some(denial.reason),
-                })?;
-                return Ok(());
+            match host.relay.gate.still_admits(&admission) {
+                Ok(()) => relay::serve(tcp, *admission, &host.relay, record, shutdown).await,
+                Err(denial) => turn_away(tcp, &flow, denial, record, &host.relay).await?,
             }
-            relay::serve(tcp, *admission, &host.relay, record, shutdown).await;
         }
-        Admitted::No(denial) => {
-            tracing::info!(session = %flow.session, run = %flow.run, destination = %flow.destination,
-                reason = %denial.reason, "refused a connection");
-            refuse(tcp, &flow, Unserved::Denied(&denial), &host.relay).await;
-            record.close(Ended {
-                reason: EndReason::Refused,
-                side: denial.side,
-                detail: Some(denial.reason),
-            })?;
-        }
+        Err(denial) => turn_away(tcp, &flow, denial, record, &host.relay).await?,
     }
+    Ok(())
+}
+
+/// Tells a client that it is not connected, and records that.
+async fn turn_away(
+    tcp: TcpStream,
+    flow: &Flow,
+    denial: Denial,
+    record: SessionRecord,
+    relay: &Arc<Relay>,
+) -> Result<(), RecordError> {
+    tracing::info!(session = %flow.session, run = %flow.run, destination = %flow.destination,
+        reason = %denial.reason, "refused a connection");
+    refuse(tcp, flow, Unserved::Denied(&denial), relay).await;
+    record.close(Ended { reason: EndReason::Refused, side: denial.side, detail: Some(denial.reason) })?;
     Ok(())
 }
 

@@ -87,6 +87,7 @@ impl Daemon {
             kill: Box::new(|session, _| Err(format!("no session {session}"))),
             kill_run: Box::new(|_, _| 0),
             issuers: Arc::new(portcullis::identity::Issuers::new(Arc::default())),
+            accounts: None,
             operators: "portcullis".to_owned(),
             stop: Box::new(|| ()),
         };
@@ -178,6 +179,7 @@ fn held() -> Request {
         distinct_groups: false,
         break_glass: Vec::new(),
         chat: portcullis::policy::rule::ChatUse::default(),
+        step_up: None,
         shape: None,
         patience: None,
         again: Some(String::new()),

@@ -3,6 +3,7 @@
 use harness::agent;
 use harness::daemon::{Daemon, shop_policy};
 use harness::process::{self, BYSTANDER, Finished, NOBODY, REVIEWER, Talking, User};
+use harness::reviewer::code;
 use serde_json::Value;
 
 use crate::spine::server;
@@ -67,7 +68,7 @@ fn an_impatient_client_comes_again_even_after_the_daemon_was_killed() {
     let detail = psql.until_contains("Approval: ").unwrap();
     let entry = waiting(&daemon).pop().unwrap();
     let id = id_of(&entry);
-    assert!(detail.contains(&id), "{detail}");
+    assert!(detail.contains(&format!("Approval: {}.", code(&id))), "{detail}");
     assert!(
         psql.until_contains("HINT")
             .unwrap()

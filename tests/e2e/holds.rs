@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use harness::agent;
 use harness::daemon::{Daemon, shop_policy};
 use harness::process::{BYSTANDER, NOBODY, REVIEWER, Talking, User, finish};
-use harness::reviewer::{Reviewer, decide, id_of};
+use harness::reviewer::{Reviewer, code, decide, id_of};
 use serde_json::Value;
 
 use crate::spine::{server, shop};
@@ -95,7 +95,10 @@ fn an_approved_drop_database_runs() {
     let notice = psql.until_contains("NOTICE").unwrap();
     let entry = reviewer.waiting().unwrap();
     let id = id_of(&entry);
-    assert!(notice.contains(&format!("waiting for approval {id} by user:daemon, at most 30s")), "{notice}");
+    assert!(
+        notice.contains(&format!("waiting for approval {} by user:daemon, at most 30s", code(&id))),
+        "{notice}"
+    );
 
     // What the reviewer sees.
     let listed: Value = serde_json::from_str(&approvals(&daemon, REVIEWER, &["list", "--json"])).unwrap();
@@ -154,7 +157,7 @@ fn a_denied_drop_database_does_not_run_and_the_session_goes_on() {
     let id = id_of(&entry);
     assert_eq!(reviewer.deny(&id, "use the staging database").unwrap().code, 0);
     psql.until_contains("ERROR:  42501: portcullis: denied by daemon: use the staging database").unwrap();
-    psql.until_contains(&format!("DETAIL:  Rule: nothing irreversible. Approval: {id}.")).unwrap();
+    psql.until_contains(&format!("DETAIL:  Rule: nothing irreversible. Approval: {}.", code(&id))).unwrap();
     psql.say("SELECT 'still ' || 'here';").unwrap();
     psql.until_contains("still here").unwrap();
     assert_eq!(psql.finish().unwrap().code, 0);
@@ -204,7 +207,7 @@ fn time_that_runs_out_denies() {
     let entry = reviewer.waiting().unwrap();
     let id = id_of(&entry);
     psql.until_contains("ERROR:  42501: portcullis: nobody approved it in time").unwrap();
-    psql.until_contains(&id).unwrap();
+    psql.until_contains(code(&id)).unwrap();
     assert_eq!(reviewer.settled(&id).unwrap()["outcome"], "expired");
     let late = reviewer.approve(&id, "sorry").unwrap();
     assert!(late.stderr.contains("nobody decided in time; it was denied"), "{}", late.stderr);

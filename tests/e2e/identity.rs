@@ -20,7 +20,7 @@ use crate::wait;
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// One provider for all of these tests.
-fn provider() -> &'static Provider {
+pub(crate) fn provider() -> &'static Provider {
     static PROVIDER: LazyLock<Provider> = LazyLock::new(|| {
         Provider::start().unwrap_or_else(|error| panic!("the OpenID provider does not start: {error:#}"))
     });
@@ -28,7 +28,7 @@ fn provider() -> &'static Provider {
 }
 
 /// Two profiles of one server, by group; tokens of acme's repositories alone.
-fn policy(server: &Server, issuer: &str, more: &str) -> String {
+pub(crate) fn policy(server: &Server, issuer: &str, more: &str) -> String {
     format!(
         r#"version = 1
 name = "shop"
@@ -70,7 +70,7 @@ fn daemon(more: &str) -> Daemon {
     Daemon::start(&[("shop", &policy(server(), provider().issuer(), more))]).unwrap()
 }
 
-fn claims(more: &Value) -> Value {
+pub(crate) fn claims(more: &Value) -> Value {
     let mut claims = json!({
         "sub": "repo:acme/orders", "repository_owner": "acme", "actor": "octocat", "groups": [], "ref": "refs/heads/x",
     });
@@ -80,7 +80,7 @@ fn claims(more: &Value) -> Value {
     claims
 }
 
-fn token(more: &Value, seconds: i64) -> String {
+pub(crate) fn token(more: &Value, seconds: i64) -> String {
     provider().token(&claims(more), seconds).unwrap()
 }
 
@@ -100,7 +100,7 @@ fn run_with(daemon: &Daemon, arguments: &[&str]) -> std::process::Command {
     run
 }
 
-fn psql_with(daemon: &Daemon, token: &str, sql: &str) -> Finished {
+pub(crate) fn psql_with(daemon: &Daemon, token: &str, sql: &str) -> Finished {
     let path = token_file(daemon, token);
     let mut run = run_with(daemon, &["--token-file", path.to_str().unwrap()]);
     run.args(agent::psql_arguments(server(), "anything")).args([
@@ -313,17 +313,6 @@ fn an_issuer_that_is_down_refuses_new_runs_and_leaves_running_ones_alone() {
     psql.until_contains("still here").unwrap();
     assert!(psql_with(&daemon, &second, "SELECT 1").code == 1);
     thread::yield_now();
-}
-
-#[test]
-fn a_run_that_a_cgroup_began_has_no_token_and_gets_nowhere() {
-    // What `[match]` claims has nobody to bring a token.
-    let daemon = daemon("");
-    let resumed = policy(server(), provider().issuer(), "").replace("[identity]", "[[identity]]");
-    daemon.policy("shop", &resumed).unwrap();
-    daemon.until(&["status"], |status| status[0]["policies"][0]["error"].is_null()).unwrap();
-    let seen = psql_with(&daemon, &token(&json!({"groups": ["dba"]}), 60), "SELECT 'listed'");
-    assert_eq!(seen.stdout.trim(), "listed", "{}", seen.stderr);
 }
 
 #[test]

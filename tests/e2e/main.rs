@@ -27,11 +27,15 @@ mod http;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod in_band;
+#[cfg(test)]
 mod interactive;
 #[cfg(test)]
 mod intercept;
 #[cfg(test)]
 mod kill;
+#[cfg(test)]
+mod login;
 #[cfg(test)]
 mod masks;
 #[cfg(test)]

@@ -320,24 +320,29 @@ fn a_changed_policy_holds_for_the_next_statement() {
 }
 
 /// A cgroup that some service manager made.
-struct Foreign(PathBuf);
+pub(crate) struct Foreign(PathBuf);
 
 impl Foreign {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = cgroup2_root().unwrap().join(name);
         fs::create_dir(&path).unwrap();
         Self(path)
     }
 
-    /// psql as nobody, started in it.
-    fn psql(&self, sql: &str) -> Command {
+    /// What is started in it as nobody, once its program and arguments are added.
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("sh");
         command
             .args(["-c", "echo 0 >\"$0/cgroup.procs\" && exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\""])
             .env("HOME", "/")
-            .arg(&self.0)
-            .args(agent::psql_arguments(server(), "shop"))
-            .args(["-Atc", sql]);
+            .arg(&self.0);
+        command
+    }
+
+    /// psql as nobody, started in it.
+    pub(crate) fn psql(&self, sql: &str) -> Command {
+        let mut command = self.command();
+        command.args(agent::psql_arguments(server(), "shop")).args(["-Atc", sql]);
         command
     }
 }

@@ -9,7 +9,8 @@ use std::process::Command;
 use harness::agent;
 use harness::daemon::{Daemon, shop_policy};
 use harness::oidc::{PAGE_SECRET, Provider};
-use harness::process::{self, NOBODY, Talking, finish};
+use harness::process::{self, NOBODY, REVIEWER, Talking, finish};
+use harness::reviewer;
 use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json};
 
@@ -204,6 +205,55 @@ fn whom_a_run_acts_for_cannot_approve_it_and_a_bystander_sees_nothing() {
     let seen = bystander.sign_in(&page, "bob+dev");
     assert!(seen.contains("Nothing waits for you."), "{seen}");
     assert!(exists("page_own"));
+}
+
+#[test]
+fn who_approves_proves_what_the_rule_asks_for() {
+    let policy =
+        shop_policy(server()).replace("\"user:daemon\"", "\"dba\", \"user:daemon\"").replace("30s", "120s");
+    let asking = policy.replace("action = \"hold\"", "action = \"hold\"\nstep_up = \"5m\"\nacr = [\"phr\"]");
+    assert_ne!(policy, asking);
+    let page = Page::start(false, &asking);
+    table("page_proved");
+    let mut psql = page.agent("DROP TABLE page_proved");
+    let mut ada = Browser::start();
+    ada.sign_in(&page, "ada+dba");
+    ada.until("DROP TABLE page_proved");
+    ada.keys(&["j"]);
+    ada.keys(&["Enter"]);
+    let seen = ada.until("needs a sign-in at the identity provider within 5m with phr");
+    assert!(!seen.contains("Covers"), "there is no form to approve it with: {seen}");
+    // The command line's reviewers have no such proof.
+    let id = page.daemon.json(&["approvals", "list"]).unwrap()[0]["id"].as_str().unwrap().to_owned();
+    let refused = reviewer::decide(&page.daemon, REVIEWER, "approve", &id, "").unwrap();
+    assert!(
+        refused.stdout.contains("who approves needs a fresh one within 5m with phr"),
+        "{}",
+        refused.stdout
+    );
+    assert!(
+        refused.stderr.contains("who decides here has none: use `portcullis login` or the approvals page"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(refused.code, 1);
+    // The provider is asked for it and takes no notice.
+    ada.tell(&json!({"do": "click", "with": ["#step-up button"]}));
+    ada.tell(&json!({"do": "prove", "with": ["ada+dba", "any"]}));
+    ada.until("yours was with pwd");
+    ada.tell(&json!({"do": "click", "with": ["main a"]}));
+    ada.tell(&json!({"do": "until", "url": &id, "css": "#step-up"}));
+    ada.keys(&["a"]);
+    ada.keys(&["Enter"]);
+    ada.tell(&json!({"do": "prove", "with": ["ada+dba", "phr"]}));
+    ada.tell(&json!({"do": "until", "url": &id, "css": "#approve"}));
+    assert!(exists("page_proved"), "nothing ran before the decision");
+    ada.tell(&json!({"do": "click", "with": ["#approve button"]}));
+    ada.until("approved by ada");
+    psql.until_contains("DROP TABLE").unwrap();
+    assert_eq!(psql.finish().unwrap().code, 0, "{}", page.daemon.log());
+    let settled = page.daemon.json(&["approvals", "list"]).unwrap();
+    assert_eq!(settled[0]["outcome"]["approved"]["by"]["proof"]["acr"], "phr");
 }
 
 #[test]

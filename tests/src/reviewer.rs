@@ -71,6 +71,12 @@ impl<'a> Reviewer<'a> {
     }
 }
 
+/// What people are told of an id.
+#[must_use]
+pub fn code(id: &str) -> &str {
+    id.get(id.len().saturating_sub(6)..).unwrap_or(id)
+}
+
 /// The id of a request.
 #[must_use]
 pub fn id_of(entry: &Value) -> String {

@@ -1,8 +1,10 @@
 //! Why nothing can be held, and why a decision does not count.
 
 use super::entry::{Decision, GRANT_MS_MAX, GRANT_USES_MAX, Scope};
+use super::proof::Lacking;
 use super::{Answer, REASON_BYTES_MAX};
 use crate::flow::{ApprovalId, Side};
+use crate::policy::rule::StepUp;
 
 /// Why nothing can be held now. The operation is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +42,14 @@ pub enum DecideError {
     NotAnApprover {
         /// Groups and users that may.
         allowed: Vec<String>,
+    },
+    /// Whoever approves must have proved more of themselves. A sign-in on the approvals page can do it.
+    #[error("who approves this needs a sign-in at the identity provider {needs}, and {lacking}")]
+    StepUp {
+        /// What the rule asks for.
+        needs: StepUp,
+        /// What was not there.
+        lacking: Lacking,
     },
     /// The rule has no glass to break.
     #[error("the rule that holds this names nobody who may break glass (break_glass)")]
@@ -100,6 +110,7 @@ impl DecideError {
         match self {
             Self::SelfReview { .. }
             | Self::NotAnApprover { .. }
+            | Self::StepUp { .. }
             | Self::NoGlass
             | Self::VotedAlready
             | Self::OwnGlass => Side::Policy,

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 pub mod entry;
 mod error;
 mod pending;
+mod proof;
 pub mod request;
 pub mod reviewer;
 mod store;
@@ -27,6 +28,7 @@ use crate::run::now_ms;
 pub use entry::{Answer, Decision, Entry, GRANT_MS_MAX, GRANT_USES_MAX, Grant, Outcome, Review, Scope, Vote};
 pub use error::{DecideError, TooManyHolds};
 pub use pending::{Pending, Settled};
+pub use proof::{Lacking, Proof};
 pub use request::{Content, Digest, Request};
 pub use reviewer::Reviewer;
 use reviewer::{askers, is_quorum};
@@ -139,7 +141,7 @@ impl Approvals {
             return Ok(Pending::waits(Arc::clone(self), id, deadline, request.patience, answered));
         }
         state.has_room(self, &request)?;
-        let entry = Arc::new(new_entry(request, now));
+        let entry = Arc::new(new_entry(request, state.fresh_id(), now));
         let (id, deadline) = (entry.id, Instant::now() + entry.request.timeout);
         // What cannot be recognised when it comes again is waited for.
         let patience = entry.request.patience.filter(|_| entry.request.again.is_some());
@@ -154,7 +156,7 @@ impl Approvals {
     /// May wait for the disk.
     ///
     /// # Errors
-    /// When the reviewer may not decide, saw something else, or it is settled already. Nothing has changed then.
+    /// When the reviewer may not decide, has not proved enough of themselves to approve, saw something else, or it is settled already. Nothing has changed then.
     pub fn decide(
         &self,
         id: ApprovalId,
@@ -170,6 +172,9 @@ impl Approvals {
         self.may_decide(request, &by, decision.break_glass)?;
         if waiting.entry.digest != seen {
             return Err(DecideError::NotWhatWasShown(id));
+        }
+        if decision.answer == Answer::Approve {
+            request.check_proof(&by, now_ms())?;
         }
         if matches!(decision.scope, Scope::Shape { .. }) && request.shape.is_none() {
             return Err(DecideError::NoShape);
@@ -233,13 +238,14 @@ impl Approvals {
     /// Looks at a broken glass afterwards: somebody else than who broke it or for whom.
     ///
     /// # Errors
-    /// When there is none, or they may not.
+    /// When there is none, or they may not, or have not proved enough of themselves.
     pub fn review(&self, id: ApprovalId, by: Reviewer, note: String) -> Result<Arc<Entry>, DecideError> {
         if note.len() > REASON_BYTES_MAX {
             return Err(DecideError::ReasonTooLong);
         }
         self.amend(id, |entry| {
             self.may_decide(&entry.request, &by, false)?;
+            entry.request.check_proof(&by, now_ms())?;
             let marks = by.marks();
             if entry.votes.iter().any(|vote| vote.by.marks().in_common(&marks).is_some()) {
                 return Err(DecideError::OwnGlass);
@@ -378,10 +384,10 @@ impl Approvals {
     }
 }
 
-fn new_entry(request: Request, now: u64) -> Entry {
+fn new_entry(request: Request, id: ApprovalId, now: u64) -> Entry {
     let timeout_ms = u64::try_from(request.timeout.as_millis()).unwrap_or(u64::MAX);
     Entry {
-        id: ApprovalId::generate(),
+        id,
         digest: request.digest(),
         request: Box::new(request),
         asked_ms: now,
@@ -433,6 +439,17 @@ impl Entry {
 }
 
 impl State {
+    /// An id whose code no other request that is known has.
+    fn fresh_id(&self) -> ApprovalId {
+        loop {
+            let (id, settled) = (ApprovalId::generate(), self.settled.iter().map(|entry| &entry.id));
+            let mut known = self.waiting.keys().chain(self.lasting.keys()).chain(settled);
+            if !known.any(|known| known.shares_code_with(&id)) {
+                return id;
+            }
+        }
+    }
+
     /// What was said of the same operation before, if that still counts. An approval is used up by one.
     fn claim(&mut self, request: &Request, now: u64) -> Option<(Arc<Entry>, Outcome)> {
         let covers = |entry: &Entry| {

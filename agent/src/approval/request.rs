@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::flow::{OriginalDst, Process, RunId, SessionId};
-use crate::policy::rule::{ChatUse, PolicyVersion};
+use crate::policy::rule::{ChatUse, PolicyVersion, StepUp};
 use crate::request::{Effect, ObjectName};
 use crate::run::Subject;
 
@@ -167,6 +167,9 @@ pub struct Request {
     /// What chats may be used for.
     #[serde(default)]
     pub chat: ChatUse,
+    /// What whoever approves must have proved of themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_up: Option<StepUp>,
     /// What statements of the same shape have in common, where the protocol has such: the statement with its literals taken out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shape: Option<String>,
@@ -255,6 +258,10 @@ impl Request {
         self.objects.iter().for_each(|object| hash.bytes(object.to_string().as_bytes()));
         hash.number(usize::try_from(self.subject.uid).unwrap_or(usize::MAX));
         hash.number(usize::try_from(self.process.uid).unwrap_or(usize::MAX));
+        // An approval that asked less of whoever gave it covers nothing that asks more.
+        if let Some(step_up) = &self.step_up {
+            hash.bytes(step_up.to_string().as_bytes());
+        }
         hash.finish()
     }
 }

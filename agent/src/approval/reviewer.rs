@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::proof::Proof;
 use super::request::Request;
 use crate::run::Identity;
 
@@ -42,9 +43,15 @@ pub struct Reviewer {
     /// That user's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login_user: Option<String>,
+    /// That of the process, of who signed in by the command line: `user` is then the provider's name for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
     /// Who signed in with a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Arc<Identity>>,
+    /// How they proved who they are, of who signed in with a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
 }
 
 /// Everything that one guise of a person is known by.
@@ -77,20 +84,6 @@ impl Marks {
 }
 
 impl Reviewer {
-    /// Somebody who signed in at the identity provider.
-    #[must_use]
-    pub fn signed_in(identity: Identity) -> Self {
-        Self {
-            uid: None,
-            user: identity.name.clone().unwrap_or_else(|| identity.subject.clone()),
-            groups: identity.groups.clone(),
-            pid: None,
-            login_uid: None,
-            login_user: None,
-            identity: Some(Arc::new(identity)),
-        }
-    }
-
     /// Whether two that signed in are one: the same subject. Not the comparison that decisions rest on, which is wider.
     #[must_use]
     pub fn is_same_subject(&self, other: &Self) -> bool {
@@ -105,7 +98,7 @@ impl Reviewer {
         let mut marks = Marks::default();
         self.uid.into_iter().chain(self.login_uid).for_each(|uid| marks.uid(uid));
         marks.name(&self.user);
-        self.login_user.iter().for_each(|name| marks.name(name));
+        self.login_user.iter().chain(&self.account).for_each(|name| marks.name(name));
         self.identity.iter().for_each(|identity| marks.identity(identity));
         marks
     }

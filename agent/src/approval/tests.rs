@@ -7,6 +7,7 @@ use ulid::Ulid;
 use super::request::{NotADigest, STATEMENT_SHOWN_BYTES_MAX};
 use super::*;
 use crate::flow::{OriginalDst, Process, RunId, SessionId};
+use crate::policy::rule::StepUp;
 use crate::request::Effect;
 use crate::run::Subject;
 
@@ -40,6 +41,7 @@ fn request(approvers: &[&str]) -> Request {
         distinct_groups: false,
         break_glass: Vec::new(),
         chat: crate::policy::rule::ChatUse::default(),
+        step_up: None,
         shape: None,
         patience: None,
         again: Some(String::new()),
@@ -56,6 +58,8 @@ fn reviewer(uid: u32, groups: &[&str], login_uid: Option<u32>) -> Reviewer {
         pid: Some(1),
         login_uid,
         login_user: None,
+        account: None,
+        proof: None,
     }
 }
 
@@ -374,6 +378,7 @@ fn identity(subject: &str, claims: &[(&str, &str)]) -> crate::run::Identity {
         subject: subject.to_owned(),
         name: None,
         groups: Vec::new(),
+        groups_claim: None,
         claims: claims.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect(),
         expires_ms: u64::MAX,
         token: String::new(),
@@ -600,7 +605,7 @@ async fn the_same_text_with_another_meaning_is_another_operation() {
 #[tokio::test]
 async fn of_two_states_the_later_one_counts_however_they_reach_the_disk() {
     let store = Store::in_memory().unwrap();
-    let mut early = new_entry(again(None), 1);
+    let mut early = new_entry(again(None), ApprovalId::generate(), 1);
     let mut late = early.clone();
     (early.revision, late.revision) = (1, 2);
     late.deferred = true;
@@ -622,7 +627,7 @@ async fn an_explicit_refusal_goes_before_a_wider_approval() {
     vote(&queue, wide.id(), by(), Decision { scope, ..yes() }).unwrap();
     let mut other = again(shape);
     other.content = Content::new(b"DELETE FROM orders WHERE id = 7", &[], &[]);
-    let mut entry = new_entry(other.clone(), now_ms());
+    let mut entry = new_entry(other.clone(), ApprovalId::generate(), now_ms());
     entry.deferred = true;
     entry.outcome = Some(Outcome::Denied { by: by(), reason: "not this one".to_owned(), at_ms: 1 });
     queue.lock().lasting.insert(entry.id, Arc::new(entry));
@@ -684,4 +689,99 @@ async fn the_file_forgets_what_is_used_up() {
     }
     queue.tidy();
     assert!(queue.store.load().unwrap().is_empty());
+}
+
+/// Somebody who proved so many seconds ago, and by these means, who they are.
+fn proved(seconds: Option<u64>, acr: Option<&str>) -> Option<Proof> {
+    let auth_time_ms = seconds.map(|seconds| now_ms() - seconds * 1000);
+    Some(Proof { auth_time_ms, acr: acr.map(str::to_owned) })
+}
+
+fn asks_for_proof(seconds: Option<u64>, acr: &[&str]) -> Request {
+    let acr = acr.iter().map(|&value| value.to_owned()).collect();
+    let step_up = StepUp { max_age: seconds.map(Duration::from_secs), acr };
+    Request { step_up: Some(step_up), break_glass: vec!["oncall".to_owned()], ..request(&["dba"]) }
+}
+
+#[tokio::test]
+async fn who_approves_has_proved_what_the_rule_asks_for() {
+    // within, by which means; what the reviewer has; what they are told
+    for (within, acr, proof, expected) in [
+        (Some(300), &[][..], proved(Some(290), None), "yes"),
+        (Some(300), &[], None, "who decides here has none: use `portcullis login` or the approvals page"),
+        (
+            Some(300),
+            &[],
+            proved(Some(320), None),
+            "yours is 5m 20s old: sign in again (`portcullis login`, or on the approvals page)",
+        ),
+        (Some(300), &[], proved(None, Some("phr")), "the provider does not say how old yours is (auth_time)"),
+        (Some(300), &["phr"], proved(Some(1), Some("phr")), "yes"),
+        (
+            Some(300),
+            &["phr"],
+            proved(Some(400), Some("phr")),
+            "yours is 6m 40s old: sign in again (`portcullis login`, or on the approvals page)",
+        ),
+        (None, &["phr", "phrh"], proved(None, Some("phrh")), "yes"),
+        (
+            None,
+            &["phr"],
+            proved(Some(1), Some("pwd")),
+            "yours was with pwd: sign in again (`portcullis login`, or on the approvals page)",
+        ),
+        (
+            None,
+            &["phr"],
+            proved(Some(1), Some("PHR")),
+            "yours was with PHR: sign in again (`portcullis login`, or on the approvals page)",
+        ),
+        (None, &["phr"], proved(Some(1), None), "the provider does not say with what yours was (acr)"),
+        (None, &["phr"], None, "who decides here has none: use `portcullis login` or the approvals page"),
+    ] {
+        for break_glass in [false, true] {
+            let queue = queue(8);
+            let pending = queue.ask(asks_for_proof(within, acr)).unwrap();
+            let by = || Reviewer { proof: proof.clone(), ..reviewer(1001, &["dba", "oncall"], None) };
+            let said = vote(&queue, pending.id(), by(), Decision { break_glass, ..yes() });
+            let said = said.map_or_else(|error| error.to_string(), |_| "yes".to_owned());
+            assert!(said.ends_with(expected), "{within:?} {acr:?} {proof:?}: {said}");
+            assert_eq!(queue.waiting(), usize::from(expected != "yes"), "{said}");
+            if expected != "yes" {
+                let denied = vote(&queue, pending.id(), by(), Decision::plain(Answer::Deny, "no"));
+                assert!(denied.is_ok(), "a denial needs no proof");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_of_a_quorum_and_whoever_reviews_broken_glass_has_proved_it() {
+    let queue = queue(8);
+    let pending = queue.ask(Request { quorum: 2, ..asks_for_proof(Some(60), &[]) }).unwrap();
+    let by = |uid, seconds| Reviewer { proof: proved(Some(seconds), None), ..reviewer(uid, &["dba"], None) };
+    vote(&queue, pending.id(), by(1001, 1), yes()).unwrap();
+    assert!(matches!(vote(&queue, pending.id(), by(1002, 100), yes()), Err(DecideError::StepUp { .. })));
+    assert_eq!((queue.waiting(), queue.get(pending.id()).unwrap().votes.len()), (1, 1));
+    let oncall = Reviewer { groups: vec!["oncall".to_owned()], ..by(1003, 1) };
+    let breaking = Decision { break_glass: true, ..yes() };
+    vote(&queue, pending.id(), oncall, breaking).unwrap();
+    let note = || "seen".to_owned();
+    assert!(matches!(queue.review(pending.id(), by(1002, 100), note()), Err(DecideError::StepUp { .. })));
+    queue.review(pending.id(), by(1002, 1), note()).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_approval_covers_nothing_that_asks_more_of_whoever_gave_it() {
+    let queue = queue(8);
+    let id = deferred(&queue).await;
+    vote(&queue, id, reviewer(1001, &["dba"], None), yes()).unwrap();
+    let step_up = Some(StepUp { max_age: Some(Duration::from_secs(60)), acr: Vec::new() });
+    assert!(!queue.ask(Request { step_up, ..again(None) }).unwrap().is_decided());
+    assert!(queue.ask(again(None)).unwrap().is_decided());
+    let written = serde_json::to_value(again(None)).unwrap();
+    assert!(
+        written.get("step_up").is_none(),
+        "requests are read that were written before there was such a thing"
+    );
 }

@@ -189,15 +189,7 @@ mod tests {
     }
 
     fn person(user: &str) -> Reviewer {
-        Reviewer {
-            uid: None,
-            user: user.to_owned(),
-            groups: Vec::new(),
-            pid: None,
-            login_uid: None,
-            login_user: None,
-            identity: None,
-        }
+        crate::chat::tests::person(user, &[])
     }
 
     fn links() -> Arc<Links> {

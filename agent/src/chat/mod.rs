@@ -11,7 +11,8 @@ use crate::approval::Approvals;
 use crate::config::chat::Chat as Settings;
 use crate::config::web::Web as Page;
 use crate::credential::Credentials;
-use crate::identity::{Issuers, page_rules};
+use crate::identity::Issuers;
+use crate::signin::rules;
 
 mod courier;
 mod links;
@@ -90,7 +91,7 @@ impl Chat {
                 credentials: credentials.clone(),
                 approvals: Arc::clone(&approvals),
                 issuers,
-                rules: page_rules(&page),
+                rules: rules(&page.client),
             };
             (Webhook::new(webhook, parts), Health::of("webhook"))
         });

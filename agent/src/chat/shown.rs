@@ -16,10 +16,10 @@ const TITLE_CHARS_MAX: usize = 140;
 const OBJECTS_SHOWN: usize = 10;
 
 /// Whether a request's own rule lets a message decide it: the one place where that is said. What it does not let is decided
-/// on the page, to which every message leads.
+/// on the page, to which every message leads. So is what asks for a fresh sign-in: the page leads to one by itself.
 pub(super) fn buttons(request: &Request) -> bool {
     match request.chat {
-        ChatUse::Decide => true,
+        ChatUse::Decide => request.step_up.is_none(),
         ChatUse::Link | ChatUse::None => false,
     }
 }
@@ -172,6 +172,7 @@ fn state(entry: &Entry) -> String {
 mod tests {
     use super::*;
     use crate::chat::tests::{entry, held};
+    use crate::policy::rule::StepUp;
 
     fn words() -> Words {
         Words { url: "https://gate".to_owned(), statements: true }
@@ -196,6 +197,10 @@ mod tests {
             (Request { content: Content::new(b"SELECT '\xff'", &[], &[]), ..held() }, false),
             (Request { chat: ChatUse::Link, ..held() }, false),
             (Request { chat: ChatUse::None, ..held() }, false),
+            (
+                Request { step_up: Some(StepUp { max_age: None, acr: vec!["phr".to_owned()] }), ..held() },
+                false,
+            ),
         ] {
             assert_eq!(words().decidable(&request), expected, "{:?}", request.content);
         }

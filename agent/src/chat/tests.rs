@@ -48,6 +48,7 @@ pub(crate) fn held() -> Request {
         quorum: 1,
         distinct_groups: false,
         break_glass: Vec::new(),
+        step_up: None,
         chat: ChatUse::Decide,
         shape: None,
         patience: None,
@@ -180,6 +181,8 @@ pub(crate) fn person(name: &str, groups: &[&str]) -> Reviewer {
         pid: None,
         login_uid: None,
         login_user: None,
+        account: None,
         identity: None,
+        proof: None,
     }
 }

@@ -11,7 +11,7 @@ use super::{Failure, ask, print_json};
 use crate::approval::{Answer, Decision, Entry, Grant, Outcome, Request as Held, Review, Scope};
 use crate::config::Config;
 use crate::control::{Client, ClientError, Reply, Request};
-use crate::flow::ApprovalId;
+use crate::flow::{ApprovalId, id_as_written};
 use crate::request::ObjectName;
 use crate::run::now_ms;
 
@@ -183,6 +183,9 @@ fn follow(json: bool, config: &Config) -> Result<(), Failure> {
             | Reply::Started { .. }
             | Reply::Terms(_)
             | Reply::Renewed { .. }
+            | Reply::LoginAt { .. }
+            | Reply::LoginWaits { .. }
+            | Reply::Login(_)
             | Reply::Withdrawn { .. }
             | Reply::Killed(_)
             | Reply::Done
@@ -198,8 +201,13 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// The one entry whose id begins or ends like this.
+/// The id that this is a beginning or end of.
+pub(super) fn find_id(config: &Config, part: &str) -> Result<ApprovalId, Failure> {
+    Ok(find(list(config)?, part)?.id)
+}
+
 fn find(entries: Vec<Arc<Entry>>, part: &str) -> Result<Arc<Entry>, Failure> {
-    let part = part.to_ascii_uppercase();
+    let part = id_as_written(part);
     if part.len() < ID_CHARS_MIN {
         return Err(Failure::Usage(format!("give at least {ID_CHARS_MIN} characters of the id")));
     }
@@ -348,6 +356,9 @@ fn details(entry: &Entry, now: u64) -> String {
         let distinct = if request.distinct_groups { ", each for another of the approvers" } else { "" };
         rows.push(("needs", format!("{} approvals by as many persons{distinct}", request.quorum)));
     }
+    if let Some(needs) = &request.step_up {
+        rows.push(("sign-in", format!("who approves needs a fresh one {needs}, on the approvals page")));
+    }
     for vote in &entry.votes {
         rows.push(("approved", format!("by {} at {}: {}", vote.by.user, moment(vote.at_ms), vote.reason)));
     }
@@ -450,6 +461,7 @@ mod tests {
             distinct_groups: false,
             break_glass: Vec::new(),
             chat: crate::policy::rule::ChatUse::default(),
+            step_up: None,
             shape: None,
             patience: None,
             again: Some(String::new()),
@@ -480,6 +492,8 @@ mod tests {
             groups: Vec::new(),
             pid: None,
             login_user: None,
+            account: None,
+            proof: None,
             login_uid: None,
             identity: None,
         };

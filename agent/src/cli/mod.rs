@@ -9,9 +9,11 @@ use clap::{Parser, Subcommand};
 
 pub mod approvals;
 pub mod asciicast;
+mod callback;
 pub mod doctor;
 pub mod har;
 mod known_hosts;
+pub mod login;
 pub mod policy;
 pub mod renew;
 pub mod replay;
@@ -66,6 +68,16 @@ enum Command {
     Renew(renew::Arguments),
     /// List runs, and withdraw one
     Runs(runs::Arguments),
+    /// Sign in at the identity provider, to decide as it knows you
+    Login(login::Arguments),
+    /// Sign out
+    Logout,
+    /// Who is signed in here
+    Whoami {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// What is attached, running and waiting
     Status {
         /// One JSON object
@@ -185,6 +197,9 @@ fn dispatch(arguments: Arguments, entry: &Entry) -> Result<(), Failure> {
         Command::Run(arguments) => run::run(arguments, &configuration(file)?),
         Command::Renew(arguments) => renew::run(arguments),
         Command::Runs(arguments) => runs::run(arguments, &configuration(file)?),
+        Command::Login(arguments) => login::run(&arguments, &configuration(file)?),
+        Command::Logout => login::logout(&configuration(file)?),
+        Command::Whoami { json } => login::whoami(json, &configuration(file)?),
         Command::Status { json } => status::run(json, &configuration(file)?),
         Command::Doctor { json } => doctor::run(json, &configuration(file)?, entry.probe),
         Command::Detach => {
@@ -320,6 +335,12 @@ mod tests {
             ("approvals show 01ABC", true),
             ("approvals approve 01ABC --reason ok", true),
             ("approvals deny", false),
+            ("login", true),
+            ("login --device --json", true),
+            ("login --no-browser --for 7QX2ZC", true),
+            ("login --device --no-browser", false),
+            ("logout", true),
+            ("whoami --json", true),
             ("detach", true),
             ("doctor --json", true),
             ("trust env", true),

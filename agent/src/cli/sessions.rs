@@ -306,7 +306,8 @@ pub(crate) fn listing_row(session: &SessionSummary) -> Vec<String> {
             Escaped(opened.connection.as_deref().unwrap_or(&opened.destination)).to_string()
         }),
         opened.map_or_else(unknown, |opened| {
-            let user = opened.user.clone().unwrap_or_else(|| opened.uid.to_string());
+            let user = opened.subject.clone().or_else(|| opened.user.clone());
+            let user = user.unwrap_or_else(|| opened.uid.to_string());
             format!("{}[{}] {}", Escaped(&opened.process), opened.pid, Escaped(&user))
         }),
         session.operations.to_string(),

@@ -8,7 +8,7 @@ use http::Uri;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::web::{is_loopback, plain};
+use super::sign_in::{is_loopback, plain};
 use super::{Fault, absolute, checked};
 
 /// Slack's Web API, unless the file says (<https://docs.slack.dev/apis/web-api/>).

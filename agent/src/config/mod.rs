@@ -12,10 +12,12 @@ use toml::Spanned;
 
 use self::chat::Chat;
 use self::credential::Sources;
+use self::sign_in::Login;
 use self::web::Web;
 
 pub mod chat;
 pub mod credential;
+pub mod sign_in;
 pub mod web;
 
 /// Where the file lives unless `--config` or `PORTCULLIS_CONFIG` says otherwise.
@@ -86,6 +88,8 @@ pub struct Config {
     pub web: Option<Web>,
     /// Chats that are told of what waits; `None` tells none.
     pub chat: Option<Chat>,
+    /// `portcullis login`; `None`: nobody signs in by the command line.
+    pub login: Option<Login>,
     /// How much is logged; `PORTCULLIS_LOG` overrides it.
     pub log: LogLevel,
 }
@@ -172,6 +176,7 @@ impl Default for Config {
             free_bytes_min: 1 << 30,
             web: None,
             chat: None,
+            login: None,
             log: LogLevel::Info,
         }
     }
@@ -256,6 +261,7 @@ struct File {
     record: Record,
     web: Option<web::WebTable>,
     chat: Option<Spanned<chat::ChatTable>>,
+    login: Option<sign_in::LoginTable>,
     log: Log,
 }
 
@@ -330,6 +336,7 @@ struct Fault {
 impl File {
     fn check(self) -> Result<Config, Fault> {
         let default = Config::default();
+        let web = self.web.map(web::web).transpose()?;
         let control_mode =
             self.control.mode.map_or(Ok(default.control_mode), |mode| checked(mode, octal_mode))?;
         Ok(Config {
@@ -371,8 +378,12 @@ impl File {
                 .record
                 .free_min
                 .map_or(Ok(default.free_bytes_min), |size| checked(size, bytes))?,
-            chat: self.chat.map(|table| chat::chat(table, self.web.is_some())).transpose()?,
-            web: self.web.map(web::web).transpose()?,
+            chat: self.chat.map(|table| chat::chat(table, web.is_some())).transpose()?,
+            login: self
+                .login
+                .map(|table| sign_in::login(table, web.as_ref().map(|web| &web.client)))
+                .transpose()?,
+            web,
             log: self.log.level.unwrap_or(default.log),
         })
     }

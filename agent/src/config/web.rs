@@ -1,6 +1,6 @@
 //! `[web]`: where the approvals page is served, and whose sign-in it takes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,22 +8,13 @@ use http::Uri;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::sign_in::{ClientTable, ProviderClient, is_loopback, provider_client, time};
 use super::{Fault, absolute, checked};
 
 /// How long somebody stays signed in without asking for anything, unless the file says.
 const IDLE_DEFAULT: Duration = Duration::from_mins(30);
 /// How long somebody stays signed in at all, unless the file says.
 const ABSOLUTE_DEFAULT: Duration = Duration::from_hours(8);
-/// Shortest and longest of these times that may be written.
-const TIME_MIN: Duration = Duration::from_mins(1);
-const TIME_MAX: Duration = Duration::from_hours(24);
-/// What is asked of the provider, unless the file says (OpenID Connect Core 1.0 sections 3.1.2.1 and 5.4).
-const SCOPES_DEFAULT: [&str; 2] = ["openid", "profile"];
-/// Scopes that may be written.
-const SCOPES_MAX: usize = 16;
-/// Longest text of a value, in bytes.
-const TEXT_BYTES_MAX: usize = 512;
-
 /// The approvals page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Web {
@@ -33,20 +24,8 @@ pub struct Web {
     pub url: String,
     /// Certificate chain and key, PEM files; `None` serves plain HTTP, on loopback alone.
     pub tls: Option<TlsFiles>,
-    /// The provider's `iss`, and where it describes itself (OpenID Connect Discovery 1.0).
-    pub issuer: String,
-    /// What the provider knows the page by.
-    pub client_id: String,
-    /// Credential with the client's secret; `None`: a public client.
-    pub client_secret: Option<String>,
-    /// Claim of the ID token with the person's groups.
-    pub groups_claim: Option<String>,
-    /// Claim with what the person is called; without it, by the subject.
-    pub name_claim: Option<String>,
-    /// PEM file of the roots that may sign the provider's certificate; `None` is the system's store.
-    pub root_cert: Option<PathBuf>,
-    /// Scopes asked for; `openid` is among them.
-    pub scopes: Vec<String>,
+    /// The provider that signs people in, and what it knows the page by.
+    pub client: ProviderClient,
     /// A session without a request ends after this time.
     pub idle: Duration,
     /// A session ends after this time.
@@ -121,25 +100,28 @@ pub(super) fn web(table: WebTable) -> Result<Web, Fault> {
     if tls.is_some() && url.starts_with("http://") {
         return Err(fault(url_span, "with a certificate the url begins with https://"));
     }
-    let time = |value: Option<Spanned<String>>, default| value.map_or(Ok(default), |v| checked(v, time));
-    let text = |value: Option<Spanned<String>>| value.map(|v| checked(v, plain)).transpose();
+    let time_or =
+        |value: Option<Spanned<String>>, default| value.map_or(Ok(default), |value| checked(value, time));
+    let client = provider_client(
+        ClientTable {
+            issuer: Some(table.issuer),
+            client_id: Some(table.client_id),
+            client_secret: table.client_secret,
+            groups_claim: table.groups_claim,
+            name_claim: table.name_claim,
+            root_cert: table.root_cert,
+            scopes: table.scopes,
+        },
+        None,
+    )?;
     Ok(Web {
         listen,
         url,
         tls,
-        issuer: checked(table.issuer, issuer)?,
-        client_id: checked(table.client_id, plain)?,
-        client_secret: text(table.client_secret)?,
-        groups_claim: text(table.groups_claim)?,
-        name_claim: text(table.name_claim)?,
-        root_cert: table.root_cert.map(|path| checked(path, absolute)).transpose()?,
-        scopes: match table.scopes {
-            Some(wanted) => checked(wanted, scopes)?,
-            None => SCOPES_DEFAULT.map(str::to_owned).to_vec(),
-        },
-        idle: time(table.idle, IDLE_DEFAULT)?,
-        absolute: time(table.absolute, ABSOLUTE_DEFAULT)?,
-        step_up: table.step_up.map(|value| checked(value, self::time)).transpose()?,
+        client,
+        idle: time_or(table.idle, IDLE_DEFAULT)?,
+        absolute: time_or(table.absolute, ABSOLUTE_DEFAULT)?,
+        step_up: table.step_up.map(|value| checked(value, time)).transpose()?,
     })
 }
 
@@ -169,60 +151,6 @@ fn origin(text: String) -> Result<String, String> {
     Ok(format!("{scheme}://{}", authority.strip_suffix(usual).unwrap_or(&authority)))
 }
 
-fn issuer(text: String) -> Result<String, String> {
-    let uri: Option<Uri> = text.parse().ok();
-    let good = uri.is_some_and(|uri| match uri.scheme_str() {
-        Some("https") => uri.host().is_some() && uri.query().is_none(),
-        Some("http") => uri.host().is_some_and(is_loopback) && uri.query().is_none(),
-        Some(_) | None => false,
-    });
-    if good && text.len() <= TEXT_BYTES_MAX {
-        return Ok(text);
-    }
-    Err(format!(
-        "`{}` is not an issuer; write its https:// address as in the token's iss",
-        text.escape_debug()
-    ))
-}
-
-pub(super) fn is_loopback(host: &str) -> bool {
-    host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-pub(super) fn plain(text: String) -> Result<String, String> {
-    if (1..=TEXT_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control) {
-        return Ok(text);
-    }
-    Err(format!("`{}` cannot stand here; write 1 to {TEXT_BYTES_MAX} plain characters", text.escape_debug()))
-}
-
-/// RFC 6749 section 3.3.
-fn scopes(wanted: Vec<String>) -> Result<Vec<String>, String> {
-    let token = |scope: &String| {
-        !scope.is_empty() && scope.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\'))
-    };
-    if wanted.len() > SCOPES_MAX || !wanted.iter().all(token) {
-        return Err(format!("write at most {SCOPES_MAX} scopes, each without spaces and quotes"));
-    }
-    if !wanted.iter().any(|scope| scope == "openid") {
-        return Err("the scope \"openid\" is missing; without it there is no ID token".to_owned());
-    }
-    Ok(wanted)
-}
-
-fn time(text: String) -> Result<Duration, String> {
-    let time = humantime::parse_duration(&text).map_err(|_| {
-        format!(
-            "`{}` is not a length of time; write a number and a unit, such as \"30m\"",
-            text.escape_debug()
-        )
-    })?;
-    if (TIME_MIN..=TIME_MAX).contains(&time) {
-        return Ok(time);
-    }
-    Err(format!("`{text}` is out of range; use \"1m\" to \"24h\""))
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -242,7 +170,7 @@ mod tests {
             format!("[web]\nlisten = \"10.0.0.1:8443\"\nurl = \"https://Gate.example:8443/\"\n{REST}{TLS}");
         let web = parse(&text).unwrap().web.unwrap();
         assert_eq!((web.url.as_str(), web.authority()), ("https://gate.example:8443", "gate.example:8443"));
-        assert!(web.is_secure() && web.scopes == ["openid", "profile"] && web.idle.as_secs() == 1800);
+        assert!(web.is_secure() && web.client.scopes == ["openid", "profile"] && web.idle.as_secs() == 1800);
         let text = format!("[web]\nlisten = \"[::1]:80\"\nurl = \"http://[::1]:80\"\nidle = \"5m\"\n{REST}");
         let web = parse(&text).unwrap().web.unwrap();
         assert!(!web.is_secure() && web.url == "http://[::1]", "{}", web.url);

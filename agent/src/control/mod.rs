@@ -4,6 +4,7 @@
 //! cgroup may do nothing at all: an agent reaches neither runs nor approvals.
 
 pub mod client;
+mod login;
 pub mod notify;
 pub mod protocol;
 mod runs;

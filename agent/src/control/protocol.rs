@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::approval::{Decision, Digest, Entry};
 use crate::flow::{ApprovalId, RunId, SessionId, Side};
 use crate::run::RunInfo;
+use crate::signin::LoginBy;
 use std::sync::Arc;
 
 /// Version of this protocol. Client and daemon are one binary, so a difference means that one of them was upgraded
@@ -86,6 +87,26 @@ pub enum Request {
         /// What they say.
         decision: Decision,
     },
+    /// Begin to sign in at the identity provider. Anybody.
+    Login {
+        /// In which way.
+        by: LoginBy,
+        /// Prove what the rule behind this request asks of whoever approves it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        approval: Option<ApprovalId>,
+    },
+    /// Go on with it. Whoever began it.
+    LoggedIn {
+        /// Which: see [`Reply::LoginAt`].
+        login: Token,
+        /// What the browser brought to the loopback port, a query; none asks whether another device is done.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<Token>,
+    },
+    /// Who is signed in. Anybody, of themselves.
+    WhoAmI,
+    /// Sign out. Anybody, themselves.
+    Logout,
     /// Take back what an approval still covers. Whoever could have decided it, and operators.
     Revoke {
         /// Which.
@@ -149,6 +170,27 @@ pub enum Reply {
     Approvals(Vec<Arc<Entry>>),
     /// To `Decide`: how it now is. To `Watch`: one change.
     Approval(Arc<Entry>),
+    /// To `Login`.
+    LoginAt {
+        /// Names the sign-in.
+        login: Token,
+        /// Where to sign in.
+        url: String,
+        /// What to type there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user_code: Option<String>,
+        /// Milliseconds between two questions whether it is done.
+        interval_ms: u64,
+        /// Milliseconds that it may take.
+        time_left_ms: u64,
+    },
+    /// To `LoggedIn`: nobody has signed in yet; ask again in so many milliseconds.
+    LoginWaits {
+        /// See above.
+        interval_ms: u64,
+    },
+    /// To `LoggedIn` and `WhoAmI`: who is signed in, if anybody is.
+    Login(Option<Box<SignedIn>>),
     /// To `Kill`: this session ends.
     Killed(SessionId),
     /// To `Stop`: it begins when this is sent.
@@ -157,7 +199,23 @@ pub enum Reply {
     Refused(Refusal),
 }
 
+/// Somebody who is signed in by the command line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedIn {
+    /// What the provider calls them.
+    pub user: String,
+    /// Their groups there.
+    pub groups: Vec<String>,
+    /// The provider.
+    pub issuer: String,
+    /// Who they are for it.
+    pub subject: String,
+    /// Until when; milliseconds since 1970-01-01T00:00:00Z.
+    pub until_ms: u64,
+}
+
 /// Whose tokens a policy takes.
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenTerms {
     /// The issuer.
@@ -166,7 +224,7 @@ pub struct TokenTerms {
     pub audience: String,
 }
 
-/// An ID token on its way. It is wiped when dropped and does not print.
+/// A token or another secret on its way. It is wiped when dropped and does not print.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Token(Zeroizing<String>);

@@ -39,6 +39,10 @@ impl Service {
             | Request::Approvals
             | Request::Watch
             | Request::Decide { .. }
+            | Request::Login { .. }
+            | Request::LoggedIn { .. }
+            | Request::WhoAmI
+            | Request::Logout
             | Request::Revoke { .. }
             | Request::Review { .. }
             | Request::Kill { .. }

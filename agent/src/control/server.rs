@@ -23,6 +23,7 @@ use crate::policy::Policy;
 use crate::relay::stop::{Kill, REASON_CHARS_MAX};
 use crate::run::caller::Caller;
 use crate::run::{RunInfo, Runs, Subject};
+use crate::signin::Accounts;
 
 /// Connections at once; beyond it new ones are refused.
 pub const CLIENTS_MAX: usize = 256;
@@ -86,6 +87,8 @@ pub struct Service {
     pub kill_run: KillRun,
     /// Verifies tokens.
     pub issuers: Arc<Issuers>,
+    /// Who is signed in by the command line; `None` where nobody can.
+    pub accounts: Option<Arc<Accounts>>,
     /// Group of the operators.
     pub operators: String,
     /// Begins the daemon's end.
@@ -243,6 +246,9 @@ async fn send(write: &mut OwnedWriteHalf, reply: &Reply) -> io::Result<()> {
 
 /// Everything but `Watch`, on a thread that may block once what has to be asked of others is known.
 async fn answer(request: Request, caller: Arc<Caller>, service: &Arc<Service>) -> Reply {
+    if let Some(reply) = service.login(&request, &caller).await {
+        return reply.unwrap_or_else(Reply::Refused);
+    }
     let identity = match service.identify(&request).await {
         Ok(identity) => identity,
         Err(refusal) => return Reply::Refused(refusal),
@@ -256,11 +262,14 @@ async fn answer(request: Request, caller: Arc<Caller>, service: &Arc<Service>) -
         Request::Terms { policy } => service.terms(&policy),
         Request::Renew { run, token: _ } => service.renew(&caller, run, identity),
         Request::Withdraw { run, reason } => service.withdraw(&caller, run, reason),
-        Request::Approvals | Request::Watch => Ok(service.visible(&reviewer(&caller))),
+        Request::Approvals | Request::Watch => Ok(service.visible(&service.reviewer(&caller))),
         Request::Decide { id, digest, decision } => service.decide(&caller, id, digest, decision),
         Request::Revoke { id } => service.revoke(&caller, id),
         Request::Review { id, note } => service.review(&caller, id, note),
         Request::Kill { session, reason } => service.kill(&caller, &session, reason),
+        Request::Login { .. } | Request::LoggedIn { .. } | Request::WhoAmI | Request::Logout => {
+            Err(Refusal::new(Side::Portcullis, "signing in is answered before"))
+        }
         Request::Stop => may_stop(&caller),
     });
     match done.await {
@@ -284,8 +293,8 @@ async fn watch(
     service: &Arc<Service>,
 ) -> io::Result<()> {
     let mut changes = service.approvals.subscribe();
-    let named = Arc::clone(&caller);
-    let who = tokio::task::spawn_blocking(move || reviewer(&named)).await.map_err(io::Error::other)?;
+    let (named, naming) = (Arc::clone(&caller), Arc::clone(service));
+    let who = tokio::task::spawn_blocking(move || naming.reviewer(&named)).await.map_err(io::Error::other)?;
     send(&mut write, &service.visible(&who)).await?;
     let mut hangup = [0; 1];
     loop {
@@ -358,7 +367,7 @@ impl Service {
         digest: Digest,
         decision: Decision,
     ) -> Result<Reply, Refusal> {
-        let by = reviewer(caller);
+        let by = self.decider(caller)?;
         told(
             id,
             caller,
@@ -367,17 +376,17 @@ impl Service {
     }
 
     fn revoke(&self, caller: &Caller, id: ApprovalId) -> Result<Reply, Refusal> {
-        let by = reviewer(caller);
+        let by = self.decider(caller)?;
         told(id, caller, self.visible_one(id, &by).and_then(|_| self.approvals.revoke(id, &by)))
     }
 
     fn review(&self, caller: &Caller, id: ApprovalId, note: String) -> Result<Reply, Refusal> {
-        let by = reviewer(caller);
+        let by = self.decider(caller)?;
         told(id, caller, self.visible_one(id, &by).and_then(|_| self.approvals.review(id, by, note)))
     }
 
     /// A request that the caller may read; others do not exist for them.
-    fn visible_one(&self, id: ApprovalId, by: &Reviewer) -> Result<Arc<Entry>, DecideError> {
+    pub(super) fn visible_one(&self, id: ApprovalId, by: &Reviewer) -> Result<Arc<Entry>, DecideError> {
         let known = self.approvals.get(id).filter(|entry| self.approvals.may_see(&entry.request, by));
         known.ok_or(DecideError::NotFound(id))
     }
@@ -405,18 +414,4 @@ fn may_stop(caller: &Caller) -> Result<Reply, Refusal> {
     }
     tracing::info!(pid = caller.pid, "asked to stop");
     Ok(Reply::Done)
-}
-
-/// Names look-ups may block.
-fn reviewer(caller: &Caller) -> Reviewer {
-    let Subject { uid, user, groups, login, .. } = caller.subject();
-    Reviewer {
-        uid: Some(uid),
-        user,
-        groups,
-        pid: Some(caller.pid),
-        login_uid: login.as_ref().map(|login| login.uid),
-        login_user: login.map(|login| login.user),
-        identity: None,
-    }
 }

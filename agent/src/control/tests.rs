@@ -44,6 +44,7 @@ impl Daemon {
             kill: Box::new(|session, _| Err(format!("no session {session}"))),
             kill_run: Box::new(|_, _| 0),
             issuers: Arc::new(crate::identity::Issuers::new(Arc::default())),
+            accounts: None,
             operators: "portcullis".to_owned(),
             stop: Box::new(|| ()),
         });
@@ -101,6 +102,7 @@ fn held() -> crate::approval::Request {
         distinct_groups: false,
         break_glass: Vec::new(),
         chat: crate::policy::rule::ChatUse::default(),
+        step_up: None,
         shape: None,
         patience: None,
         again: Some(String::new()),
@@ -114,6 +116,9 @@ fn refusal(reply: &str) -> String {
         | Reply::Started { .. }
         | Reply::Terms(_)
         | Reply::Renewed { .. }
+        | Reply::LoginAt { .. }
+        | Reply::LoginWaits { .. }
+        | Reply::Login(_)
         | Reply::Withdrawn { .. }
         | Reply::Killed(_)
         | Reply::Approvals(_)

@@ -32,6 +32,7 @@ use crate::resolve::{Resolver, Upstream};
 use crate::run::matching::{self, Claim};
 use crate::run::{self, Governor, Lapsed, RunEvent, Runs, now_ms};
 use crate::session::{self, Host, Places};
+use crate::signin::Accounts;
 use crate::tls::ca::{Ca, CaSettings};
 use crate::upstream::{Dialler, SideConnections};
 use crate::web;
@@ -201,6 +202,12 @@ impl Daemon {
         let gate = Gate::new(Arc::clone(&policies), Arc::clone(&approvals))
             .with_names(names)
             .with_page(config.web.as_ref().map(|page| page.listen));
+        let issuers = Arc::new(Issuers::new(Arc::default()));
+        let accounts = config
+            .login
+            .clone()
+            .map(|settings| Arc::new(Accounts::new(settings, credentials.clone(), Arc::clone(&issuers))));
+
         let relay = Arc::new(Relay {
             analyses: Arc::default(),
             ca,
@@ -212,21 +219,24 @@ impl Daemon {
             http_masks: crate::relay::http::MaskCache::new(Arc::clone(&hash_key)),
             hash_key,
             http_pool: Arc::default(),
+            issuers: Arc::clone(&issuers),
             live: Arc::default(),
+            runs: Arc::clone(&runs),
+
             recorder,
             sides: SideConnections::new(credentials),
             ssh_key: Arc::new(ssh_key),
         });
         let (trigger, shutdown) = Shutdown::new();
         let proxy = listeners.first().map(|listener| listener.tcp.local_addr()).transpose()?;
-        let issuers = Arc::new(Issuers::new(Arc::default()));
         let view = HostView {
             started: SystemTime::now(),
             proxy,
             trust,
-            issuers: Arc::clone(&issuers),
-            operators: config.operators.clone(),
             chat: chats(&config, &approvals, &relay.credentials, &issuers),
+            issuers,
+            operators: config.operators.clone(),
+            accounts,
         };
         let (gate, recorder) = (Arc::clone(&relay.gate), Arc::clone(&relay.recorder));
         let resolver = Arc::new(Resolver::new(upstream, gate, recorder, Arc::clone(&runs)));

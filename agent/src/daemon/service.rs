@@ -20,6 +20,7 @@ use crate::intercept::Counters;
 use crate::policy::PolicySet;
 use crate::policy::watch::Problem;
 use crate::session::Host;
+use crate::signin::Accounts;
 use crate::web;
 
 /// What does not change while the daemon runs.
@@ -30,6 +31,8 @@ pub(super) struct HostView {
     pub(super) trust: Arc<Trust>,
     /// Verifies tokens.
     pub(super) issuers: Arc<Issuers>,
+    /// Who is signed in by the command line.
+    pub(super) accounts: Option<Arc<Accounts>>,
     /// Group of the operators.
     pub(super) operators: String,
     /// The chats, where the configuration has some.
@@ -61,6 +64,7 @@ pub(super) fn service(
         kill: Box::new(move |session, kill| live.kill(session, kill).map_err(|error| error.to_string())),
         kill_run: Box::new(move |run, kill| cut.kill_run(run, kill)),
         issuers: Arc::clone(&view.issuers),
+        accounts: view.accounts.clone(),
         operators: view.operators.clone(),
         stop: Box::new(move || stop.notify_one()),
     }

@@ -1,27 +1,26 @@
 //! The one place where permission is made. An `Admission` opens a connection, a `Permit` lets one operation pass;
 //! neither can be built anywhere else, and what dials or forwards asks for one.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::approval::Approvals;
 use crate::flow::{Flow, Side};
 use crate::mask::plan::Taint;
 use crate::policy::decide::PostgresOperation;
-use crate::policy::rule::{
-    ClaimsWhen, ClientTls, Egress, HoldTerms, InTransaction, PolicyVersion, Protocol, SshRules, SshUpstream,
-    UnknownOrigin, Upstream, UpstreamTls,
-};
+use crate::policy::rule::{HoldTerms, InTransaction, PolicyVersion, UnknownOrigin};
 use crate::policy::{Action, Connection, DEFAULT_RULE, Policy, PolicySet, Verdict};
 use crate::record::event::{ApprovalOutcome, ApprovalRecord};
 use crate::request::Effect;
 use crate::request::sql::Analysis;
 use crate::run::{RunInfo, Subject};
 
+mod admit;
 mod bypass;
 mod given;
 mod hold;
 mod http;
+mod in_band;
 mod names;
 mod own;
 mod question;
@@ -37,6 +36,7 @@ pub use bypass::is_resolver_name;
 pub use given::GivenNames;
 pub use hold::{Held, Hold, withdrawal};
 pub use http::{BodyRead, HttpJudgement};
+pub use in_band::Unidentified;
 pub use names::{Addresses, HostNames, Lookup};
 pub use own::is_of_this_host;
 pub use question::NamePermit;
@@ -72,6 +72,8 @@ pub struct Admission {
 pub enum Admitted {
     /// To this target.
     Yes(Box<Admission>),
+    /// It is decided once its client has brought a token.
+    Asks(Box<Unidentified>),
     /// No.
     No(Denial),
 }
@@ -103,7 +105,7 @@ impl Denial {
     #[must_use]
     pub fn detail(&self) -> String {
         match &self.approval {
-            Some(approval) => format!("Rule: {}. Approval: {}.", self.rule, approval.id),
+            Some(approval) => format!("Rule: {}. Approval: {}.", self.rule, approval.id.code()),
             None => format!("Rule: {}.", self.rule),
         }
     }
@@ -212,46 +214,6 @@ impl Gate {
         &self.names
     }
 
-    /// Whether a flow of a run may be connected, and to what. `subject` is whom it acts for.
-    pub async fn admit(&self, flow: &Arc<Flow>, run: &Arc<RunInfo>, subject: Subject) -> Admitted {
-        let Some(policy) = self.policies.get(&run.policy) else { return Admitted::No(policy_missing(run)) };
-        if let Err(denial) = standing::check(run, &policy) {
-            return Admitted::No(denial);
-        }
-        if self.page.is_some_and(|page| own::is_at(page, flow.destination.0)) {
-            return Admitted::No(own::denial());
-        }
-        if flow.destination.0.port() == bypass::DNS_OVER_TLS_PORT {
-            return Admitted::No(question::around_the_resolver(&flow.destination.to_string()));
-        }
-        let named = self.named(flow, &policy).await;
-        let resolved = |name: &str, address: IpAddr| named.resolves(self, name, address);
-        let named_by = || policy.connections_for(flow.destination, &resolved);
-        let connection = match named_by().find(|connection| may_use(connection, &subject)) {
-            Some(connection) => connection.clone(),
-            None if named_by().next().is_some() => {
-                return Admitted::No(for_others(named_by(), &policy));
-            }
-            None => match policy.egress {
-                Egress::Deny => return Admitted::No(no_connection(flow, &policy)),
-                Egress::Record if bypass::is_resolver(flow.destination.0) => {
-                    return Admitted::No(question::around_the_resolver(&flow.destination.to_string()));
-                }
-                Egress::Record => unnamed(),
-            },
-        };
-        let host = named.host(&connection, flow.destination, &resolved);
-        Admitted::Yes(Box::new(Admission {
-            flow: Arc::clone(flow),
-            run: Arc::clone(run),
-            subject,
-            policy,
-            connection,
-            host,
-            through: None,
-        }))
-    }
-
     /// Judges one operation of an admitted flow, by the policy in force now.
     pub fn judge(&self, admission: &Admission, operation: &Operation<'_>) -> Judgement {
         let policy = match self.current(admission) {
@@ -330,32 +292,6 @@ impl Gate {
     pub fn policy(&self, admission: &Admission) -> Option<Arc<Policy>> {
         self.policies.get(&admission.run.policy)
     }
-
-    /// Whether a flow that was admitted a moment ago still would be.
-    ///
-    /// # Errors
-    /// When it would not.
-    pub fn still_admits(&self, admission: &Admission) -> Result<(), Denial> {
-        self.current(admission).map(drop)
-    }
-
-    /// The policy in force for an admitted flow, if it still lets the flow use its connection.
-    fn current(&self, admission: &Admission) -> Result<Arc<Policy>, Denial> {
-        let policy =
-            self.policies.get(&admission.run.policy).ok_or_else(|| policy_missing(&admission.run))?;
-        standing::goes_on(admission, &policy)?;
-        if policy.version == admission.policy.version || admission.connection.name == UNNAMED_CONNECTION {
-            return Ok(policy);
-        }
-        match policy.connections.iter().find(|connection| connection.name == admission.connection.name) {
-            Some(connection) if !connection.is_same_target(&admission.connection) => {
-                Err(connection_changed(connection, &policy))
-            }
-            Some(connection) if may_use(connection, &admission.subject) => Ok(policy),
-            Some(connection) => Err(for_others(std::iter::once(connection), &policy)),
-            None => Err(no_connection(&admission.flow, &policy)),
-        }
-    }
 }
 
 impl Admission {
@@ -401,10 +337,6 @@ impl Admission {
     pub fn through(&self) -> Option<&Arc<Through>> {
         self.through.as_ref()
     }
-}
-
-fn may_use(connection: &Connection, subject: &Subject) -> bool {
-    subject.who().is(&connection.groups, &connection.claims)
 }
 
 /// What masking asks for, on top of the guards. What moves masked values is put to whom the policy asks about what it
@@ -466,119 +398,5 @@ fn hold_in_transaction(rule: String) -> Denial {
         ),
         side: Side::Policy,
         approval: None,
-    }
-}
-
-fn policy_missing(run: &RunInfo) -> Denial {
-    let name = &run.policy;
-    Denial::new(
-        Side::Policy,
-        format!("the policy `{name}` of this run is missing or broken"),
-        "ask the operator to run `portcullis policy check`",
-    )
-}
-
-fn no_connection(flow: &Flow, policy: &Policy) -> Denial {
-    Denial::new(
-        Side::Policy,
-        format!("no connection of policy `{}` names {}", policy.name, flow.destination),
-        "ask the operator to add a [[connection]] for it",
-    )
-}
-
-fn connection_changed(connection: &Connection, policy: &Policy) -> Denial {
-    Denial::new(
-        Side::Policy,
-        format!("policy `{}` now means another target by connection `{}`", policy.name, connection.name),
-        "connect again",
-    )
-}
-
-/// Connections name the target, and the subject may use none of them.
-fn for_others<'p>(connections: impl Iterator<Item = &'p Connection>, policy: &Policy) -> Denial {
-    let (mut names, mut whom) = (Vec::new(), Vec::new());
-    for connection in connections {
-        names.push(format!("`{}`", connection.name));
-        let groups = Some(connection.groups.join(", ")).filter(|groups| !groups.is_empty());
-        let claims = connection.claims.0.iter().map(ToString::to_string);
-        let needed: Vec<String> = groups.into_iter().chain(claims).collect();
-        whom.push(needed.join(" with "));
-    }
-    Denial::new(
-        Side::Policy,
-        format!("policy `{}` gives connection {} to others", policy.name, names.join(" and ")),
-        format!("it is for: {}", whom.join("; or ")),
-    )
-}
-
-fn unnamed() -> Connection {
-    Connection {
-        name: UNNAMED_CONNECTION.to_owned(),
-        to: Vec::new(),
-        protocol: Protocol::Opaque,
-        client_tls: ClientTls::Passthrough,
-        groups: Vec::new(),
-        claims: ClaimsWhen::default(),
-        upstream: Upstream {
-            address: None,
-            user: None,
-            database: None,
-            settings: Vec::new(),
-            credential: None,
-            pass_through: false,
-            inject: None,
-            client_cert: None,
-            tls: UpstreamTls::Disable,
-            root_cert: None,
-            server_name: None,
-            ssh: SshUpstream::default(),
-        },
-        ssh: SshRules::default(),
-    }
-}
-
-#[cfg(test)]
-impl Admission {
-    /// An admission that no policy gave: for the tests of what asks for one.
-    pub(crate) fn for_tests(destination: SocketAddr, connection: Connection) -> Self {
-        let text = "version = 1\nname = \"test\"\n";
-        let mut policy = crate::policy::load(text).unwrap().policy;
-        policy.connections = vec![connection];
-        Self::under(destination, policy)
-    }
-
-    /// An admission to a policy's first connection.
-    pub(crate) fn under(destination: SocketAddr, policy: Policy) -> Self {
-        use crate::flow::{OriginalDst, Process, RunId, SessionId};
-        use crate::run::{CgroupRef, How};
-        let flow = Flow {
-            session: SessionId::generate(),
-            run: RunId::generate(),
-            destination: OriginalDst(destination),
-            process: Process::default(),
-            socket_cookie: 0,
-        };
-        let subject = Subject { uid: 1000, user: "agent".to_owned(), gid: 1000, ..Subject::default() };
-        let run = RunInfo {
-            id: flow.run,
-            policy: policy.name.clone(),
-            policy_version: policy.version.clone(),
-            subject: Some(subject.clone()),
-            standing: crate::run::Standing::default(),
-            labels: std::collections::BTreeMap::new(),
-            started_ms: 0,
-            how: How::Started { pid: 1 },
-            cgroup: CgroupRef { path: "/test".to_owned(), id: 1 },
-        };
-        let connection = policy.connections[0].clone();
-        Self {
-            flow: Arc::new(flow),
-            run: Arc::new(run),
-            subject,
-            policy: Arc::new(policy),
-            connection,
-            host: None,
-            through: None,
-        }
     }
 }

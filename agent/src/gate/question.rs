@@ -5,7 +5,9 @@ use crate::policy::{Connection, DEFAULT_RULE, Policy};
 use crate::request::Effect;
 use crate::run::{RunInfo, Subject};
 
-use super::{Denial, Gate, Side, bypass, for_others, may_use, policy_missing, standing};
+use super::admit::{for_others, policy_missing};
+use super::standing::{self, Known};
+use super::{Denial, Gate, Side, bypass};
 
 /// A name may be asked for, once. Made here only.
 #[derive(Debug)]
@@ -35,10 +37,10 @@ impl Gate {
     /// When it may not.
     pub fn may_resolve(&self, run: &RunInfo, subject: &Subject, name: &str) -> Result<NamePermit, Denial> {
         let policy = self.policies.get(&run.policy).ok_or_else(|| policy_missing(run))?;
-        standing::check(run, &policy)?;
+        let who = standing::check(run, &policy)?.subject(&policy, subject)?;
         let durable = policy.record.durable.contains(&Effect::Read);
         let named = || policy.connections.iter().filter(|connection| names(connection, name));
-        if let Some(connection) = named().find(|connection| may_use(connection, subject)) {
+        if let Some(connection) = named().find(|connection| who.may_use(connection, subject)) {
             return Ok(NamePermit { rule: connection.name.clone(), durable });
         }
         if named().next().is_some() {
@@ -47,6 +49,7 @@ impl Gate {
         match policy.egress {
             Egress::Deny => Err(unnamed_host(name, &policy)),
             Egress::Record if bypass::is_resolver_name(name) => Err(around_the_resolver(name)),
+            Egress::Record if who == Known::WithAToken => Err(standing::no_token(&policy)),
             Egress::Record => Ok(NamePermit { rule: DEFAULT_RULE.to_owned(), durable }),
         }
     }

@@ -11,6 +11,7 @@ use crate::approval::{Answer, Content, Digest};
 use crate::approval::{Decision, Request, Reviewer};
 use crate::config::Config;
 use crate::flow::{OriginalDst, Process, RunId, SessionId};
+use crate::policy::rule::Protocol;
 use crate::request::sql::analyze;
 use crate::run::{CgroupRef, How};
 
@@ -132,7 +133,7 @@ impl Rig {
     async fn admission(&self) -> Admission {
         match self.admit("127.9.9.9:5432", &[]).await {
             Admitted::Yes(admission) => *admission,
-            Admitted::No(denial) => panic!("{denial:?}"),
+            other @ (Admitted::Asks(_) | Admitted::No(_)) => panic!("{other:?}"),
         }
     }
 
@@ -182,6 +183,7 @@ impl Rig {
             distinct_groups: false,
             break_glass: Vec::new(),
             chat: crate::policy::rule::ChatUse::default(),
+            step_up: None,
             shape: None,
             patience: None,
             again: Some(String::new()),
@@ -196,6 +198,8 @@ impl Rig {
             groups: vec!["dba".to_owned()],
             pid: Some(7),
             login_user: None,
+            account: None,
+            proof: None,
             login_uid: None,
             identity: None,
         };
@@ -234,7 +238,7 @@ async fn a_flow_is_admitted_to_the_connection_that_names_its_destination() {
     for (destination, groups, expected) in cases {
         let admitted = match rig.admit(destination, groups).await {
             Admitted::Yes(admission) => Some(admission.connection().name.clone()),
-            Admitted::No(_) => None,
+            Admitted::Asks(_) | Admitted::No(_) => None,
         };
         assert_eq!(admitted.as_deref(), expected, "{destination} {groups:?}");
     }
@@ -456,6 +460,7 @@ async fn a_flow_goes_where_its_run_was_told_that_it_would() {
         Admitted::Yes(admission) => {
             format!("{} {}", admission.connection().name, admission.host().unwrap_or("-"))
         }
+        Admitted::Asks(_) => "asked for a token".to_owned(),
         Admitted::No(denial) => denial.reason,
     };
     let tell = |name: &str| rig.gate.given().remember(run.id, name, &[address], Duration::from_secs(60));
@@ -543,4 +548,127 @@ async fn nobody_is_admitted_to_the_approvals_page() {
         assert!(denial.reason.contains("no agent may connect to it"), "{}", denial.reason);
     }
     assert!(matches!(rig.admit("127.10.0.2:6000", &[]).await, Admitted::Yes(_)));
+}
+
+const IN_BAND: &str = r#"
+[identity]
+issuer = "https://idp.example"
+audience = "portcullis"
+claims = { org = "acme" }
+in_band = true
+[[connection]]
+name = "by-claim"
+to = ["127.7.0.1:5432"]
+protocol = "postgres"
+claims = { role = "dba" }
+upstream = { user = "app", tls = "disable" }
+[[connection]]
+name = "site"
+to = ["127.7.0.2:80"]
+protocol = "http"
+tls = "plain"
+[[connection]]
+name = "shell"
+to = ["127.7.0.3:22"]
+protocol = "ssh"
+upstream = { user = "app", credential = "k", host_keys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJlzIWg7ODKIVImiOZR4TYR4nUrFtrXYMuPFN9oLpkbw"] }
+[[connection]]
+name = "blind"
+to = ["127.7.0.4:1", "named.test:1"]
+protocol = "opaque"
+"#;
+
+fn identity(mut claims: serde_json::Value, lasts_ms: u64) -> crate::run::Identity {
+    claims["aud"] = "portcullis".into();
+    crate::run::Identity {
+        issuer: "https://idp.example".to_owned(),
+        subject: "job".to_owned(),
+        name: None,
+        groups: Vec::new(),
+        groups_claim: None,
+        claims: claims.as_object().cloned().unwrap(),
+        expires_ms: crate::run::now_ms() + lasts_ms,
+        token: "digest".to_owned(),
+        meaning: String::new(),
+    }
+    .with_meaning()
+}
+
+#[tokio::test]
+async fn a_client_of_a_run_without_a_token_brings_its_own() {
+    let text = format!("{POLICY}{IN_BAND}");
+    let rig = Rig::new(&text);
+    let asked = async |destination: &str| match rig.admit(destination, &[]).await {
+        Admitted::Asks(unidentified) => Ok(*unidentified),
+        Admitted::Yes(admission) => panic!("{admission:?}"),
+        Admitted::No(denial) => Err(denial.reason),
+    };
+    for mute in ["127.7.0.3:22", "127.7.0.4:1"] {
+        assert!(asked(mute).await.unwrap_err().contains("cannot bring one"), "{mute}");
+    }
+    assert!(asked("127.7.0.9:1").await.unwrap_err().contains("no connection"));
+    assert!(asked("127.7.0.2:80").await.is_ok());
+    let unidentified = asked("127.7.0.1:5432").await.unwrap();
+    let admitted = async |claims: serde_json::Value, lasts_ms: u64| match rig
+        .gate
+        .identify(&unidentified, identity(claims, lasts_ms))
+        .await
+    {
+        Admitted::Yes(admission) => Ok(*admission),
+        Admitted::Asks(_) => panic!("asked again"),
+        Admitted::No(denial) => Err(denial.reason),
+    };
+    let dba = || serde_json::json!({"org": "acme", "role": "dba"});
+    let admission = admitted(dba(), 60_000).await.unwrap();
+    assert_eq!(admission.connection().name, "by-claim");
+    assert_eq!(rig.judge(&admission, "SELECT 1", With::default()).0, "permit");
+    let dev = serde_json::json!({"org": "acme", "role": "dev"});
+    assert!(admitted(dev, 60_000).await.unwrap_err().contains("to others"));
+    let stranger = serde_json::json!({"org": "other", "role": "dba"});
+    assert!(admitted(stranger, 60_000).await.unwrap_err().contains("org = acme"));
+    assert!(admitted(dba(), 0).await.unwrap_err().contains("has expired"));
+    let brief = admitted(dba(), 30).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(40)).await;
+    assert_eq!(
+        rig.judge(&brief, "SELECT 1", With::default()).0,
+        "deny",
+        "the token ends, the connection does not"
+    );
+    // The name of a host that somebody's token may open has to be found first.
+    assert!(rig.gate.may_resolve(&Rig::run(), &Rig::subject(&[]), "named.test").is_ok());
+    rig.reload(&text.replace("in_band = true", "in_band = false"));
+    assert_eq!(rig.judge(&admission, "SELECT 1", With::default()).0, "deny", "not taken any more");
+    assert!(matches!(rig.admit("127.7.0.1:5432", &[]).await, Admitted::No(_)));
+    for other in [
+        text.replace("audience = \"portcullis\"", "audience = \"another\""),
+        text.replace("in_band = true", "in_band = true\ngroups_claim = \"roles\""),
+    ] {
+        rig.reload(&other);
+        assert_eq!(
+            rig.judge(&admission, "SELECT 1", With::default()).0,
+            "deny",
+            "would not be verified like this now"
+        );
+    }
+    rig.reload(&text.replace("org = \"acme\"", "org = \"acme2\""));
+    assert_eq!(rig.judge(&admission, "SELECT 1", With::default()).0, "deny", "of others now");
+}
+
+#[tokio::test]
+async fn a_connection_from_before_the_policy_asked_for_tokens_goes_no_further() {
+    let rig = Rig::new(POLICY);
+    let admission = rig.admission().await;
+    rig.reload(&format!("{POLICY}{IN_BAND}"));
+    assert_eq!(rig.judge(&admission, "SELECT 1", With::default()).0, "deny");
+}
+
+#[tokio::test]
+async fn under_one_destination_a_token_opens_one_protocol() {
+    let other =
+        "[[connection]]\nname = \"web\"\nto = [\"127.7.0.1:5432\"]\nprotocol = \"http\"\ntls = \"plain\"\n";
+    let rig = Rig::new(&format!("{POLICY}{IN_BAND}{other}"));
+    let Admitted::Asks(unidentified) = rig.admit("127.7.0.1:5432", &[]).await else { panic!("not asked") };
+    let dev = identity(serde_json::json!({"org": "acme"}), 60_000);
+    let Admitted::No(denial) = rig.gate.identify(&unidentified, dev).await else { panic!("admitted") };
+    assert!(denial.reason.contains("several protocols"), "{}", denial.reason);
 }

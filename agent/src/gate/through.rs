@@ -81,6 +81,7 @@ impl Gate {
                 admission.through = Some(Arc::new(Through { proxy: proxy.clone(), authority, fields }));
                 Admitted::Yes(admission)
             }
+            Admitted::Asks(unidentified) => Admitted::No(super::in_band::cannot_say(unidentified.policy())),
             no @ Admitted::No(_) => no,
         }
     }

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::config::web::Web;
 use crate::fetch::FetchError;
 use crate::flow::Side;
-use crate::policy::rule::{Algorithm, ClaimPath, ClaimsWhen, IssuerRules, LEEWAY_DEFAULT, OnExpiry};
+use crate::policy::rule::IssuerRules;
 use crate::run::Identity;
 
 mod keys;
@@ -114,25 +113,6 @@ impl TokenError {
 
     fn fetch(issuer: &str, error: &FetchError) -> Self {
         Self::keys(issuer, error.to_string())
-    }
-}
-
-/// By which people's ID tokens count for the approvals page: its provider's, for its client.
-#[must_use]
-pub fn page_rules(page: &Web) -> IssuerRules {
-    IssuerRules {
-        issuer: page.issuer.clone(),
-        audience: page.client_id.clone(),
-        trusted_audiences: Vec::new(),
-        authorized_parties: Vec::new(),
-        groups_claim: page.groups_claim.clone().map(ClaimPath::new),
-        name_claim: page.name_claim.clone().map(ClaimPath::new),
-        claims: ClaimsWhen::default(),
-        algorithms: Algorithm::DEFAULT.to_vec(),
-        leeway: LEEWAY_DEFAULT,
-        keys_url: None,
-        root_cert: page.root_cert.clone(),
-        on_expiry: OnExpiry::Finish,
     }
 }
 

@@ -118,6 +118,7 @@ impl Unverified {
             subject: subject.to_owned(),
             name: name.filter(plain).map(str::to_owned),
             groups: self.groups(rules)?,
+            groups_claim: rules.groups_claim.as_ref().map(|path| path.as_str().to_owned()),
             claims: self.claims.clone(),
             expires_ms: u64::try_from(expires.as_millis()).unwrap_or(u64::MAX),
             token: self.digest.clone(),

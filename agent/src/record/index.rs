@@ -27,7 +27,7 @@ use crate::flow::SessionId;
 pub const INDEX_FILE: &str = "index.sqlite";
 
 /// Changes when the tables do; an index of another version is rebuilt.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// Frames in one transaction, at most.
 const BATCH_FRAMES_MAX: usize = 4096;
 /// How often the follower looks for new frames.

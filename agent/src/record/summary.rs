@@ -65,6 +65,9 @@ pub struct OpenedSummary {
     pub uid: u32,
     /// User name of the process.
     pub user: Option<String>,
+    /// Whom it acts for, by the token's name or subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     /// Process id.
     pub pid: u32,
     /// Task name.
@@ -82,6 +85,7 @@ impl From<&SessionOpened> for OpenedSummary {
             destination: opened.flow.destination.to_string(),
             uid: opened.flow.process.uid,
             user: opened.user_name.clone(),
+            subject: opened.identity.as_ref().map(|identity| identity.called().to_owned()),
             pid: opened.flow.process.tgid,
             process: opened.flow.process.comm.clone(),
         }

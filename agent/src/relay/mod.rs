@@ -8,19 +8,21 @@ use tokio::net::TcpStream;
 
 use crate::credential::Credentials;
 use crate::flow::Flow;
-use crate::gate::{Admission, Admitted, Gate};
+use crate::gate::{Admission, Gate, Unidentified};
+use crate::identity::Issuers;
 use crate::mask::HashKey;
 use crate::policy::rule::Protocol;
 use crate::record::event::SessionOpened;
 use crate::record::{RecordError, Recorder, SessionRecord};
 use crate::request::sql::AnalysisCache;
-use crate::run::{RunInfo, Subject};
+use crate::run::{RunInfo, Runs, Subject};
 use crate::tls::ca::Ca;
 use crate::upstream::http::HttpPool;
 use crate::upstream::{Dialler, SideConnections};
 
 mod counted;
 pub mod http;
+mod in_band;
 pub mod leg;
 pub mod opaque;
 mod open;
@@ -54,6 +56,10 @@ pub struct Relay {
     pub http_masks: http::MaskCache,
     /// Key of the `hash` mask.
     pub hash_key: Arc<HashKey>,
+    /// Verifies tokens that clients bring.
+    pub issuers: Arc<Issuers>,
+    /// Every run, for tokens that were withdrawn.
+    pub runs: Arc<Runs>,
     /// Sessions that go on.
     pub live: Arc<stop::Live>,
     /// The store.
@@ -94,7 +100,30 @@ pub fn serve<'s>(
     })
 }
 
-/// Opens the record of a flow; it is there before anything is said to anyone.
+/// Serves a connection whose client has to bring a token first, to its end, which is recorded.
+///
+/// # Errors
+/// When it cannot be recorded. It is closed then.
+pub fn serve_unidentified<'s>(
+    tcp: TcpStream,
+    unidentified: Unidentified,
+    relay: &'s Arc<Relay>,
+    shutdown: Shutdown,
+) -> Pin<Box<dyn Future<Output = Result<(), RecordError>> + Send + 's>> {
+    Box::pin(async move {
+        match unidentified.protocol() {
+            Protocol::Postgres => {
+                Box::pin(postgres::serve_unidentified(tcp, unidentified, relay, shutdown)).await
+            }
+            // The gate asks for tokens in these two protocols only.
+            Protocol::Http | Protocol::Ssh | Protocol::Opaque | Protocol::Dns => {
+                http::serve_unidentified(tcp, unidentified, relay, shutdown).await
+            }
+        }
+    })
+}
+
+/// Opens the record of a flow, admitted or not; it is there before anything is said to any server.
 ///
 /// # Errors
 /// The store cannot be written.
@@ -103,14 +132,14 @@ pub fn open_record(
     flow: &Flow,
     run: &RunInfo,
     subject: &Subject,
-    admitted: &Admitted,
+    admission: Option<&Admission>,
 ) -> Result<SessionRecord, RecordError> {
-    let (admission, policy_version, result_bytes_max) = match admitted {
-        Admitted::Yes(admission) => {
+    let (policy_version, result_bytes_max) = match admission {
+        Some(admission) => {
             let policy = admission.policy();
-            (Some(admission), policy.version.clone(), policy.record.result_bytes_max)
+            (policy.version.clone(), policy.record.result_bytes_max)
         }
-        Admitted::No(_) => (None, run.policy_version.clone(), 0),
+        None => (run.policy_version.clone(), 0),
     };
     let opened = SessionOpened {
         flow: flow.clone(),

@@ -104,6 +104,15 @@ impl Caller {
         text.trim().parse().ok().filter(|uid| *uid != LOGIN_UNSET)
     }
 
+    /// Which login it was (audit's session id): ssh and consoles each get one, and children keep it. `None` when nobody logged in or
+    /// the kernel keeps no account of it.
+    #[must_use]
+    pub fn login_session(&self) -> Option<u32> {
+        let text = std::fs::read_to_string(format!("/proc/{}/sessionid", self.pid)).ok()?;
+        self.check_alive().ok()?;
+        text.trim().parse().ok().filter(|session| *session != LOGIN_UNSET)
+    }
+
     /// Names for the kernel's numbers. Looks them up in the host's name service, so it may block.
     #[must_use]
     pub fn subject(&self) -> Subject {

@@ -20,6 +20,9 @@ pub struct Identity {
     pub name: Option<String>,
     /// Groups, from the policy's `groups_claim`.
     pub groups: Vec<String>,
+    /// That claim, as it was when the token was verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups_claim: Option<String>,
     /// Every claim.
     pub claims: Claims,
     /// When the token stops counting, leeway included; milliseconds since 1970-01-01T00:00:00Z.
@@ -55,6 +58,12 @@ impl Identity {
         hash.update(Value::Object(lasting(&self.claims)).to_string());
         self.meaning = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         self
+    }
+
+    /// For people, in short: the name where there is one, else the subject.
+    #[must_use]
+    pub fn called(&self) -> &str {
+        self.name.as_ref().unwrap_or(&self.subject)
     }
 
     /// For people: the name where there is one, and what identifies it.
@@ -118,7 +127,8 @@ struct Facts {
     identity: Option<Arc<Identity>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     withdrawn: Option<Withdrawal>,
-    /// Tokens before this one, by digest, and until when they count (milliseconds since 1970).
+    /// Tokens before this one, and those that clients brought, by digest, and until when they count (milliseconds since
+    /// 1970).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<(String, u64)>,
 }
@@ -179,6 +189,15 @@ impl Standing {
         facts.earlier.drain(..excess);
     }
 
+    /// Remembers a token that a client of the run brought.
+    pub(super) fn brought(&self, token: &str, expires_ms: u64, now_ms: u64) {
+        let mut facts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        facts.earlier.retain(|(known, until)| *until > now_ms && known != token);
+        facts.earlier.push((token.to_owned(), expires_ms));
+        let excess = facts.earlier.len().saturating_sub(EARLIER_MAX);
+        facts.earlier.drain(..excess);
+    }
+
     /// Takes the run's permission away, for good. The first word counts.
     pub(super) fn withdraw(&self, withdrawal: Withdrawal) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).withdrawn.get_or_insert(withdrawal);
@@ -228,6 +247,7 @@ mod tests {
             subject: subject.to_owned(),
             name: None,
             groups: vec!["dev".to_owned()],
+            groups_claim: None,
             claims: claims.as_object().cloned().unwrap(),
             expires_ms,
             token: String::new(),

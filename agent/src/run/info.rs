@@ -60,7 +60,7 @@ impl Subject {
     #[must_use]
     pub fn shown(&self) -> &str {
         let identity = self.identity.as_ref();
-        identity.map_or(&self.user, |identity| identity.name.as_ref().unwrap_or(&identity.subject))
+        identity.map_or(&self.user, |identity| identity.called())
     }
 
     /// The subject behind a process of which only user and group id are known; its groups are the ones the host's

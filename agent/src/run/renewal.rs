@@ -88,6 +88,21 @@ impl Runs {
         Ok(withdrawn)
     }
 
+    /// Takes note that a client of a run brought this token itself, so that it is withdrawn with the run.
+    ///
+    /// # Errors
+    /// When it was withdrawn already.
+    pub fn brought(&self, run: RunId, identity: &Identity) -> Result<(), RenewError> {
+        // As for a renewal: no withdrawal may miss it.
+        let _one = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let run = self.get(run).ok_or(RenewError::NoRun(run))?;
+        if run.standing.withdrawn().is_some() || self.withdrawn.holds(&identity.token) {
+            return Err(RenewError::Withdrawn);
+        }
+        run.standing.brought(&identity.token, identity.expires_ms, now_ms());
+        Ok(())
+    }
+
     /// Withdraws a run whose token was withdrawn with another run, perhaps while the daemon died.
     pub(super) fn withdraw_with_its_token(&self, run: &RunInfo) {
         if run.standing.tokens().iter().any(|(token, _)| self.withdrawn.holds(token)) {

@@ -159,6 +159,9 @@ fn facts(html: &mut Html, web: &Web, entry: &Entry) {
     if let Some(identity) = &subject.identity {
         rows.push(("subject", identity.shown()));
     }
+    if let Some(needs) = &request.step_up {
+        rows.push(("sign-in", format!("who approves needs a fresh one {needs}")));
+    }
     if request.distinct_groups {
         rows.push(("distinct", "each for another of the approvers".to_owned()));
     }
@@ -187,6 +190,7 @@ fn facts(html: &mut Html, web: &Web, entry: &Entry) {
 fn forms(html: &mut Html, web: &Web, signed: &Signed, entry: &Entry) {
     let may = web.approvals.may_decide(&entry.request, &signed.who, false);
     let glass = web.approvals.may_decide(&entry.request, &signed.who, true).is_ok();
+    let proved = entry.request.check_proof(&signed.who, now_ms());
     let seen = [("csrf", signed.csrf.clone()), ("digest", entry.digest.to_string())];
     if entry.outcome.is_none() {
         if let (Err(error), false) = (&may, glass) {
@@ -194,18 +198,23 @@ fn forms(html: &mut Html, web: &Web, signed: &Signed, entry: &Entry) {
             return;
         }
         html.el("div", &[("class", "forms")], |html| {
-            if may.is_ok() {
+            if let Err(error) = &proved {
+                login::for_approval(html, entry, error);
+            }
+            if may.is_ok() && proved.is_ok() {
                 form(html, entry, "decide", "approve", &seen, |html| {
                     reason(html, false);
                     scope(html, &entry.request);
                     html.leaf("button", &[("type", "submit"), ("class", "primary")], "Approve");
                 });
+            }
+            if may.is_ok() {
                 form(html, entry, "decide", "deny", &seen, |html| {
                     reason(html, false);
                     html.leaf("button", &[("type", "submit"), ("class", "danger")], "Deny");
                 });
             }
-            if glass {
+            if glass && proved.is_ok() {
                 form(html, entry, "decide", "break-glass", &seen, |html| {
                     html.leaf(
                         "p",
@@ -225,10 +234,13 @@ fn forms(html: &mut Html, web: &Web, signed: &Signed, entry: &Entry) {
         });
     }
     if entry.review.as_ref().is_some_and(|review| review.by.is_none()) && may.is_ok() {
-        form(html, entry, "review", "review", &seen, |html| {
-            reason(html, false);
-            html.leaf("button", &[("type", "submit")], "I have looked at this broken glass");
-        });
+        match &proved {
+            Err(error) => login::for_approval(html, entry, error),
+            Ok(()) => form(html, entry, "review", "review", &seen, |html| {
+                reason(html, false);
+                html.leaf("button", &[("type", "submit")], "I have looked at this broken glass");
+            }),
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, StatusCode};
 
-use super::form::Fields;
 use super::guard::Posted;
 use super::html::Html;
 use super::layout::{Page, message};
@@ -18,6 +17,7 @@ use super::session::Use;
 use super::{Signed, Web, login};
 use crate::chat::{Account, CODE_TIME_MAX, Chat};
 use crate::cli::text::duration;
+use crate::signin::Fields;
 
 /// Where Slack sends clicks, unless by a socket.
 pub(super) const SLACK: &str = "/chat/slack";

@@ -6,12 +6,12 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode};
 
-use super::form::Fields;
 use super::guard::Posted;
 use super::layout::message;
 use super::{Signed, Web, approval, login};
 use crate::approval::{Answer, DecideError, Decision, Entry, Scope};
 use crate::flow::Side;
+use crate::signin::Fields;
 
 /// Milliseconds of a minute.
 const MINUTE_MS: u64 = 60_000;

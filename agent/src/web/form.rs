@@ -5,38 +5,8 @@ use http::header::COOKIE;
 
 /// Largest form, in bytes. A reason of 1 KiB is the longest field, and may be percent-encoded.
 pub(super) const FORM_BYTES_MAX: usize = 16 * 1024;
-/// Fields of one form or query.
-const FIELDS_MAX: usize = 32;
 /// Cookies of one request that are looked at.
 const COOKIES_MAX: usize = 64;
-
-/// A form's or query's fields (application/x-www-form-urlencoded, URL Standard section 5).
-#[derive(Default)]
-pub(super) struct Fields(Vec<(String, String)>);
-
-impl Fields {
-    /// `None` when a field comes twice or there are too many: servers differ in which one counts.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
-        let mut fields: Vec<(String, String)> = Vec::new();
-        for (name, value) in form_urlencoded::parse(bytes).into_owned() {
-            if fields.len() >= FIELDS_MAX || fields.iter().any(|(known, _)| *known == name) {
-                return None;
-            }
-            fields.push((name, value));
-        }
-        Some(Self(fields))
-    }
-
-    /// A field's text; empty when it is not there.
-    pub(super) fn get(&self, name: &str) -> &str {
-        self.find(name).unwrap_or_default()
-    }
-
-    /// A field's text.
-    pub(super) fn find(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
-}
 
 /// A cookie's value (RFC 6265 section 5.4). `None` when it comes twice: somebody may have put the other one there.
 pub(super) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
@@ -69,16 +39,6 @@ pub(super) fn own_path(wanted: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_field_counts_once() {
-        let fields = Fields::parse(b"reason=a+b%26c&empty=").unwrap();
-        assert_eq!((fields.get("reason"), fields.get("empty"), fields.get("none")), ("a b&c", "", ""));
-        assert_eq!(fields.find("none"), None);
-        assert!(Fields::parse(b"a=1&a=2").is_none());
-        let many: String = (0..33).map(|number| format!("{number}=&")).collect();
-        assert!(Fields::parse(many.as_bytes()).is_none());
-    }
 
     #[test]
     fn a_cookie_counts_when_there_is_one_of_it() {

@@ -10,13 +10,15 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 
-use super::form::{Fields, cookie, own_path, set_cookie};
+use super::form::{cookie, own_path, set_cookie};
 use super::html::Html;
 use super::layout::{Page, message};
-use super::provider::Secrets;
-use super::session::{Token, TokenDigest};
+use super::session::{Token, TokenDigest, Use};
 use super::{Posted, Web};
-use crate::approval::Reviewer;
+use crate::approval::{DecideError, Entry, Lacking, Reviewer};
+use crate::policy::rule::StepUp;
+use crate::run::now_ms;
+use crate::signin::{Fields, Provider, ProviderError, Secrets, reviewer};
 
 /// How long somebody may take to sign in at the provider.
 pub(super) const LOGIN_TIME_MAX: Duration = Duration::from_mins(10);
@@ -32,13 +34,19 @@ pub(super) struct Login {
     digest: TokenDigest,
     secrets: Secrets,
     back_to: String,
+    /// What it has to prove, beyond who it is.
+    needs: Option<StepUp>,
     began: Instant,
 }
 
 impl Logins {
     /// Begins one for the browser that gets this token as a cookie.
-    pub(super) fn begin(&self, back_to: &str) -> Result<(Token, Secrets), getrandom::Error> {
-        let (token, secrets) = (Token::generate()?, fresh()?);
+    pub(super) fn begin(
+        &self,
+        back_to: &str,
+        needs: Option<StepUp>,
+    ) -> Result<(Token, Secrets), getrandom::Error> {
+        let (token, secrets) = (Token::generate()?, Secrets::generate()?);
         let kept = Secrets {
             state: secrets.state.clone(),
             nonce: secrets.nonce.clone(),
@@ -48,6 +56,7 @@ impl Logins {
             digest: token.digest(),
             secrets: kept,
             back_to: back_to.to_owned(),
+            needs,
             began: Instant::now(),
         };
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,19 +77,19 @@ impl Logins {
     }
 }
 
-fn fresh() -> Result<Secrets, getrandom::Error> {
-    let text = || Token::generate().map(|token| token.text());
-    Ok(Secrets { state: text()?, nonce: text()?, verifier: text()? })
-}
-
 /// `POST /login`: to the provider. A form and not a link, for it begins something.
-pub(super) async fn login(State(web): State<Arc<Web>>, body: Posted) -> Response {
+pub(super) async fn login(State(web): State<Arc<Web>>, headers: HeaderMap, body: Posted) -> Response {
     let Some(fields) = Fields::parse(&body) else { return message(StatusCode::BAD_REQUEST, "not a form") };
-    let begun = web.logins.begin(own_path(fields.get("back")));
+    // What the rule asks behind a request that they see.
+    let needs = fields.find("approval").and_then(|id| {
+        let signed = web.signed(&headers, Use::Person)?;
+        web.visible(id, &signed)?.request.step_up.clone()
+    });
+    let begun = web.logins.begin(own_path(fields.get("back")), needs.clone());
     let Ok((token, secrets)) = begun else {
         return message(StatusCode::INTERNAL_SERVER_ERROR, "no randomness");
     };
-    let address = match web.provider.authorization(&secrets).await {
+    let address = match web.authorization(&secrets, needs.as_ref()).await {
         Ok(address) => address,
         Err(error) => {
             tracing::warn!(%error, "nobody can sign in to the approvals page");
@@ -122,6 +131,13 @@ pub(super) async fn callback(
         Ok(redeemed) => redeemed,
         Err(refusal) => return refused(refusal.0, refusal.1),
     };
+    // A provider may take no notice of what it was asked for (Core 1.0 section 3.1.2.1, `acr_values`).
+    if let Some(needs) = &login.needs
+        && let Some(lacking) = who.proof.as_ref().and_then(|proof| proof.lacks(needs, now_ms()))
+    {
+        tracing::warn!(user = who.user, %needs, %lacking, "a sign-in to the approvals page is not what a rule asks for");
+        return with_cookies(not_enough(needs, &lacking, &login.back_to), &[gone]);
+    }
     tracing::info!(user = who.user, groups = ?who.groups, "signed in to the approvals page");
     // Whoever was signed in here before is not any more.
     if let Some(before) = web.session_token(&headers) {
@@ -139,7 +155,7 @@ async fn redeemed(
     fields: &Fields,
     secrets: &Secrets,
 ) -> Result<(Reviewer, Duration), (StatusCode, &'static str)> {
-    let failed = |error: super::provider::ProviderError| {
+    let failed = |error: ProviderError| {
         tracing::warn!(%error, "a sign-in to the approvals page failed");
         (StatusCode::FORBIDDEN, "the sign-in failed; the daemon's log says why")
     };
@@ -154,9 +170,9 @@ async fn redeemed(
     let Some(code) = fields.find("code") else {
         return Err((StatusCode::BAD_REQUEST, "not an answer of the identity provider"));
     };
-    let identity = web.provider.redeem(code, secrets).await.map_err(failed)?;
-    let age = web.provider.age(&identity).map_err(failed)?;
-    Ok((Reviewer::signed_in(identity), age))
+    let identity = web.provider.redeem(code, &web.redirect_uri(), secrets).await.map_err(failed)?;
+    let age = Provider::age(&identity, web.settings.step_up).map_err(failed)?;
+    Ok((reviewer(identity), age))
 }
 
 /// `POST /logout`.
@@ -194,6 +210,29 @@ pub(super) fn step_up(back_to: &str) -> Response {
     let page = Page::new("Sign in again").notice("To decide, sign in once more; nothing was decided.");
     let page = page.with(&Html::of(|html| form(html, back_to)));
     page.status(StatusCode::FORBIDDEN).into_response()
+}
+
+/// The page for somebody whom the provider signed in, but not as a rule asks for. Whoever was signed in here still is.
+fn not_enough(needs: &StepUp, lacking: &Lacking, back_to: &str) -> Response {
+    let said = format!(
+        "The identity provider signed you in, but not as the rule asks for ({needs}): {lacking}. Nothing was decided."
+    );
+    let page = Page::new("Sign in again").notice(said).with(&Html::of(|html| {
+        html.el("p", &[], |html| html.leaf("a", &[("href", own_path(back_to))], "Back to the request"));
+    }));
+    page.status(StatusCode::FORBIDDEN).into_response()
+}
+
+/// The form for somebody who has to prove more of themselves before they approve this.
+pub(super) fn for_approval(html: &mut Html, entry: &Entry, why: &DecideError) {
+    let (id, back) = (entry.id.to_string(), format!("/approvals/{}", entry.id));
+    let form = [("method", "post"), ("action", "/login"), ("id", "step-up")];
+    html.el("form", &form, |html| {
+        html.leaf("p", &[], why);
+        html.open("input", &[("type", "hidden"), ("name", "back"), ("value", &back)]);
+        html.open("input", &[("type", "hidden"), ("name", "approval"), ("value", &id)]);
+        html.leaf("button", &[("type", "submit"), ("class", "primary")], "Sign in to approve");
+    });
 }
 
 fn form(html: &mut Html, back_to: &str) {

@@ -25,7 +25,9 @@ use crate::control::server::KillRun;
 use crate::credential::Credentials;
 use crate::identity::Issuers;
 use crate::policy::PolicySet;
+use crate::policy::rule::StepUp;
 use crate::run::Runs;
+use crate::signin::{Ask, Fields, Provider, ProviderError, Secrets};
 use crate::tls::page_side::{self, PageCertificateError};
 
 mod approval;
@@ -41,7 +43,6 @@ mod live;
 mod login;
 mod peer;
 mod policy;
-mod provider;
 mod recordings;
 mod runs;
 mod serve;
@@ -50,11 +51,10 @@ mod sql;
 #[cfg(test)]
 mod tests;
 
-use form::{FORM_BYTES_MAX, Fields, cookie};
+use form::{FORM_BYTES_MAX, cookie};
 use guard::Posted;
 use layout::message;
 use login::Logins;
-use provider::Provider;
 use session::{Present, Sessions, Token, TokenDigest, Use};
 
 /// What the page gives access to.
@@ -156,7 +156,7 @@ impl Web {
     fn new(parts: Parts) -> Self {
         let settings = Arc::new(parts.settings);
         Self {
-            provider: Provider::new(Arc::clone(&settings), parts.credentials, parts.issuers),
+            provider: Provider::new(settings.client.clone(), parts.credentials, parts.issuers),
             sessions: Sessions::new(settings.idle, settings.absolute),
             logins: Logins::default(),
             streams: Arc::new(tokio::sync::Semaphore::new(live::STREAMS_MAX)),
@@ -169,6 +169,24 @@ impl Web {
             chat: parts.chat,
             settings,
         }
+    }
+
+    /// Where the provider sends browsers back.
+    fn redirect_uri(&self) -> String {
+        format!("{}/callback", self.settings.url)
+    }
+
+    /// Where the browser goes to sign in, as it `needs` to for what somebody wants to approve.
+    async fn authorization(
+        &self,
+        secrets: &Secrets,
+        needs: Option<&StepUp>,
+    ) -> Result<String, ProviderError> {
+        let redirect_uri = self.redirect_uri();
+        let lately = self.settings.step_up.into_iter().chain(needs.and_then(|needs| needs.max_age)).min();
+        let acr = needs.map_or(&[][..], |needs| &needs.acr);
+        let ask = Ask { redirect_uri: &redirect_uri, max_age: lately, acr };
+        self.provider.authorization(secrets, &ask).await
     }
 
     fn secure(&self) -> bool {

@@ -95,6 +95,10 @@ function decide(answer) {
     form.querySelector('[name=reason]').focus();
     return;
   }
+  if (answer === 'approve' && document.getElementById('step-up')) {
+    document.querySelector('#step-up button').focus();
+    return;
+  }
   const open = selected()?.querySelector('a.open');
   if (open) location.href = `${open.getAttribute('href')}#${answer}`;
 }

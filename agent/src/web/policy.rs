@@ -66,7 +66,9 @@ fn held(terms: &HoldTerms) -> String {
         ChatUse::Link => ", chats lead here",
         ChatUse::None => ", no chat is told",
     };
-    format!("hold for {by}{quorum}, at most {time}{chat}")
+    let step_up =
+        terms.step_up.as_ref().map_or_else(String::new, |needs| format!(", who approves signs in {needs}"));
+    format!("hold for {by}{quorum}, at most {time}{step_up}{chat}")
 }
 
 /// A table that scrolls by itself on a narrow screen.

@@ -8,7 +8,6 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode};
 
-use super::form::Fields;
 use super::html::Html;
 use super::layout::{Page, message};
 use super::policy::table;
@@ -17,6 +16,7 @@ use crate::cli::sessions::{ListArgs, listing_row, matches};
 use crate::cli::terminal::Style;
 use crate::cli::transcript::Transcript;
 use crate::record::read::{Catalogue, ReadError};
+use crate::signin::Fields;
 
 /// Sessions listed.
 const SESSIONS_SHOWN: usize = 100;

@@ -116,6 +116,8 @@ mod tests {
             pid: None,
             login_uid: None,
             login_user: None,
+            account: None,
+            proof: None,
             identity: None,
         }
     }

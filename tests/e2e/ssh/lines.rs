@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use harness::daemon::Daemon;
 use harness::process::{self, REVIEWER};
-use harness::reviewer::{Reviewer, id_of};
+use harness::reviewer::{Reviewer, code, id_of};
 use serde_json::Value;
 
 use super::terminal::Screen;
@@ -97,7 +97,7 @@ fn a_held_line_waits_and_can_be_given_up() {
         let entry = reviewer.waiting().unwrap();
         assert_eq!(entry["request"]["content"]["statement"], format!("rm -rf {}", victim.display()).as_str());
         let id = id_of(&entry);
-        let told = screen.until(&format!("approval {id})\r\n"));
+        let told = screen.until(&format!("approval {})\r\n", code(&id)));
         assert!(told.contains("\r\nportcullis: waiting for user:daemon"), "{told:?}");
         assert!(victim.exists(), "nothing runs before the decision");
         match decision {

@@ -1,6 +1,7 @@
 //! A real OpenID provider that the tests choose the users and claims of.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -82,6 +83,24 @@ impl Provider {
             bail!("no token: {}{}", answer.stdout, answer.stderr);
         }
         Ok(answer.stdout)
+    }
+
+    /// What stands in a browser's place: a program that signs this person in at the address behind it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn browser(&self, folder: &std::path::Path, name: &str, password: &str) -> Result<PathBuf> {
+        let (script, program) = (folder.join("person.py"), folder.join(format!("browser-{name}-{password}")));
+        fs::write(&script, include_str!("person.py"))?;
+        let python = process::python();
+        let text = format!(
+            "#!/bin/sh\nexec '{}' '{}' '{name}' '{password}' \"$1\"\n",
+            python.display(),
+            script.display()
+        );
+        fs::write(&program, text)?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        Ok(program)
     }
 
     /// Where a job of a GitHub-like CI system asks for its token, and with what.

@@ -24,14 +24,23 @@ function account(id) {
   return { accountId: id, claims: () => ({ sub: id, preferred_username, groups }) };
 }
 
+// For `portcullis login`: a native app, which may come back to any port of loopback (RFC 8252 section 7.3), or use a device code.
+const native = {
+  client_id: 'portcullis-cli', token_endpoint_auth_method: 'none', application_type: 'native',
+  redirect_uris: ['http://127.0.0.1/callback'],
+  grant_types: ['authorization_code', 'urn:ietf:params:oauth:grant-type:device_code'],
+};
+
 const server = createServer();
 await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
 const issuer = `http://127.0.0.1:${server.address().port}`;
 
 const provider = new Provider(issuer, {
-  clients: [...minting, ...pages],
+  clients: [...minting, ...pages, native],
+  features: { deviceFlow: { enabled: true } },
   conformIdTokenClaims: false,
   claims: { openid: ['sub'], profile: ['preferred_username', 'groups'], email: ['email'] },
+  acrValues: ['pwd', 'phr'],
   findAccount: (_ctx, id) => account(id),
 });
 const serve = provider.callback();
@@ -51,8 +60,20 @@ async function body(request) {
   return text;
 }
 
+// By which means people sign in is what they type as their password: `phr` (phishing-resistant), or a password.
+async function interact(request, response) {
+  const form = Object.fromEntries(new URLSearchParams(await body(request)));
+  if (form.prompt === 'login') {
+    const login = { accountId: form.login, acr: form.password === 'phr' ? 'phr' : 'pwd' };
+    return provider.interactionFinished(request, response, { login }, { mergeWithLastSubmission: false });
+  }
+  request.body = form;
+  return serve(request, response);
+}
+
 server.on('request', async (request, response) => {
   const url = new URL(request.url, issuer);
+  if (request.method === 'POST' && url.pathname.startsWith('/interaction/')) return interact(request, response);
   if (!url.pathname.startsWith('/test/')) return serve(request, response);
   try {
     if (request.method === 'POST' && url.pathname === '/test/mint') {

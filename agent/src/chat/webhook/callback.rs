@@ -14,10 +14,10 @@ use super::super::now;
 use super::super::once::NotOnce;
 use super::signed::SKEW_MAX;
 use super::{Answer, Webhook, millis};
-use crate::approval::{Answer as Word, Decision, Digest, Entry, Outcome, Reviewer};
+use crate::approval::{Answer as Word, Decision, Digest, Entry, Outcome};
 use crate::flow::{ApprovalId, Side};
-use crate::policy::rule::LEEWAY_DEFAULT;
 use crate::run::Identity;
+use crate::signin::{Provider, reviewer};
 
 /// What a callback says.
 #[derive(Deserialize)]
@@ -124,7 +124,7 @@ async fn decided(webhook: &Webhook, body: &[u8]) -> Result<Arc<Entry>, Problem> 
     // A token is one person's word once: the receiver cannot go on in their name.
     let lasts = Duration::from_millis(identity.expires_ms.saturating_sub(millis(now())));
     webhook.once.first(&token(&identity), lasts).map_err(once)?;
-    let (approvals, who) = (Arc::clone(&webhook.approvals), Reviewer::signed_in(identity));
+    let (approvals, who) = (Arc::clone(&webhook.approvals), reviewer(identity));
     let decision = Decision::plain(called.answer, called.reason);
     // The disk may have to be waited for.
     let done =
@@ -162,13 +162,10 @@ async fn person(webhook: &Webhook, token: &str) -> Result<Identity, Problem> {
         };
         Problem::new(status, format!("the ID token does not count: {error}"))
     })?;
-    let Some(step_up) = webhook.step_up else { return Ok(identity) };
-    let at = identity.claims.get("auth_time").and_then(Value::as_u64).map(Duration::from_secs);
-    let lately = at.is_some_and(|at| now().saturating_sub(at) <= step_up.saturating_add(LEEWAY_DEFAULT));
-    lately.then_some(identity).ok_or_else(|| {
-        let detail = format!("to decide, sign in again: auth_time must lie within {} s", step_up.as_secs());
-        Problem::new(StatusCode::FORBIDDEN, detail)
-    })
+    match Provider::age(&identity, webhook.step_up) {
+        Ok(_) => Ok(identity),
+        Err(error) => Err(Problem::new(StatusCode::FORBIDDEN, format!("to decide, sign in again: {error}"))),
+    }
 }
 
 fn state(entry: &Entry) -> Value {

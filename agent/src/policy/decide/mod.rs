@@ -365,6 +365,11 @@ fn stricter(first: Verdict, second: Verdict) -> Verdict {
 
 /// One decision releases the whole message, so whoever makes it must be entitled to every hold that may apply.
 fn both(rule: String, terms: HoldTerms, other: &str, others: &HoldTerms) -> Verdict {
+    let denied = |rule: String, why: &str| Verdict::Deny {
+        reason: format!("the rules \"{rule}\" and \"{other}\" hold this{why}"),
+        hint: Some("If these are several statements, send them one at a time.".to_owned()),
+        rule,
+    };
     let approvers: Vec<String> = match (terms.approvers.is_empty(), others.approvers.is_empty()) {
         (true, _) => others.approvers.clone(),
         (false, true) => terms.approvers,
@@ -372,13 +377,7 @@ fn both(rule: String, terms: HoldTerms, other: &str, others: &HoldTerms) -> Verd
             let shared: Vec<String> =
                 terms.approvers.into_iter().filter(|name| others.approvers.contains(name)).collect();
             if shared.is_empty() {
-                return Verdict::Deny {
-                    reason: format!(
-                        "the rules \"{rule}\" and \"{other}\" hold this for people who have no group in common"
-                    ),
-                    hint: Some("If these are several statements, send them one at a time.".to_owned()),
-                    rule,
-                };
+                return denied(rule, " for people who have no group in common");
             }
             shared
         }
@@ -386,18 +385,22 @@ fn both(rule: String, terms: HoldTerms, other: &str, others: &HoldTerms) -> Verd
     let (quorum, distinct_groups) =
         (terms.quorum.max(others.quorum), terms.distinct_groups || others.distinct_groups);
     if distinct_groups && approvers.len() < usize::try_from(quorum).unwrap_or(usize::MAX) {
-        return Verdict::Deny {
-            reason: format!(
-                "the rules \"{rule}\" and \"{other}\" hold this, and too few groups may decide for both"
-            ),
-            hint: Some("If these are several statements, send them one at a time.".to_owned()),
-            rule,
-        };
+        return denied(rule, ", and too few groups may decide for both");
     }
+    let step_up = match (terms.step_up, &others.step_up) {
+        (Some(one), Some(other)) => match one.and(other) {
+            Some(both) => Some(both),
+            None => {
+                return denied(rule, ", and no sign-in of whoever approves is good enough for both (acr)");
+            }
+        },
+        (one, other) => one.or_else(|| other.clone()),
+    };
     let in_transaction = match (terms.in_transaction, others.in_transaction) {
         (InTransaction::Hold, InTransaction::Hold) => InTransaction::Hold,
         (InTransaction::Refuse, _) | (_, InTransaction::Refuse) => InTransaction::Refuse,
     };
+    let break_glass = terms.break_glass.into_iter().filter(|name| others.break_glass.contains(name));
     Verdict::Hold {
         rule,
         terms: HoldTerms {
@@ -408,11 +411,8 @@ fn both(rule: String, terms: HoldTerms, other: &str, others: &HoldTerms) -> Verd
             inline: terms.inline.into_iter().chain(others.inline).min(),
             quorum,
             distinct_groups,
-            break_glass: terms
-                .break_glass
-                .into_iter()
-                .filter(|name| others.break_glass.contains(name))
-                .collect(),
+            break_glass: break_glass.collect(),
+            step_up,
             // The narrower one.
             chat: terms.chat.max(others.chat),
         },

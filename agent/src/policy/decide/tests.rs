@@ -383,6 +383,9 @@ fn one_decision_must_be_entitled_to_every_hold() {
             hold("b", "update", "approvers = [\"dba\"]\nhold = \"5m\"\nin_transaction = \"hold\""),
             hold("c", "delete", "approvers = [\"legal\"]"),
             hold("d", "merge", ""),
+            hold("e", "truncate", "approvers = [\"dba\"]\nstep_up = \"5m\"\nacr = [\"phr\", \"mfa\"]"),
+            hold("f", "copy", "approvers = [\"dba\"]\nstep_up = \"1m\"\nacr = [\"phr\"]"),
+            hold("g", "lock", "approvers = [\"dba\"]\nacr = [\"pwd\"]"),
         ]
         .concat(),
     );
@@ -402,6 +405,19 @@ fn one_decision_must_be_entitled_to_every_hold() {
     assert_eq!(rule, "a");
     assert_eq!(reason, "the rules \"a\" and \"c\" hold this for people who have no group in common");
     assert_eq!(hint.as_deref(), Some("If these are several statements, send them one at a time."));
+    for (kinds, expected) in [
+        (["update", "truncate"], "within 5m with phr or mfa"),
+        (["truncate", "copy"], "within 1m with phr"),
+        (["lock", "update"], "with pwd"),
+    ] {
+        let Verdict::Hold { terms, .. } = of(&kinds) else { panic!("it is held") };
+        assert_eq!(terms.step_up.unwrap().to_string(), expected, "{kinds:?}");
+    }
+    let Verdict::Deny { reason, .. } = of(&["copy", "lock"]) else { panic!("it is denied") };
+    assert!(
+        reason.ends_with("hold this, and no sign-in of whoever approves is good enough for both (acr)"),
+        "{reason}"
+    );
 }
 
 #[test]

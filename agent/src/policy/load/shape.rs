@@ -2,10 +2,10 @@
 
 use super::table::{List, key, table};
 use super::value::{
-    AbsolutePath, Act, Approver, ByteSize, CgroupGlob, CommandGlob, CredentialName, FieldGlob, Folder,
+    AbsolutePath, Acr, Act, Approver, ByteSize, CgroupGlob, CommandGlob, CredentialName, FieldGlob, Folder,
     HeaderPattern, Hint, HoldTime, HostGlob, HostKey, HostName, HostPort, HttpMethod, HttpsUrl, Identifier,
-    KindGlob, Leeway, LoginMethod, Name, NameGlob, OneOrMore, PathGlob, QueryPattern, Quorum, RuleName,
-    Settings, Slug, UnitGlob, Version,
+    KindGlob, Leeway, LoginMethod, Name, NameGlob, OneOrMore, PathGlob, ProofAge, QueryPattern, Quorum,
+    RuleName, Settings, Slug, UnitGlob, Version,
 };
 use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
@@ -94,6 +94,9 @@ table! {
         optional root_cert: AbsolutePath,
         /// When a token has expired and was not renewed, nothing new starts; what runs finishes (unless written) or is cut.
         optional on_expiry: OnExpiry,
+        /// Whether a client of a run that has no token (a cgroup of [match]) may bring one itself: as its PostgreSQL
+        /// password, or in `Authorization: Bearer`. false unless written.
+        optional in_band: bool,
     }
 }
 
@@ -282,6 +285,11 @@ table! {
         optional break_glass: List<Approver>,
         /// With hold: what chats are for: decide (unless written), link to the approvals page alone, none.
         optional chat: ChatUse,
+        /// With hold: who approves must have signed in at the identity provider within this time (`auth_time`), such as "5m".
+        /// They decide on the approvals page then.
+        optional step_up: ProofAge,
+        /// With hold: and by one of these means (`acr`), in the provider's words, such as "phr".
+        optional acr: List<Acr>,
     }
 }
 

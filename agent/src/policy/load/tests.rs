@@ -172,6 +172,20 @@ fn terms_of_defaults_reach_guards_that_say_nothing() {
 }
 
 #[test]
+fn a_guard_says_what_whoever_approves_must_have_proved() {
+    let guard = |more: &str| {
+        let text = format!("version = 1\nname = \"t\"\n[[guard]]\non = \"http\"\naction = \"hold\"\n{more}");
+        let policy = load(&text).expect("it is valid").policy;
+        let Action::Hold(terms) = &policy.guards[0].action else { panic!("it holds") };
+        terms.step_up.as_ref().map(ToString::to_string)
+    };
+    assert_eq!(guard(""), None);
+    assert_eq!(guard("step_up = \"5m\"").as_deref(), Some("within 5m"));
+    assert_eq!(guard("acr = [\"phr\", \"phrh\"]").as_deref(), Some("with phr or phrh"));
+    assert_eq!(guard("step_up = \"1h\"\nacr = [\"phr\"]").as_deref(), Some("within 1h with phr"));
+}
+
+#[test]
 fn the_version_is_of_the_exact_text() {
     let version = |text: &str| load(text).expect("it is valid").policy.version;
     let text = "version = 1\nname = \"t\"";

@@ -66,6 +66,8 @@ pub struct IssuerRules {
     pub root_cert: Option<PathBuf>,
     /// `on_expiry =`.
     pub on_expiry: OnExpiry,
+    /// `in_band =`: whether clients of runs without a token may bring such tokens themselves.
+    pub in_band: bool,
 }
 
 /// Signatures of tokens (RFC 7518 section 3.1, RFC 8037). Neither `none` nor those with a shared secret.

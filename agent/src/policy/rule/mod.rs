@@ -14,6 +14,7 @@ use crate::request::Effect;
 mod http;
 mod identity;
 mod ssh;
+mod step_up;
 
 pub use http::{
     ClientTls, HttpWhen, INLINE_TIME_DEFAULT, INSPECT_BYTES_DEFAULT, INSPECT_BYTES_LIMIT, Injection,
@@ -26,6 +27,7 @@ pub use ssh::{
     CommandPattern, ENV_DEFAULT, Interactive, SshAuth, SshRules, SshUpstream, SshWhen, VALIDITY_DEFAULT,
     known_hosts_names,
 };
+pub use step_up::{ACR_BYTES_MAX, ACR_MAX, PROOF_AGE_MAX, PROOF_AGE_MIN, StepUp};
 
 /// Identifies the exact text a decision was made under: SHA-256 of the file's bytes, first 16 hex digits.
 pub type PolicyVersion = String;
@@ -293,6 +295,8 @@ pub struct HoldTerms {
     pub distinct_groups: bool,
     /// `break_glass = ["oncall"]`: whose word alone is enough in an emergency.
     pub break_glass: Vec<String>,
+    /// `step_up =` and `acr =`: what whoever approves must have proved.
+    pub step_up: Option<StepUp>,
     /// `in_transaction =`.
     pub in_transaction: InTransaction,
     /// `chat =`.
@@ -311,6 +315,7 @@ impl Default for HoldTerms {
             distinct_groups: false,
             break_glass: Vec::new(),
             chat: ChatUse::Decide,
+            step_up: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What Portcullis itself answers: problem details (RFC 9457), or a gRPC status for a gRPC client.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::json;
 
@@ -29,12 +29,33 @@ pub(super) struct Problem {
     pub(super) approval: Option<ApprovalId>,
     /// Whose doing it was.
     pub(super) side: Side,
+    /// What is wrong with the client's token (RFC 6750 section 3.1), when that is what it is about.
+    pub(super) token: Option<TokenProblem>,
+}
+
+/// Why a client's token does not open its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenProblem {
+    /// There is none.
+    Missing,
+    /// It does not count.
+    Invalid,
+}
+
+impl TokenProblem {
+    /// `WWW-Authenticate`. A request without a token is told no error (RFC 6750 section 3.1).
+    fn challenge(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Missing => "Bearer realm=\"portcullis\"",
+            Self::Invalid => "Bearer realm=\"portcullis\", error=\"invalid_token\"",
+        })
+    }
 }
 
 impl Problem {
     /// A problem that no rule made.
     pub(super) fn new(status: StatusCode, side: Side, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), hint: None, rule: None, approval: None, side }
+        Self { status, detail: detail.into(), hint: None, rule: None, approval: None, side, token: None }
     }
 
     /// A request that the gate refuses.
@@ -52,7 +73,18 @@ impl Problem {
             rule: Some(denial.rule.clone()),
             approval: denial.approval.as_ref().map(|approval| approval.id),
             side: denial.side,
+            token: None,
         }
+    }
+
+    /// A request whose client has to bring a token, or another one.
+    pub(super) fn unidentified(denial: &Denial, token: TokenProblem) -> Self {
+        let status = match denial.side {
+            Side::Client | Side::Policy => StatusCode::UNAUTHORIZED,
+            // It may be a good one.
+            Side::Portcullis | Side::Upstream => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self { status, token: Some(token), ..Self::denied(denial) }
     }
 
     /// A held request whose client shall come again.
@@ -93,6 +125,9 @@ impl Problem {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let (Some(token), StatusCode::UNAUTHORIZED) = (self.token, self.status) {
+            headers.insert(WWW_AUTHENTICATE, token.challenge());
+        }
         if self.status == StatusCode::LOCKED {
             headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
         }
@@ -101,11 +136,12 @@ impl Problem {
 
     /// A response of trailers only (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
     fn grpc(&self) -> Response<Bytes> {
-        // grpc-status: INVALID_ARGUMENT, PERMISSION_DENIED, UNAVAILABLE, INTERNAL.
-        let code = match self.side {
-            Side::Client => 3,
-            Side::Policy => 7,
-            Side::Portcullis | Side::Upstream => 14,
+        // grpc-status: INVALID_ARGUMENT, PERMISSION_DENIED, UNAVAILABLE, UNAUTHENTICATED.
+        let code = match (self.side, self.token) {
+            (Side::Client | Side::Policy, Some(_)) => 16,
+            (Side::Client, None) => 3,
+            (Side::Policy, None) => 7,
+            (Side::Portcullis | Side::Upstream, _) => 14,
         };
         let hint = self.hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default();
         let rule = self.rule.as_deref().map(|rule| format!("; rule: {rule}")).unwrap_or_default();

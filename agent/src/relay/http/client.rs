@@ -1,6 +1,7 @@
 //! The client's side of an HTTP connection: which protocol it speaks, its TLS, and what a refused one is told.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use super::answer::{Problem, is_grpc};
 use super::session::Client;
 use crate::codec::tls::{Sni, sni_of};
 use crate::flow::{Flow, Side};
-use crate::gate::Admission;
+use crate::gate::{Admission, Unidentified};
 use crate::limits::STARTUP_TIME_MAX;
 use crate::policy::rule::{ClientTls, UpstreamTls};
 use crate::record::event::{EndReason, Ended};
@@ -40,6 +41,35 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// How long a refused client may take to ask and to read why.
 const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// What a client is taken to speak, and to whom.
+pub(super) struct Expected<'a> {
+    client_tls: ClientTls,
+    host: Option<&'a str>,
+    destination: IpAddr,
+}
+
+impl<'a> From<&'a Admission> for Expected<'a> {
+    fn from(admission: &'a Admission) -> Self {
+        let client_tls = admission.connection().client_tls;
+        Self { client_tls, host: admission.host(), destination: admission.flow().destination.0.ip() }
+    }
+}
+
+impl<'a> From<&'a Unidentified> for Expected<'a> {
+    fn from(unidentified: &'a Unidentified) -> Self {
+        let client_tls = unidentified.client_tls();
+        Self { client_tls, host: unidentified.host(), destination: unidentified.flow().destination.0.ip() }
+    }
+}
+
+impl Expected<'_> {
+    /// The name of a certificate for a client that asks for none: the host it was told an address for, else the address.
+    fn fallback_name(&self) -> ServerName<'static> {
+        let name = self.host.and_then(|name| ServerName::try_from(name.to_owned()).ok());
+        name.unwrap_or_else(|| ServerName::IpAddress(self.destination.into()))
+    }
+}
+
 /// What a client's connection turned out to be.
 pub(super) enum Opened {
     /// To be served.
@@ -49,9 +79,13 @@ pub(super) enum Opened {
 }
 
 /// Makes the client's side ready.
-pub(super) async fn open(tcp: TcpStream, admission: &Admission, relay: &Arc<Relay>) -> Result<Opened, Ended> {
+pub(super) async fn open(
+    tcp: TcpStream,
+    expected: &Expected<'_>,
+    relay: &Arc<Relay>,
+) -> Result<Opened, Ended> {
     let opening = async {
-        match admission.connection().client_tls {
+        match expected.client_tls {
             ClientTls::Passthrough => passthrough(tcp).await,
             ClientTls::Plain => {
                 let first = first_bytes(&tcp, PREFACE.len()).await?;
@@ -62,7 +96,7 @@ pub(super) async fn open(tcp: TcpStream, admission: &Admission, relay: &Arc<Rela
                     Client { scheme: Scheme::Http, version, sni: None, has_certificate: false },
                 ))
             }
-            ClientTls::Intercept => intercept(tcp, admission, relay).await,
+            ClientTls::Intercept => intercept(tcp, expected, relay).await,
         }
     };
     match timeout(STARTUP_TIME_MAX, opening).await {
@@ -71,7 +105,7 @@ pub(super) async fn open(tcp: TcpStream, admission: &Admission, relay: &Arc<Rela
     }
 }
 
-async fn intercept(mut tcp: TcpStream, admission: &Admission, relay: &Arc<Relay>) -> Result<Opened, Ended> {
+async fn intercept(mut tcp: TcpStream, expected: &Expected<'_>, relay: &Arc<Relay>) -> Result<Opened, Ended> {
     let first = first_bytes(&tcp, 1).await?;
     if first.first() != Some(&TLS_HANDSHAKE) {
         const DETAIL: &str = "the policy wants TLS on this connection, and the client spoke without";
@@ -84,7 +118,7 @@ async fn intercept(mut tcp: TcpStream, admission: &Admission, relay: &Arc<Relay>
         drop(timeout(LAST_WORDS_TIME_MAX, tcp.shutdown()).await);
         return Err(failed(DETAIL));
     }
-    let name = fallback_name(admission);
+    let name = expected.fallback_name();
     let config = relay.ca.http_config(&name).map_err(|error| Ended {
         reason: EndReason::Failed,
         side: error.side(),
@@ -138,12 +172,6 @@ async fn first_bytes(tcp: &TcpStream, count: usize) -> Result<Vec<u8>, Ended> {
     }
     first.truncate(seen);
     Ok(first)
-}
-
-/// The name of a certificate for a client that asks for none: the host it was told an address for, else the address.
-fn fallback_name(admission: &Admission) -> ServerName<'static> {
-    let name = admission.host().and_then(|name| ServerName::try_from(name.to_owned()).ok());
-    name.unwrap_or_else(|| ServerName::IpAddress(admission.flow().destination.0.ip().into()))
 }
 
 /// The name that the server's certificate must bear: the profile's, the host the policy names, the one the client asked

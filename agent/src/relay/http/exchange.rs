@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::answer::{Problem, is_grpc};
 use super::body::{Read, ResponseStream, Source, read};
 use super::coding::decode_whole;
+use super::door::Door;
 use super::head::{authority, strip_hop_by_hop, wants_upgrade};
 use super::log::causes;
 use super::masks::Masks;
@@ -75,12 +76,19 @@ pub(super) enum RequestBody {
 }
 
 /// Answers one request.
-pub(super) async fn serve(session: Arc<Session>, request: Request<Incoming>) -> Response<ResponseStream> {
+pub(super) async fn serve(door: Arc<Door>, mut request: Request<Incoming>) -> Response<ResponseStream> {
     let grpc = is_grpc(request.headers());
-    match answer(&session, request).await {
+    let answered = match door.session(&mut request).await {
+        Ok(session) => answer(&session, request).await,
+        Err(problem) => {
+            take_rest(door.version(), request.into_body()).await;
+            Err(problem)
+        }
+    };
+    match answered {
         Ok(response) => response,
         Err(problem) => {
-            let (parts, body) = problem.response(grpc, session.id()).into_parts();
+            let (parts, body) = problem.response(grpc, door.id()).into_parts();
             Response::from_parts(parts, ResponseStream::new(Source::Whole(Some(body)), None, None, None))
         }
     }
@@ -97,7 +105,7 @@ async fn answer(
         Ok(exchange) => Box::new(exchange),
         Err(refused) => {
             let (problem, body) = *refused;
-            take_rest(session, body).await;
+            take_rest(session.client.version, body).await;
             return Err(problem);
         }
     };
@@ -109,7 +117,7 @@ async fn answer(
             if let (RequestBody::Stream(body) | RequestBody::Read(Read::Beginning(_, body)), None) =
                 (body, upgrade)
             {
-                take_rest(&session, body).await;
+                take_rest(session.client.version, body).await;
             }
             Err(problem)
         }
@@ -134,8 +142,8 @@ async fn permission(exchange: &mut Exchange) -> Result<Permit, Problem> {
 
 /// Reads what a refused HTTP/2 request still sends, within bounds: clients lose the answer on a stream that is reset
 /// before they are through (curl 7.88 does). Over HTTP/1.1, hyper sees to it.
-async fn take_rest(session: &Session, mut body: Incoming) {
-    match session.client.version {
+async fn take_rest(version: Version, mut body: Incoming) {
+    match version {
         Version::Http1 => return,
         Version::Http2 => {}
     }

@@ -9,14 +9,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use self::client::Opened;
+use self::client::{Expected, Opened};
+use self::door::{Door, Guarded};
 use self::session::Session;
 use super::counted::{Counted, Counts};
-use super::{Relay, Shutdown};
+use super::{Relay, Shutdown, open_record};
 use crate::flow::Side;
-use crate::gate::Admission;
-use crate::record::SessionRecord;
+use crate::gate::{Admission, Unidentified};
 use crate::record::event::{EndReason, Ended, OpaqueCounts};
+use crate::record::{RecordError, SessionRecord};
 use crate::tls::Stream;
 use crate::upstream::http::Version;
 
@@ -24,6 +25,7 @@ mod answer;
 mod body;
 mod client;
 mod coding;
+mod door;
 mod exchange;
 mod forward;
 mod head;
@@ -77,7 +79,7 @@ pub(crate) async fn serve(
     record: SessionRecord,
     shutdown: Shutdown,
 ) {
-    let opened = match client::open(tcp, &admission, relay).await {
+    let opened = match client::open(tcp, &Expected::from(&admission), relay).await {
         Ok(Opened::Http(stream, client)) => (stream, client),
         Ok(Opened::Passthrough(tcp, hello, name)) => {
             return passthrough::serve(tcp, hello, name, &admission, relay, record, shutdown).await;
@@ -92,29 +94,75 @@ pub(crate) async fn serve(
             return finish(record, Ended { reason: EndReason::Failed, side: error.side(), detail });
         }
     };
-    let version = client.version;
     let session = Session::new(relay, admission, client, server_name, record);
     let (stream, counts) = Counted::new(stream);
-    let ended = match version {
-        Version::Http1 => Box::pin(http1(stream, &session, shutdown.clone())).await,
-        Version::Http2 => Box::pin(http2(stream, &session, shutdown.clone())).await,
+    let ended = requests(stream, &Arc::new(Door::Open(Arc::clone(&session))), shutdown.clone()).await;
+    end(&session, &counts, ended, shutdown).await;
+}
+
+/// Relays a connection whose client brings a token with every request, to its end, which is recorded.
+///
+/// # Errors
+/// When it cannot be recorded.
+pub(crate) async fn serve_unidentified(
+    tcp: TcpStream,
+    unidentified: Unidentified,
+    relay: &Arc<Relay>,
+    shutdown: Shutdown,
+) -> Result<(), RecordError> {
+    let nobodys = || {
+        let (flow, run) = (unidentified.flow(), unidentified.run());
+        open_record(&relay.recorder, flow, run, unidentified.subject(), None)
     };
-    let ended = upgraded(&session, shutdown.clone()).await.unwrap_or(ended);
-    for target in session.take_targets() {
-        close(&target, &Counts::default(), ended.clone()).await;
+    let (stream, client) = match client::open(tcp, &Expected::from(&unidentified), relay).await {
+        Ok(Opened::Http(stream, client)) => (stream, client),
+        Ok(Opened::Passthrough(..)) => {
+            let detail = Some("what is not read cannot bring a token".to_owned());
+            let ended = Ended { reason: EndReason::Refused, side: Side::Policy, detail };
+            return nobodys()?.close(ended).map(drop);
+        }
+        Err(ended) => return nobodys()?.close(ended).map(drop),
+    };
+    let (stream, counts) = Counted::new(stream);
+    let door = Arc::new(Door::Guarded(Box::new(Guarded::new(relay, unidentified.clone(), client))));
+    let ended = requests(stream, &door, shutdown.clone()).await;
+    let Door::Guarded(guarded) = &*door else { return Ok(()) };
+    let (sessions, refused) = guarded.close().await;
+    if sessions.is_empty() {
+        return nobodys()?.close(refused.unwrap_or(ended)).map(drop);
     }
-    close(&session, &counts, ended).await;
-    if let Some(tunnel) = session.take_tunnel() {
-        tunnel.serve(&session, shutdown).await;
+    for session in sessions {
+        end(&session, &counts, ended.clone(), shutdown.clone()).await;
+    }
+    Ok(())
+}
+
+/// Serves requests until the client has no more.
+async fn requests(stream: Counted<Stream>, door: &Arc<Door>, shutdown: Shutdown) -> Ended {
+    match door.version() {
+        Version::Http1 => Box::pin(http1(stream, door, shutdown)).await,
+        Version::Http2 => Box::pin(http2(stream, door, shutdown)).await,
     }
 }
 
-async fn http1(stream: Counted<Stream>, session: &Arc<Session>, mut shutdown: Shutdown) -> Ended {
+/// What is left to do when the last request of a session was answered.
+async fn end(session: &Arc<Session>, counts: &Counts, ended: Ended, shutdown: Shutdown) {
+    let ended = upgraded(session, shutdown.clone()).await.unwrap_or(ended);
+    for target in session.take_targets() {
+        close(&target, &Counts::default(), ended.clone()).await;
+    }
+    close(session, counts, ended).await;
+    if let Some(tunnel) = session.take_tunnel() {
+        tunnel.serve(session, shutdown).await;
+    }
+}
+
+async fn http1(stream: Counted<Stream>, door: &Arc<Door>, mut shutdown: Shutdown) -> Ended {
     let service = {
-        let session = Arc::clone(session);
+        let door = Arc::clone(door);
         service_fn(move |request| {
-            let session = Arc::clone(&session);
-            async move { Ok::<_, Infallible>(Box::pin(exchange::serve(session, request)).await) }
+            let door = Arc::clone(&door);
+            async move { Ok::<_, Infallible>(Box::pin(exchange::serve(door, request)).await) }
         })
     };
     let connection = hyper::server::conn::http1::Builder::new()
@@ -137,12 +185,12 @@ async fn http1(stream: Counted<Stream>, session: &Arc<Session>, mut shutdown: Sh
     shutdown.ended()
 }
 
-async fn http2(stream: Counted<Stream>, session: &Arc<Session>, mut shutdown: Shutdown) -> Ended {
+async fn http2(stream: Counted<Stream>, door: &Arc<Door>, mut shutdown: Shutdown) -> Ended {
     let service = {
-        let session = Arc::clone(session);
+        let door = Arc::clone(door);
         service_fn(move |request| {
-            let session = Arc::clone(&session);
-            async move { Ok::<_, Infallible>(Box::pin(exchange::serve(session, request)).await) }
+            let door = Arc::clone(&door);
+            async move { Ok::<_, Infallible>(Box::pin(exchange::serve(door, request)).await) }
         })
     };
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())

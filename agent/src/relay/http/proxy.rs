@@ -112,11 +112,13 @@ async fn admit(
     match &admitted {
         Admitted::Yes(admission) => {
             let (flow, run) = (admission.flow(), admission.run());
-            let record = open_record(&relay.recorder, flow, run, admission.subject(), &admitted);
+            let record = open_record(&relay.recorder, flow, run, admission.subject(), Some(admission));
             let record = record.map_err(|error| unrecorded(&error))?;
             Ok(((**admission).clone(), record))
         }
         Admitted::No(denial) => Err(Problem::denied(denial)),
+        // Whoever is at a proxy has been asked.
+        Admitted::Asks(_) => Err(Problem::new(StatusCode::FORBIDDEN, Side::Policy, "this run has no token")),
     }
 }
 

@@ -351,6 +351,14 @@ impl Conversation {
         if self.is_open_portal(name) {
             return Ok(Step::Wait);
         }
+        // It was judged under a token that may have run out since.
+        if self.admission.subject().identity.is_some()
+            && let Err(denial) = self.gate.still_admits(&self.admission)
+        {
+            self.record.note(&format!("refused to run a portal: {}", denial.reason))?;
+            self.refuse(&Refusal::denied(&denial), &Message::Bind(name.into()), wires)?;
+            return Ok(Step::Done);
+        }
         let names_epoch = self.names_epoch;
         let describe = self.masking.describes_portals();
         let (operation, marks) = match self.portals.latest_mut(name) {

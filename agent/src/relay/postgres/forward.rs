@@ -195,8 +195,10 @@ impl Conversation {
         let approvers =
             if terms.approvers.is_empty() { "an operator".to_owned() } else { terms.approvers.join(" or ") };
         let minutes = humantime::format_duration(terms.timeout);
-        let text =
-            format!("portcullis: waiting for approval {} by {approvers}, at most {minutes}", held.id());
+        let text = format!(
+            "portcullis: waiting for approval {} by {approvers}, at most {minutes}",
+            held.id().code()
+        );
         if !is_decided {
             OwnReport::new(Severity::Notice, sqlstate::SUCCESSFUL_COMPLETION, text)
                 .detail(format!("Rule: {rule}."))

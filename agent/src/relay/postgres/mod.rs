@@ -17,8 +17,9 @@ use self::planner::Planner;
 use self::pump::Pump;
 use self::refusal::Refusal;
 use self::search_path::SearchPath;
+use super::in_band::{self, Unknown, cut_at_expiry};
 use super::leg::Leg;
-use super::{Relay, Shutdown};
+use super::{Relay, Shutdown, open_record};
 use crate::codec::postgres::backend::TransactionStatus;
 use crate::codec::postgres::encode::backend;
 use crate::codec::postgres::report::{FieldEdit, Report};
@@ -26,7 +27,7 @@ use crate::codec::postgres::startup::CancelKey;
 use crate::codec::postgres::{SqlState, Text, sqlstate};
 use crate::credential::{Credential, CredentialError};
 use crate::flow::{Flow, SessionId, Side};
-use crate::gate::{Admission, Denial};
+use crate::gate::{Admission, Denial, Unidentified};
 use crate::record::event::{EndReason, Ended, OpaqueCounts};
 use crate::record::{RecordError, SessionRecord};
 use crate::tls::Stream;
@@ -89,6 +90,17 @@ pub(crate) async fn serve(
         Ok(greeting) => greeting,
         Err(ended) => return finish(record, ended),
     };
+    serve_greeted(greeting, admission, relay, record, shutdown).await;
+}
+
+/// The same of a client that was greeted.
+async fn serve_greeted(
+    greeting: Box<Greeting>,
+    admission: Admission,
+    relay: &Relay,
+    record: SessionRecord,
+    shutdown: Shutdown,
+) {
     // What is leased is held to the end.
     let Opened { client, server, parts, planner, cancel, held } =
         match open(greeting, admission, relay, record).await {
@@ -109,6 +121,81 @@ pub(crate) async fn serve(
     let mut record = conversation.into_record();
     record.count_bytes(OpaqueCounts { to_upstream: moved.to_upstream, to_client: moved.to_client });
     finish(record, ended);
+}
+
+/// Asks a client for a token as its password, and relays the session that it opens to its end.
+///
+/// # Errors
+/// When it cannot be recorded; the client is told.
+pub(crate) async fn serve_unidentified(
+    tcp: TcpStream,
+    unidentified: Unidentified,
+    relay: &Relay,
+    shutdown: Shutdown,
+) -> Result<(), RecordError> {
+    let (flow, run) = (unidentified.flow(), unidentified.run());
+    let begin = |admission: Option<&Admission>| {
+        let subject = admission.map_or(unidentified.subject(), Admission::subject);
+        open_record(&relay.recorder, flow, run, subject, admission)
+    };
+    let mut greeting = match welcome(tcp, flow, relay).await {
+        Ok(greeting) => greeting,
+        Err(ended) => return begin(None)?.close(ended).map(drop),
+    };
+    let admission = match identified(&mut greeting.client, &unidentified, relay).await {
+        Ok(admission) => admission,
+        Err(refusal) => {
+            last_words(&mut greeting.client, &refusal.told).await;
+            return begin(None)?.close(refusal.ended).map(drop);
+        }
+    };
+    let record = match begin(Some(&admission)) {
+        Ok(record) => record,
+        Err(error) => {
+            last_words(&mut greeting.client, &record_refusal(&error)).await;
+            return Err(error);
+        }
+    };
+    let cut = cut_at_expiry(relay, &admission, flow.session);
+    let serving = serve_greeted(greeting, Admission::clone(&admission), relay, record, shutdown);
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        () = serving.as_mut() => return Ok(()),
+        () = cut => {}
+    }
+    serving.await;
+    Ok(())
+}
+
+/// Why a client's token opens nothing.
+struct NotIdentified {
+    told: Refusal,
+    ended: Ended,
+}
+
+async fn identified(
+    client: &mut Leg<Stream>,
+    unidentified: &Unidentified,
+    relay: &Relay,
+) -> Result<Box<Admission>, NotIdentified> {
+    let token = password::ask(client).await.map_err(|error| {
+        let told = Refusal::new(sqlstate::INVALID_PASSWORD, format!("portcullis: {error}"));
+        let why = error.to_string();
+        let ended = Ended { reason: EndReason::Failed, side: Side::Client, detail: Some(why) };
+        NotIdentified { told, ended }
+    })?;
+    in_band::identify(relay, unidentified, token.expose()).await.map_err(|unknown| {
+        let denial = unknown.denial();
+        let told = match &unknown {
+            Unknown::Denied(denial) => Refusal::denied(denial),
+            Unknown::Token(denial) => {
+                let told = format!("portcullis: {}", denial.reason);
+                Refusal::new(sqlstate::INVALID_PASSWORD, told).hint(denial.hint.clone().unwrap_or_default())
+            }
+        };
+        let detail = Some(denial.reason.clone());
+        NotIdentified { told, ended: Ended { reason: EndReason::Refused, side: denial.side, detail } }
+    })
 }
 
 /// Tells a client that is not served why, in its own protocol.

@@ -1,4 +1,4 @@
-//! The client's password, where the policy passes it through: asked for as it is, used for the server's login alone, wiped.
+//! The client's password, where the policy passes it through or takes it for a token: asked for as it is, used once, wiped.
 //!
 //! Elsewhere clients are asked for nothing, because the kernel says whose they are.
 
@@ -8,13 +8,14 @@ use bytes::Buf as _;
 use tokio::time::timeout;
 
 use crate::codec::postgres::encode::backend;
+use crate::identity::TOKEN_BYTES_MAX;
 use crate::limits::STARTUP_TIME_MAX;
 use crate::relay::leg::{Fill, Leg};
 use crate::secret::Secret;
 use crate::tls::Stream;
 
-/// Longest PasswordMessage without its tag, in bytes. PostgreSQL itself takes no longer password.
-const MESSAGE_BYTES_MAX: usize = 8 * 1024;
+/// Longest PasswordMessage without its tag, in bytes: of a token. PostgreSQL itself takes no longer password.
+const MESSAGE_BYTES_MAX: usize = TOKEN_BYTES_MAX + 1024;
 /// Tag and length.
 const HEAD_BYTES: usize = 5;
 
@@ -22,12 +23,10 @@ const HEAD_BYTES: usize = 5;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PasswordError {
     /// Others could read it.
-    #[error(
-        "the policy passes the client's password through, and its connection is neither TLS nor of this host"
-    )]
+    #[error("the policy asks for the client's password, and its connection is neither TLS nor of this host")]
     Exposed,
     /// It left, as psql does to ask its user first.
-    #[error("the client left when it was asked for its password, which the policy passes through")]
+    #[error("the client left when it was asked for its password, as the policy wants it")]
     Gone,
     /// It did not answer in time.
     #[error("the client did not give its password within {STARTUP_TIME_MAX:?}")]
@@ -98,7 +97,7 @@ mod tests {
         assert!(matches!(message_length(b"p\0\0\0\x07ab"), Ok(None)));
         assert!(matches!(message_length(b"p\0\0\0\x07ab\0"), Ok(Some(8))));
         assert!(matches!(message_length(b"p\0\0\0\x07ab\0Q\0"), Ok(Some(8))));
-        for bad in [b"Q\0\0\0\x07", b"p\0\0\0\x05", b"p\0\0\0\x04", b"p\0\0\x20\x01", b"p\xff\xff\xff\xff"] {
+        for bad in [b"Q\0\0\0\x07", b"p\0\0\0\x05", b"p\0\0\0\x04", b"p\0\0\x44\x01", b"p\xff\xff\xff\xff"] {
             assert!(matches!(message_length(bad), Err(PasswordError::NoPassword)), "{bad:?}");
         }
     }

@@ -587,6 +587,37 @@ fn a_failure_in_the_middle_of_a_pipeline_skips_what_the_client_sends_next() {
 }
 
 #[test]
+fn a_portal_is_not_run_once_its_token_has_run_out() {
+    let identity = |lasts_ms| crate::run::Identity {
+        issuer: "https://idp.example".to_owned(),
+        subject: "job".to_owned(),
+        name: None,
+        groups: Vec::new(),
+        groups_claim: None,
+        claims: serde_json::json!({"aud": "portcullis", "org": "acme"}).as_object().cloned().unwrap(),
+        expires_ms: crate::run::now_ms() + lasts_ms,
+        token: String::new(),
+        meaning: String::new(),
+    };
+    let asks = "[identity]\nissuer = \"https://idp.example\"\naudience = \"portcullis\"\nclaims = { org = \"acme\" }\nin_band = true\n[[connection]]";
+    for (lasts_ms, runs) in [(60_000, true), (20, false)] {
+        let mut rig = Rig::under(&POLICY.replacen("[[connection]]", asks, 1));
+        rig.conversation.admission = rig.conversation.admission.clone().for_whom(identity(lasts_ms));
+        rig.client(|out| {
+            parse(out, "", "SELECT id FROM customers");
+            bind(out, "", "");
+        });
+        assert!(rig.sent().iter().any(|message| message.starts_with("Bind")));
+        std::thread::sleep(std::time::Duration::from_millis(if runs { 0 } else { 25 }));
+        rig.client(|out| {
+            execute(out, "");
+            frontend::sync(out);
+        });
+        assert_eq!(rig.sent().iter().any(|message| message.starts_with("Execute")), runs);
+    }
+}
+
+#[test]
 fn a_refusal_alone_is_told_at_once() {
     let mut rig = Rig::new();
     rig.query("DELETE FROM orders");

@@ -71,8 +71,10 @@ async fn wait(
     let approvers =
         if terms.approvers.is_empty() { "a reviewer".to_owned() } else { terms.approvers.join(", ") };
     if let Some(notice) = notice.filter(|_| !held.is_decided()) {
-        let text =
-            format!("portcullis: waiting for {approvers} to approve this (rule: {rule}, approval {id})\n");
+        let text = format!(
+            "portcullis: waiting for {approvers} to approve this (rule: {rule}, approval {})\n",
+            id.code()
+        );
         notice.say(text).await;
     }
     let result = tokio::select! {
@@ -128,6 +130,7 @@ fn request(connection: &Connection, operation: &SshOperation, asked: &Asked, hol
         distinct_groups: terms.distinct_groups,
         break_glass: terms.break_glass.clone(),
         chat: terms.chat,
+        step_up: terms.step_up.clone(),
         shape: None,
         // What is typed at a prompt means what the shell has become by then.
         again: (operation.kind != OperationKind::Line).then(String::new),

@@ -23,7 +23,7 @@ impl Refusal {
     pub(super) fn denied(denial: &Denial) -> Self {
         let mut text = format!("portcullis: {} (rule: {})\n", denial.reason, denial.rule);
         if let Some(approval) = &denial.approval {
-            text.push_str(&format!("portcullis: approval {}\n", approval.id));
+            text.push_str(&format!("portcullis: approval {}\n", approval.id.code()));
         }
         if let Some(hint) = &denial.hint {
             text.push_str(&format!("portcullis: {hint}\n"));

@@ -37,6 +37,7 @@ fn linked(rig: &Rig, user: &str) -> Vec<String> {
         subject: format!("sub-\"{user}\""),
         name: None,
         groups: Vec::new(),
+        groups_claim: None,
         claims: crate::policy::rule::Claims::new(),
         expires_ms: 0,
         token: String::new(),

@@ -174,6 +174,7 @@ fn held() -> crate::approval::Request {
         distinct_groups: false,
         break_glass: vec!["oncall".to_owned()],
         chat: crate::policy::rule::ChatUse::default(),
+        step_up: None,
         shape: Some("DROP TABLE a".to_owned()),
         patience: None,
         again: Some(String::new()),

@@ -28,5 +28,6 @@ fn issuer(table: IdentityTable) -> Option<IssuerRules> {
         keys_url: value(table.keys_url).map(|url| url.0),
         root_cert: value(table.root_cert).map(|path| path.0),
         on_expiry: value(table.on_expiry).unwrap_or(OnExpiry::Finish),
+        in_band: value(table.in_band).unwrap_or(false),
     })
 }

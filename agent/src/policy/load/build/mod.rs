@@ -7,12 +7,12 @@ use toml::Spanned;
 
 use super::shape::{ConnectionTable, DefaultsTable, FileTable, GuardTable, MaskTable, UpstreamTable};
 use super::table::{Choice, List};
-use super::value::{Act, LoginMethod, Version};
+use super::value::{Act, LoginMethod, ProofAge, Version};
 use crate::policy::rule::{
     Action, ClientTls, Connection, Defaults, Egress, Guard, HOLD_TIME_DEFAULT, HoldTerms, HttpWhen,
     INSPECT_BYTES_DEFAULT, InTransaction, MaskDirection, MaskRule, MaskTarget, Matches, Policy,
-    RESULT_BYTES_DEFAULT, RecordRules, RunRules, SshUpstream, SshWhen, Uninspected, UnknownOrigin, Upstream,
-    UpstreamTls, When,
+    RESULT_BYTES_DEFAULT, RecordRules, RunRules, SshUpstream, SshWhen, StepUp, Uninspected, UnknownOrigin,
+    Upstream, UpstreamTls, When,
 };
 use crate::request::Effect;
 
@@ -164,6 +164,7 @@ fn guard(index: usize, table: GuardTable, terms: &HoldTerms) -> Option<Guard> {
             distinct_groups: value(table.distinct_groups).unwrap_or(false),
             break_glass: list(table.break_glass, |name| name.0),
             chat: value(table.chat).unwrap_or_default(),
+            step_up: step_up(value(table.step_up), list(table.acr, |value| value.0)),
         }),
     };
     let when = When {
@@ -199,6 +200,11 @@ fn guard(index: usize, table: GuardTable, terms: &HoldTerms) -> Option<Guard> {
         },
     };
     Some(Guard { name, on: value(table.on)?, when, action })
+}
+
+fn step_up(age: Option<ProofAge>, acr: Vec<String>) -> Option<StepUp> {
+    let max_age = age.map(|age| age.0);
+    (max_age.is_some() || !acr.is_empty()).then_some(StepUp { max_age, acr })
 }
 
 fn mask(table: MaskTable) -> Option<MaskRule> {

@@ -7,6 +7,7 @@ use toml::Spanned;
 use super::items;
 use crate::policy::load::shape::{FileTable, IdentityTable};
 use crate::policy::load::table::Findings;
+use crate::policy::load::value::LoginMethod;
 
 /// Claims need a token, and an issuer is named once.
 pub(super) fn file(file: &FileTable, findings: &mut Findings<'_>) {
@@ -34,6 +35,14 @@ pub(super) fn file(file: &FileTable, findings: &mut Findings<'_>) {
             );
         }
     }
+    if issuers.iter().any(|table| table.in_band.as_ref().is_some_and(|in_band| *in_band.get_ref())) {
+        for span in passed_through(file) {
+            findings.error(
+                span,
+                "with in_band in [identity] the client's password is its token, which no server may get",
+            );
+        }
+    }
     if issuers.is_empty() {
         for span in conditions(file) {
             findings.error(span, "claims are a token's; name its issuer in [identity]");
@@ -47,6 +56,13 @@ fn anyone_can_have_a_token(issuer: &str) -> bool {
         issuer.trim_end_matches('/'),
         "https://token.actions.githubusercontent.com" | "https://gitlab.com" | "https://accounts.google.com"
     )
+}
+
+/// Where a client's password is passed on.
+fn passed_through(file: &FileTable) -> impl Iterator<Item = Range<usize>> {
+    let upstreams = items(file.connection.as_ref()).filter_map(|table| table.upstream.as_ref());
+    let auths = upstreams.filter_map(|upstream| upstream.get_ref().auth.as_ref());
+    auths.filter(|auth| *auth.get_ref() == LoginMethod::PassThrough).map(Spanned::span)
 }
 
 /// Where claims are asked for outside of `[identity]`.

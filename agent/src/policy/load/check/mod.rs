@@ -14,7 +14,7 @@ use crate::policy::load::shape::{
 };
 use crate::policy::load::table::{Choice, Findings, List, Table};
 use crate::policy::load::value::{Act, LoginMethod, Slug};
-use crate::policy::rule::{Destination, Protocol, UpstreamTls};
+use crate::policy::rule::{ACR_MAX, Destination, Protocol, UpstreamTls};
 use crate::request::Effect;
 
 mod http;
@@ -203,6 +203,9 @@ fn guard(table: &GuardTable, connections: &[&ConnectionTable], tags: &[String], 
     if let Some(act) = table.action.as_ref().map(|act| *act.get_ref()) {
         guard_terms(table, act, findings);
         quorum_can_be_met(table, findings);
+        if let Some(acr) = table.acr.as_ref().filter(|acr| acr.get_ref().0.len() > ACR_MAX) {
+            findings.error(acr.span(), format!("too many means; name at most {ACR_MAX}"));
+        }
     }
 }
 
@@ -237,6 +240,8 @@ fn guard_terms(table: &GuardTable, act: Act, findings: &mut Findings<'_>) {
         ("distinct_groups", "hold", act == Act::Hold, table.distinct_groups.as_ref().map(Spanned::span)),
         ("break_glass", "hold", act == Act::Hold, table.break_glass.as_ref().map(Spanned::span)),
         ("chat", "hold", act == Act::Hold, table.chat.as_ref().map(Spanned::span)),
+        ("step_up", "hold", act == Act::Hold, table.step_up.as_ref().map(Spanned::span)),
+        ("acr", "hold", act == Act::Hold, table.acr.as_ref().map(Spanned::span)),
     ];
     for (key, action, fits, span) in terms {
         if let (false, Some(span)) = (fits, span) {

@@ -22,6 +22,7 @@ pub(super) use claims::{HttpsUrl, Identifier, Leeway, OneOrMore, Quorum};
 pub(super) use http::{FieldGlob, HeaderPattern, HostGlob, HttpMethod, QueryPattern};
 pub(super) use pattern::{CgroupGlob, KindGlob, NameGlob, UnitGlob};
 pub(super) use place::{HostName, HostPort};
+pub(super) use proof::{Acr, ProofAge};
 pub(super) use settings::Settings;
 pub(super) use ssh::{CommandGlob, Folder, HostKey, LoginMethod, PathGlob};
 
@@ -29,6 +30,7 @@ mod claims;
 mod http;
 mod pattern;
 mod place;
+mod proof;
 mod settings;
 mod ssh;
 
@@ -260,6 +262,21 @@ impl Word for Approver {
     }
 }
 
+/// A whole number of seconds, minutes or hours.
+fn whole_time(text: &str) -> Result<Duration, String> {
+    let wrong =
+        || format!("{} is not a time; write a whole number and s, m or h, such as \"15m\"", quoted(text));
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let number = digits.parse::<u64>().map_err(|_| wrong())?;
+    let seconds = match text.strip_prefix(digits) {
+        Some("s") => number,
+        Some("m") => number.saturating_mul(60),
+        Some("h") => number.saturating_mul(3600),
+        Some(_) | None => return Err(wrong()),
+    };
+    Ok(Duration::from_secs(seconds))
+}
+
 /// `hold =`: how long an operation waits for a human.
 pub(super) struct HoldTime(pub(super) Duration);
 
@@ -267,17 +284,7 @@ impl Word for HoldTime {
     const WHAT: &'static str = "a time such as \"15m\"";
 
     fn parse(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("{} is not a time; write a whole number and s, m or h, such as \"15m\"", quoted(text));
-        let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-        let number = digits.parse::<u64>().map_err(|_| wrong())?;
-        let seconds = match text.strip_prefix(digits) {
-            Some("s") => number,
-            Some("m") => number.saturating_mul(60),
-            Some("h") => number.saturating_mul(3600),
-            Some(_) | None => return Err(wrong()),
-        };
-        let time = Duration::from_secs(seconds);
+        let time = whole_time(text)?;
         if time.is_zero() {
             return Err("nobody can decide in no time; write action = \"deny\" instead".to_owned());
         }

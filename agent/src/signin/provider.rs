@@ -16,11 +16,11 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::config::web::Web as Settings;
+use crate::config::sign_in::ProviderClient;
 use crate::credential::{CredentialError, Credentials};
 use crate::fetch::{Fetch, FetchError};
-use crate::identity::{Issuers, TokenError, page_rules};
-use crate::policy::rule::{IssuerRules, LEEWAY_DEFAULT};
+use crate::identity::{Issuers, TokenError};
+use crate::policy::rule::{Algorithm, ClaimPath, ClaimsWhen, IssuerRules, LEEWAY_DEFAULT, OnExpiry};
 use crate::run::Identity;
 use crate::tls::upstream_side::ServerTrust;
 
@@ -29,7 +29,7 @@ const DESCRIBED_AGE_MAX: Duration = Duration::from_mins(10);
 
 /// Why nobody is signed in. The text is for the log: it holds no token and no code.
 #[derive(Debug, Error)]
-pub(super) enum ProviderError {
+pub(crate) enum ProviderError {
     #[error("the provider cannot be asked: {0}")]
     Fetch(#[from] FetchError),
     #[error("the provider's {0}")]
@@ -40,6 +40,8 @@ pub(super) enum ProviderError {
     Token(#[from] TokenError),
     #[error("the ID token is not for this sign-in: its nonce is another")]
     Nonce,
+    #[error("the provider signs nobody in by another device (RFC 8628)")]
+    NoDevices,
     #[error("the provider did not ask who it is lately enough (auth_time), which step_up needs")]
     Stale,
     #[error(transparent)]
@@ -47,23 +49,61 @@ pub(super) enum ProviderError {
 }
 
 /// What one sign-in has that nobody can guess.
-pub(super) struct Secrets {
+pub(crate) struct Secrets {
     /// Comes back beside the code (RFC 6749 section 10.12).
-    pub(super) state: Zeroizing<String>,
+    pub(crate) state: Zeroizing<String>,
     /// Comes back in the ID token.
-    pub(super) nonce: Zeroizing<String>,
+    pub(crate) nonce: Zeroizing<String>,
     /// Proves that who redeems the code is who asked for it (RFC 7636).
-    pub(super) verifier: Zeroizing<String>,
+    pub(crate) verifier: Zeroizing<String>,
+}
+
+impl Secrets {
+    /// New ones: 256 bits each, from the kernel.
+    pub(crate) fn generate() -> Result<Self, getrandom::Error> {
+        let text = || {
+            let mut bytes = Zeroizing::new([0; 32]);
+            getrandom::fill(bytes.as_mut_slice())?;
+            Ok(Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice())))
+        };
+        Ok(Self { state: text()?, nonce: text()?, verifier: text()? })
+    }
+}
+
+/// What is asked of the provider beyond who somebody is.
+pub(crate) struct Ask<'a> {
+    /// Where the browser is sent back.
+    pub(crate) redirect_uri: &'a str,
+    /// They have to have proved it within this time.
+    pub(crate) max_age: Option<Duration>,
+    /// By one of these means; any, when it is empty.
+    pub(crate) acr: &'a [String],
+}
+
+impl Ask<'_> {
+    /// As parameters of a request (Core 1.0 section 3.1.2.1).
+    pub(super) fn needs(&self) -> Vec<(&'static str, String)> {
+        let mut needs = Vec::new();
+        needs.extend(self.max_age.map(|max_age| ("max_age", max_age.as_secs().to_string())));
+        // Without `prompt` a provider may answer from a session that began by other means.
+        if !self.acr.is_empty() {
+            needs.extend([("acr_values", self.acr.join(" ")), ("prompt", "login".to_owned())]);
+        }
+        needs
+    }
 }
 
 /// What the provider says of itself (OpenID Connect Discovery 1.0 section 3, RP-Initiated Logout 1.0 section 2.1).
 #[derive(Clone, Debug, Deserialize)]
-struct Described {
+pub(super) struct Described {
     issuer: String,
     authorization_endpoint: String,
     token_endpoint: String,
     #[serde(default)]
     end_session_endpoint: Option<String>,
+    /// RFC 8628 section 4.
+    #[serde(default)]
+    pub(super) device_authorization_endpoint: Option<String>,
     #[serde(default)]
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
     #[serde(default)]
@@ -84,8 +124,8 @@ struct Failure {
 }
 
 /// The provider.
-pub(super) struct Provider {
-    settings: Arc<Settings>,
+pub(crate) struct Provider {
+    pub(super) client: ProviderClient,
     credentials: Credentials,
     issuers: Arc<Issuers>,
     rules: [IssuerRules; 1],
@@ -93,54 +133,86 @@ pub(super) struct Provider {
     described: Mutex<Option<(Arc<Described>, Instant)>>,
 }
 
+/// By which ID tokens of people count: this provider's, for this client.
+pub(crate) fn rules(client: &ProviderClient) -> IssuerRules {
+    IssuerRules {
+        issuer: client.issuer.clone(),
+        audience: client.client_id.clone(),
+        trusted_audiences: Vec::new(),
+        authorized_parties: Vec::new(),
+        groups_claim: client.groups_claim.clone().map(ClaimPath::new),
+        name_claim: client.name_claim.clone().map(ClaimPath::new),
+        claims: ClaimsWhen::default(),
+        algorithms: Algorithm::DEFAULT.to_vec(),
+        leeway: LEEWAY_DEFAULT,
+        keys_url: None,
+        root_cert: client.root_cert.clone(),
+        on_expiry: OnExpiry::Finish,
+        in_band: false,
+    }
+}
+
 impl Provider {
-    pub(super) fn new(settings: Arc<Settings>, credentials: Credentials, issuers: Arc<Issuers>) -> Self {
-        let fetch = Fetch::new(Arc::new(ServerTrust::default()), settings.root_cert.clone());
-        let rules = [page_rules(&settings)];
-        Self { settings, credentials, issuers, rules, fetch, described: Mutex::default() }
+    pub(crate) fn new(client: ProviderClient, credentials: Credentials, issuers: Arc<Issuers>) -> Self {
+        let fetch = Fetch::new(Arc::new(ServerTrust::default()), client.root_cert.clone());
+        let rules = [rules(&client)];
+        Self { client, credentials, issuers, rules, fetch, described: Mutex::default() }
     }
 
     /// Where the browser goes to sign in.
-    pub(super) async fn authorization(&self, secrets: &Secrets) -> Result<String, ProviderError> {
+    pub(crate) async fn authorization(
+        &self,
+        secrets: &Secrets,
+        ask: &Ask<'_>,
+    ) -> Result<String, ProviderError> {
         let described = self.described().await?;
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(secrets.verifier.as_bytes()));
         let mut query = form_urlencoded::Serializer::new(String::new());
         query
             .append_pair("response_type", "code")
-            .append_pair("client_id", &self.settings.client_id)
-            .append_pair("redirect_uri", &self.redirect_uri())
-            .append_pair("scope", &self.settings.scopes.join(" "))
+            .append_pair("client_id", &self.client.client_id)
+            .append_pair("redirect_uri", ask.redirect_uri)
+            .append_pair("scope", &self.client.scopes.join(" "))
             .append_pair("state", &secrets.state)
             .append_pair("nonce", &secrets.nonce)
             .append_pair("code_challenge", &challenge)
             .append_pair("code_challenge_method", "S256");
-        if let Some(step_up) = self.settings.step_up {
-            query.append_pair("max_age", &step_up.as_secs().to_string());
-        }
+        query.extend_pairs(ask.needs());
         Ok(with_query(&described.authorization_endpoint, &query.finish()))
     }
 
     /// Where the browser goes to sign out there, too, if there is such a place.
-    pub(super) async fn end_of_session(&self) -> Option<String> {
+    pub(crate) async fn end_of_session(&self) -> Option<String> {
         let described = self.described().await.ok()?;
         let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("client_id", &self.settings.client_id);
+        query.append_pair("client_id", &self.client.client_id);
         Some(with_query(described.end_session_endpoint.as_ref()?, &query.finish()))
     }
 
     /// Whether an answer came from this provider (RFC 9207 section 2.4: against mix-ups).
-    pub(super) async fn is_issuer(&self, iss: Option<&str>) -> Result<bool, ProviderError> {
+    pub(crate) async fn is_issuer(&self, iss: Option<&str>) -> Result<bool, ProviderError> {
         Ok(match iss {
-            Some(iss) => iss == self.settings.issuer,
+            Some(iss) => iss == self.client.issuer,
             None => !self.described().await?.authorization_response_iss_parameter_supported,
         })
     }
 
-    /// Redeems a code and verifies whom its ID token speaks of.
-    pub(super) async fn redeem(&self, code: &str, secrets: &Secrets) -> Result<Identity, ProviderError> {
-        let token = self.id_token(code, secrets).await?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let identity = self.issuers.verify(&self.rules, &token, now).await?;
+    /// Redeems a code and verifies whom its ID token speaks of. `redirect_uri` is where it was brought.
+    pub(crate) async fn redeem(
+        &self,
+        code: &str,
+        redirect_uri: &str,
+        secrets: &Secrets,
+    ) -> Result<Identity, ProviderError> {
+        // Core 1.0 section 3.1.3.1.
+        let fields = [
+            ("grant_type", "authorization_code"),
+            ("code", code),
+            ("redirect_uri", redirect_uri),
+            ("code_verifier", &secrets.verifier),
+        ];
+        let token = self.id_token(&fields).await?;
+        let identity = self.verify(&token).await?;
         // Core 1.0 section 3.1.3.7 step 11: another sign-in's token, or an old one, is none for this browser.
         let nonce = identity.claims.get("nonce").and_then(serde_json::Value::as_str).unwrap_or_default();
         match nonce.as_bytes().ct_eq(secrets.nonce.as_bytes()).into() {
@@ -151,48 +223,62 @@ impl Provider {
 
     /// How long ago the provider asked who it is. It must say so when it was given a `max_age`, and keep to it (Core 1.0
     /// section 3.1.3.7 step 13).
-    pub(super) fn age(&self, identity: &Identity) -> Result<Duration, ProviderError> {
-        let Some(step_up) = self.settings.step_up else { return Ok(Duration::ZERO) };
+    pub(crate) fn age(identity: &Identity, max_age: Option<Duration>) -> Result<Duration, ProviderError> {
+        let Some(max_age) = max_age else { return Ok(Duration::ZERO) };
         let at = identity.claims.get("auth_time").and_then(serde_json::Value::as_u64);
         let at = at.map(Duration::from_secs).ok_or(ProviderError::Stale)?;
         let age = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(at);
-        if age > step_up.saturating_add(LEEWAY_DEFAULT) { Err(ProviderError::Stale) } else { Ok(age) }
+        if age > max_age.saturating_add(LEEWAY_DEFAULT) { Err(ProviderError::Stale) } else { Ok(age) }
     }
 
-    async fn id_token(&self, code: &str, secrets: &Secrets) -> Result<Zeroizing<String>, ProviderError> {
-        let (described, secret) = (self.described().await?, self.secret().await?);
-        let request =
-            self.token_request(&described, code, secrets, secret.as_ref().map(|secret| secret.as_str()));
-        let request = request.map_err(|_| ProviderError::Answer("token_endpoint is no URL"))?;
-        let (head, body) = self.fetch.send(request).await?.into_parts();
-        let body = Zeroizing::new(body);
-        if head.status != StatusCode::OK {
-            let failure: Failure = serde_json::from_slice(&body).unwrap_or_default();
-            let error = failure.error.chars().filter(char::is_ascii_graphic).take(64).collect();
-            return Err(ProviderError::Refused { status: head.status, error });
-        }
+    /// Verifies whom an ID token speaks of.
+    pub(super) async fn verify(&self, token: &str) -> Result<Identity, ProviderError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Ok(self.issuers.verify(&self.rules, token, now).await?)
+    }
+
+    /// What the token endpoint gives for this grant.
+    pub(super) async fn id_token(&self, grant: &[(&str, &str)]) -> Result<Zeroizing<String>, ProviderError> {
+        let described = self.described().await?;
+        let body = self.post(&described, &described.token_endpoint, grant).await?;
         let tokens: Tokens = serde_json::from_slice(&body)
             .map_err(|_| ProviderError::Answer("token endpoint does not answer with an ID token"))?;
         Ok(tokens.id_token)
     }
 
-    /// Core 1.0 section 3.1.3.1, with the client's secret where it has one (section 9).
-    fn token_request(
+    /// Sends a form to one of the provider's endpoints as its client (Core 1.0 section 9); the answer's body.
+    pub(super) async fn post(
         &self,
         described: &Described,
-        code: &str,
-        secrets: &Secrets,
+        endpoint: &str,
+        fields: &[(&str, &str)],
+    ) -> Result<Zeroizing<Vec<u8>>, ProviderError> {
+        let secret = self.secret().await?;
+        let request = self.form(described, endpoint, fields, secret.as_ref().map(|secret| secret.as_str()));
+        let request = request.map_err(|_| ProviderError::Answer("endpoint is no URL"))?;
+        let (head, body) = self.fetch.send(request).await?.into_parts();
+        let body = Zeroizing::new(body);
+        if head.status == StatusCode::OK {
+            return Ok(body);
+        }
+        let failure: Failure = serde_json::from_slice(&body).unwrap_or_default();
+        let error = failure.error.chars().filter(char::is_ascii_graphic).take(64).collect();
+        Err(ProviderError::Refused { status: head.status, error })
+    }
+
+    fn form(
+        &self,
+        described: &Described,
+        endpoint: &str,
+        fields: &[(&str, &str)],
         secret: Option<&str>,
     ) -> http::Result<Request<Vec<u8>>> {
         let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("grant_type", "authorization_code")
-            .append_pair("code", code)
-            .append_pair("redirect_uri", &self.redirect_uri())
-            .append_pair("code_verifier", &secrets.verifier);
-        let mut request = Request::post(&described.token_endpoint)
+        form.extend_pairs(fields);
+        let mut request = Request::post(endpoint)
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json");
-        let client_id = &self.settings.client_id;
+        let client_id = &self.client.client_id;
         match secret {
             None => {
                 form.append_pair("client_id", client_id);
@@ -208,25 +294,21 @@ impl Provider {
     }
 
     async fn secret(&self) -> Result<Option<Zeroizing<String>>, ProviderError> {
-        let Some(name) = &self.settings.client_secret else { return Ok(None) };
+        let Some(name) = &self.client.client_secret else { return Ok(None) };
         let secret = self.credentials.named(name).await?;
         let text = std::str::from_utf8(secret.expose())
             .map_err(|_| ProviderError::Answer("client secret is no text"))?;
         Ok(Some(Zeroizing::new(text.to_owned())))
     }
 
-    fn redirect_uri(&self) -> String {
-        format!("{}/callback", self.settings.url)
-    }
-
-    async fn described(&self) -> Result<Arc<Described>, ProviderError> {
+    pub(super) async fn described(&self) -> Result<Arc<Described>, ProviderError> {
         let mut known = self.described.lock().await;
         if let Some((described, at)) = known.as_ref()
             && at.elapsed() < DESCRIBED_AGE_MAX
         {
             return Ok(Arc::clone(described));
         }
-        let issuer = self.settings.issuer.trim_end_matches('/');
+        let issuer = self.client.issuer.trim_end_matches('/');
         let request = Request::get(format!("{issuer}/.well-known/openid-configuration"))
             .header(ACCEPT, "application/json")
             .body(Vec::new())
@@ -237,7 +319,7 @@ impl Provider {
             .flatten()
             .ok_or(ProviderError::Answer("description of itself cannot be had or read"))?;
         // Discovery 1.0 section 4.3: otherwise anyone who may place a document there could speak for the issuer.
-        if described.issuer != self.settings.issuer {
+        if described.issuer != self.client.issuer {
             return Err(ProviderError::Answer("description is of another issuer"));
         }
         if !described.endpoints().all(|endpoint| is_web_address(endpoint)) {
@@ -251,7 +333,8 @@ impl Provider {
 
 impl Described {
     fn endpoints(&self) -> impl Iterator<Item = &String> {
-        [&self.authorization_endpoint, &self.token_endpoint].into_iter().chain(&self.end_session_endpoint)
+        let optional = self.end_session_endpoint.iter().chain(&self.device_authorization_endpoint);
+        [&self.authorization_endpoint, &self.token_endpoint].into_iter().chain(optional)
     }
 
     /// `client_secret_basic` is what a provider takes that does not say (Discovery 1.0 section 3).
