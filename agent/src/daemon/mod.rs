@@ -177,8 +177,7 @@ impl Daemon {
             &config.state_dir,
             RecorderConfig { min_free_bytes: config.free_bytes_min, ..RecorderConfig::default() },
         )?;
-        let (ca, _) = Ca::open(&files::ca_folder(&config.state_dir)?, &ca_settings(&config))?;
-        let ca = Arc::new(ca);
+        let ca = Arc::new(Ca::open(&files::ca_folder(&config.state_dir)?, &ca_settings(&config))?.0);
         let control = socket::bind(&config)?;
         let trust = Arc::new(publish(&config, &ca)?);
         let ssh_key = proxy_key::load_or_create(&config.state_dir)?;
