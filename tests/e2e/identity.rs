@@ -192,6 +192,11 @@ fn a_job_of_a_ci_system_gets_its_token_by_itself_and_the_agent_does_not_see_it()
 }
 
 /// psql of a run that goes on, which is given statements one by one.
+/// psql in a run of its own with this token.
+pub(crate) fn session_of(daemon: &Daemon, token: &str) -> Talking {
+    session(daemon, &token_file(daemon, token))
+}
+
 fn session(daemon: &Daemon, path: &std::path::Path) -> Talking {
     agent::psql_in_order(daemon, server(), NOBODY, &["--token-file", path.to_str().unwrap()]).unwrap()
 }

@@ -143,6 +143,7 @@ upstream = {{ root_cert = "{ca}" }}
 [[guard]]
 on = "http"
 groups = ["dba"]
+effect = ["read", "write", "unknown"]
 action = "allow"
 [[guard]]
 on = "http"
@@ -203,6 +204,109 @@ fn a_bearer_token_says_whom_a_request_acts_for_and_goes_no_further() {
         listed.iter().filter_map(|session| session["opened"]["subject"].as_str()).collect();
     assert_eq!(subjects.iter().filter(|subject| **subject == "dba").count(), 2, "{subjects:?}");
     assert_eq!(subjects.iter().filter(|subject| **subject == "dev").count(), 2, "{subjects:?}");
-    let judged = listed.iter().filter(|session| session["operations"].as_u64() == Some(1)).count();
+    let let_in = |session: &&Value| !session["opened"]["connection"].is_null();
+    let judged =
+        listed.iter().filter(let_in).filter(|session| session["operations"].as_u64() == Some(1)).count();
     assert_eq!(judged, 4, "{listed:#?}");
+}
+
+/// Asks for what goes on until somebody ends it.
+fn endless(cgroup: &Foreign, arguments: &[&str]) -> Talking {
+    let mut curl = cgroup.command();
+    curl.args([
+        "curl",
+        "--silent",
+        "--show-error",
+        "--include",
+        "--no-buffer",
+        "--noproxy",
+        "*",
+        "--max-time",
+        "60",
+    ]);
+    Talking::spawn(curl.args(arguments)).unwrap()
+}
+
+#[test]
+fn a_token_that_ends_cuts_streams_and_what_became_another_protocol() {
+    let upstream = http::server();
+    let (daemon, cgroup) = claimed("on_expiry = \"cut\"", &two_groups(upstream));
+    let ticks = upstream.url(port::PLAIN, "/ticks");
+    let [one, two] = [1, 2].map(|number| token(&dba(&json!({ "jti": number })), 5));
+    let mut stream = endless(&cgroup, &[&ticks, "--oauth2-bearer", &one]);
+    let address = upstream.address();
+    // Not with curl, which takes 101 for an interim answer.
+    let script = format!(
+        "exec 3<>/dev/tcp/{address}/{port}; printf 'GET /socket HTTP/1.1\\r\\nHost: {address}:{port}\\r\\n\
+         Authorization: Bearer {two}\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\nSec-WebSocket-Version: 13\\r\\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n\\r\\n' >&3; cat <&3; echo over",
+        port = port::PLAIN
+    );
+    let mut upgraded = Talking::spawn(cgroup.command().args(["bash", "-c", &script])).unwrap();
+    stream.until_contains("first tick").unwrap();
+    upgraded.until_contains("101 Switching Protocols").unwrap();
+    for cut in [stream, upgraded] {
+        cut.finish().unwrap();
+    }
+    let ended = sessions(&daemon, 2);
+    let killed = ended.iter().filter(|session| session["ended_reason"] == "killed").count();
+    assert_eq!(killed, 2, "{ended:#?}");
+}
+
+#[test]
+fn sessions_of_several_tokens_end_by_their_own_ids_and_no_proxy_leads_them_on() {
+    let upstream = http::server();
+    let (daemon, cgroup) = claimed("", &two_groups(upstream));
+    let ticks = upstream.url(port::PLAIN, "/ticks");
+    let mut stream = endless(&cgroup, &[&ticks, "--oauth2-bearer", &token(&dba(&json!({})), 300)]);
+    stream.until_contains("first tick").unwrap();
+    let listed = daemon.json_lines(&["sessions", "list"]).unwrap();
+    let id = listed[0]["session"].as_str().unwrap().to_owned();
+    let killed = daemon.cli(&["sessions", "kill", &id, "--reason", "enough"]).unwrap();
+    assert_eq!(killed.code, 0, "{}", killed.stderr);
+    stream.finish().unwrap();
+
+    let proxy = format!("http://{}:{}", upstream.address(), port::PLAIN);
+    let field = format!("Authorization: Bearer {}", token(&dba(&json!({})), 300));
+    let led = curl(
+        &cgroup,
+        &daemon,
+        &[
+            "--noproxy",
+            "",
+            "--proxy",
+            &proxy,
+            "--proxytunnel",
+            "--proxy-header",
+            &field,
+            &upstream.url(port::HTTP2, "/echo/proxied"),
+        ],
+    );
+    assert!(led.code != 0 && led.stdout.contains(" 403"), "{}{}", led.stdout, led.stderr);
+    assert!(upstream.requests("/echo/proxied").unwrap().is_empty());
+}
+
+#[test]
+fn another_units_token_is_refused_there_and_the_unit_goes_on() {
+    let (daemon, cgroup) = claimed("", "");
+    let [shared, own] = [1, 2].map(|number| token(&dba(&json!({ "jti": number })), 300));
+    assert_eq!(psql(&cgroup, &shared, "SELECT 'in'").stdout.trim(), "in");
+    let mut job = crate::identity::session_of(&daemon, &shared);
+    job.say("SELECT 'job';").unwrap();
+    job.until_contains("job").unwrap();
+    let runs = daemon.json(&["runs"]).unwrap();
+    let started = runs.as_array().unwrap().iter().find(|run| !run["subject"].is_null()).unwrap().clone();
+    job.say("SELECT pg_sleep(60);").unwrap();
+    daemon
+        .until(&["sessions", "list"], |sessions| {
+            sessions.iter().any(|one| one["operations"].as_u64() == Some(2))
+        })
+        .unwrap();
+    let done =
+        daemon.cli(&["runs", "withdraw", started["id"].as_str().unwrap(), "--reason", "it leaks"]).unwrap();
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    job.until_contains("it leaks").unwrap();
+    let refused = psql(&cgroup, &shared, "SELECT 1");
+    assert!(refused.stderr.contains("withdrawn"), "{}", refused.stderr);
+    assert_eq!(psql(&cgroup, &own, "SELECT 'still in'").stdout.trim(), "still in");
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod build_ebpf;
 mod ci;
+mod conformance;
 mod demo;
 mod needs;
 mod screenshots;
@@ -30,6 +31,8 @@ enum Command {
     BuildEbpf,
     /// Everything CI runs: fmt, clippy, tidy, test.
     Ci,
+    /// Run PostgreSQL's regression suite directly and through Portcullis, and compare.
+    Conformance(conformance::Arguments),
     /// See it work: a private PostgreSQL, an agent, masks, a held UPDATE, a denied DROP DATABASE.
     Demo(demo::Arguments),
     /// Take pictures of the approvals page (tests/screenshots).
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::BuildEbpf => build_ebpf::build(&shell::root()).map(drop).map_err(anyhow::Error::from),
         Command::Ci => ci::run(),
+        Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Screenshots => screenshots::run(),
         Command::Test(arguments) => test::run(&arguments),

@@ -211,6 +211,25 @@ const BENCH: &[Need] = &[
     },
 ];
 
+const CONFORMANCE: &[Need] = &[Need {
+    present: || {
+        postgres_bin()
+            .and_then(|bin| Some(bin.parent()?.join("lib/pgxs/src/test/regress/pg_regress")))
+            .is_some_and(|driver| driver.is_file())
+            && shell::which("pg_config").is_some()
+    },
+    packages: &["postgresql-server-dev-15", "dpkg-dev", "bzip2"],
+    why: "pg_regress and the server's headers: run PostgreSQL's regression suite",
+}];
+
+/// Installs what the regression suite needs.
+pub(crate) fn for_conformance() -> Result<()> {
+    root_only("cargo xtask conformance")?;
+    for_build()?;
+    install(RUN)?;
+    install(CONFORMANCE)
+}
+
 /// mitmproxy's version that the bench compares with; Debian's is too old for its own Python.
 const MITMPROXY: &str = "mitmproxy==11.0.2";
 

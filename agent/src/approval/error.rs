@@ -43,7 +43,7 @@ pub enum DecideError {
         /// Groups and users that may.
         allowed: Vec<String>,
     },
-    /// Whoever approves must have proved more of themselves. A sign-in on the approvals page can do it.
+    /// Whoever approves must have proved more of themselves, by a sign-in.
     #[error("who approves this needs a sign-in at the identity provider {needs}, and {lacking}")]
     StepUp {
         /// What the rule asks for.

@@ -225,7 +225,7 @@ impl Approvals {
     pub fn revoke(&self, id: ApprovalId, by: &Reviewer) -> Result<Arc<Entry>, DecideError> {
         self.amend(id, |entry| {
             let request = &entry.request;
-            let may = by.uid == Some(0) || by.groups.contains(&self.operators);
+            let may = by.is_root() || by.groups.contains(&self.operators);
             if !may && !request.approvers.iter().any(|approver| by.is_named(approver)) {
                 return Err(DecideError::not_an_approver(&request.approvers));
             }
@@ -287,7 +287,7 @@ impl Approvals {
         let approvers = if break_glass { &request.break_glass } else { &request.approvers };
         match approvers.as_slice() {
             [] if break_glass => Err(DecideError::NoGlass),
-            [] if by.uid == Some(0) || by.groups.contains(&self.operators) => Ok(()),
+            [] if by.is_root() || by.groups.contains(&self.operators) => Ok(()),
             [] => Err(DecideError::not_an_approver(&[self.operators.clone(), "user:root".to_owned()])),
             approvers if approvers.iter().any(|approver| by.is_named(approver)) => Ok(()),
             approvers => Err(DecideError::not_an_approver(approvers)),
@@ -298,7 +298,7 @@ impl Approvals {
     /// operators, root, and whoever it acts for.
     #[must_use]
     pub fn may_see(&self, request: &Request, who: &Reviewer) -> bool {
-        who.uid == Some(0)
+        who.is_root()
             || who.groups.contains(&self.operators)
             || request.approvers.iter().chain(&request.break_glass).any(|approver| who.is_named(approver))
             || askers(request).in_common(&who.marks()).is_some()

@@ -240,6 +240,8 @@ impl Request {
             self.run.to_string().as_str(),
             identity.map_or("", |identity| &identity.issuer),
             identity.map_or("", |identity| &identity.subject),
+            // Also who else its token speaks of: jobs of several people may have one subject.
+            identity.map_or("", |identity| &identity.meaning),
             self.destination.to_string().as_str(),
             self.connection.as_str(),
             self.database.as_deref().unwrap_or_default(),

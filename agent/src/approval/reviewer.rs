@@ -103,6 +103,18 @@ impl Reviewer {
         marks
     }
 
+    /// Whether they are root, and nobody else: who signed in is whom the provider knows.
+    pub(crate) fn is_root(&self) -> bool {
+        self.uid == Some(0) && self.identity.is_none()
+    }
+
+    /// Whether this is one of their names.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        let mut marks = Marks::default();
+        marks.name(name);
+        self.marks().in_common(&marks).is_some()
+    }
+
     /// Whether an approver as a policy names it is they.
     pub(super) fn is_named(&self, approver: &str) -> bool {
         match approver.strip_prefix("user:") {

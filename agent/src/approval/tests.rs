@@ -387,6 +387,23 @@ fn identity(subject: &str, claims: &[(&str, &str)]) -> crate::run::Identity {
 }
 
 #[tokio::test]
+async fn what_was_approved_for_one_persons_job_is_not_anothers() {
+    // One subject of the issuer, as GitHub has it for a branch; two people's tokens.
+    let job = |actor: &str| {
+        let mut asked = again(None);
+        let identity = identity("repo:acme/app:ref:refs/heads/main", &[("actor", actor)]).with_meaning();
+        asked.subject.identity = Some(Arc::new(identity));
+        asked
+    };
+    let queue = queue(8);
+    let pending = queue.ask(job("alice")).unwrap();
+    let lasting = Decision { scope: Scope::Operation { for_ms: 60_000, uses: 5 }, ..yes() };
+    vote(&queue, pending.id(), reviewer(1001, &["dba"], None), lasting).unwrap();
+    assert!(!queue.ask(job("bob")).unwrap().is_decided(), "he may be who approved it");
+    assert!(queue.ask(job("alice")).unwrap().is_decided());
+}
+
+#[tokio::test]
 async fn nobody_decides_for_themselves_in_another_guise() {
     let queue = queue(8);
     let mut asked = request(&["dba"]);

@@ -357,7 +357,13 @@ fn details(entry: &Entry, now: u64) -> String {
         rows.push(("needs", format!("{} approvals by as many persons{distinct}", request.quorum)));
     }
     if let Some(needs) = &request.step_up {
-        rows.push(("sign-in", format!("who approves needs a fresh one {needs}, on the approvals page")));
+        rows.push((
+            "sign-in",
+            format!(
+                "who approves needs a fresh one {needs} (portcullis login --for {}, or the approvals page)",
+                entry.id.code()
+            ),
+        ));
     }
     for vote in &entry.votes {
         rows.push(("approved", format!("by {} at {}: {}", vote.by.user, moment(vote.at_ms), vote.reason)));

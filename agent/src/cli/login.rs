@@ -27,7 +27,8 @@ says, until `portcullis logout`, or until the daemon restarts.
 Examples:
   portcullis login                  in a browser on this host, or by a code where there is none
   portcullis login --device         by a code that is typed on any other device
-  portcullis login --for 7QX2ZC     as fresh and strong as that request's rule wants it
+  portcullis login --for 7QX2ZC     as fresh and strong as that request's rule wants it (of a request that
+                                    you see: sign in without it first)
   portcullis whoami";
 
 /// Arguments of `portcullis login`.
@@ -179,11 +180,19 @@ fn has_screen() -> bool {
     ["DISPLAY", "WAYLAND_DISPLAY", "BROWSER"].into_iter().any(is_set)
 }
 
-/// Opens the user's browser. Says whether one was started.
+/// Opens the user's browser: the first that `BROWSER` names (a list with colons; `%s` stands for the address), or the desktop's.
+/// Says whether one was started.
 fn open_browser(url: &str) -> bool {
-    let program = std::env::var_os("BROWSER").filter(|program| !program.is_empty());
-    let mut browser = Command::new(program.unwrap_or_else(|| "xdg-open".into()));
-    browser.arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let named = std::env::var("BROWSER").ok().filter(|named| !named.is_empty());
+    let command = named.as_deref().and_then(|named| named.split(':').next()).unwrap_or("xdg-open");
+    let mut words = command.split_whitespace();
+    let Some(program) = words.next() else { return false };
+    let mut arguments: Vec<String> = words.map(|word| word.replace("%s", url)).collect();
+    if !command.contains("%s") {
+        arguments.push(url.to_owned());
+    }
+    let mut browser = Command::new(program);
+    browser.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     match browser.spawn() {
         Ok(mut child) => {
             // It ends when it likes; nobody waits for it but this thread.

@@ -50,6 +50,21 @@ pub struct Login {
     pub absolute: Duration,
     /// Whether nobody decides by the command line who is not signed in.
     pub required: bool,
+    /// Whom the provider may sign in for which account of this host.
+    pub accounts: AccountNames,
+    /// Whether a code may be typed on another device. Whoever gets somebody to type one is signed in as them.
+    pub device: bool,
+}
+
+/// Which people may sign in for an account of this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccountNames {
+    /// Those whom the provider calls as the host calls the account, or who logged in to it: by the claim of `name_claim`, or
+    /// another that names people (of an address, what stands before the @). The default.
+    Matching,
+    /// Anybody: names differ here. Whoever gets a reviewer to follow a link is signed in as them.
+    Any,
 }
 
 /// The keys that speak of a provider, as written.
@@ -78,11 +93,15 @@ pub(super) struct LoginTable {
     absolute: Option<Spanned<String>>,
     #[serde(default)]
     required: bool,
+    accounts: Option<AccountNames>,
+    device: Option<bool>,
 }
 
 /// `[login]`, where what is not written is as for the page.
 pub(super) fn login(table: LoginTable, page: Option<&ProviderClient>) -> Result<Login, Fault> {
-    let LoginTable { absolute, required, .. } = table;
+    let LoginTable { absolute, required, accounts, device, .. } = table;
+    let accounts = accounts.unwrap_or(AccountNames::Matching);
+    let device = device.unwrap_or(accounts == AccountNames::Matching);
     let client = ClientTable {
         issuer: table.issuer,
         client_id: Some(table.client_id),
@@ -93,7 +112,7 @@ pub(super) fn login(table: LoginTable, page: Option<&ProviderClient>) -> Result<
         scopes: table.scopes,
     };
     let absolute = absolute.map_or(Ok(LOGIN_TIME_DEFAULT), |value| checked(value, time))?;
-    Ok(Login { client: provider_client(client, page)?, absolute, required })
+    Ok(Login { client: provider_client(client, page)?, absolute, required, accounts, device })
 }
 
 /// A client of a provider. What is not written is as `usual` has it, but for the client's own id and secret; of another provider
@@ -187,6 +206,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::Config;
+    use super::AccountNames;
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("p.toml")).map_err(|error| error.to_string())
@@ -202,6 +222,12 @@ mod tests {
         assert_eq!((client.issuer.as_str(), client.client_id.as_str()), ("https://idp.example", "cli"));
         assert_eq!((client.groups_claim.as_deref(), client.client_secret.as_deref()), (Some("groups"), None));
         assert!(!login.required && login.absolute.as_secs() == 8 * 3600);
+        assert!(login.accounts == AccountNames::Matching && login.device);
+        let any = parse(&format!("{WEB}[login]\nclient_id = \"cli\"\naccounts = \"any\"\n"))
+            .unwrap()
+            .login
+            .unwrap();
+        assert!(any.accounts == AccountNames::Any && !any.device, "a code would be anybody's");
         let other =
             format!("{WEB}[login]\nclient_id = \"cli\"\nissuer = \"https://b.example\"\nrequired = true\n");
         let login = parse(&other).unwrap().login.unwrap();

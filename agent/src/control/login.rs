@@ -23,7 +23,7 @@ impl Service {
         match request {
             Request::Login { by, approval } => Some(self.begin_login(caller, *by, *approval).await),
             Request::LoggedIn { login, answer } => {
-                Some(self.finish_login(account, login, answer.as_ref()).await)
+                Some(self.finish_login(caller, login, answer.as_ref()).await)
             }
             Request::WhoAmI => Some(self.accounts().map(|accounts| {
                 let found = accounts.find(account);
@@ -88,11 +88,19 @@ impl Service {
 
     async fn finish_login(
         &self,
-        account: Account,
+        caller: &Arc<Caller>,
         login: &Token,
         answer: Option<&Token>,
     ) -> Result<Reply, Refusal> {
-        let finished = self.accounts()?.finish(account, login.expose(), answer.map(Token::expose)).await;
+        let named = Arc::clone(caller);
+        let host = tokio::task::spawn_blocking(move || {
+            let Subject { user, login, .. } = named.subject();
+            [Some(user), login.map(|login| login.user)].into_iter().flatten().collect::<Vec<_>>()
+        });
+        let host = host.await.map_err(|error| Refusal::new(Side::Portcullis, error.to_string()))?;
+        let account = Account::of(caller);
+        let answer = answer.map(Token::expose);
+        let finished = self.accounts()?.finish(account, &host, login.expose(), answer).await;
         match finished {
             Ok(Finished::NotYet(interval)) => Ok(Reply::LoginWaits { interval_ms: milliseconds(interval) }),
             Ok(Finished::SignedIn(who, left)) => Ok(Reply::Login(Some(Box::new(signed_in(&who, left))))),
@@ -100,6 +108,9 @@ impl Service {
             Err(
                 error @ (AccountError::Provider(_)
                 | AccountError::Over
+                | AccountError::TooMany
+                | AccountError::OtherPerson { .. }
+                | AccountError::NoDevices
                 | AccountError::Refused(_)
                 | AccountError::NotEnough { .. }),
             ) => Err(Refusal::new(error.side(), error.to_string())),
@@ -116,18 +127,11 @@ impl Service {
 
     /// Who reads and decides: the caller, as the provider knows them once they are signed in. Name look-ups may block.
     pub(super) fn reviewer(&self, caller: &Caller) -> Reviewer {
-        let Subject { uid, user, groups, login, .. } = caller.subject();
-        let unix = Reviewer {
-            uid: Some(uid),
-            user,
-            groups,
-            pid: Some(caller.pid),
-            login_uid: login.as_ref().map(|login| login.uid),
-            login_user: login.map(|login| login.user),
-            account: None,
-            identity: None,
-            proof: None,
-        };
+        self.as_signed_in(unix(caller), caller)
+    }
+
+    /// A Unix user as the provider knows them, while they are signed in.
+    pub(super) fn as_signed_in(&self, unix: Reviewer, caller: &Caller) -> Reviewer {
         match self.accounts.as_ref().and_then(|accounts| accounts.find(Account::of(caller))) {
             Some((who, _)) => Reviewer {
                 user: who.user.clone(),
@@ -151,6 +155,22 @@ impl Service {
             )),
             Some(_) | None => Ok(by),
         }
+    }
+}
+
+/// As the host knows a caller. Name look-ups may block.
+pub(super) fn unix(caller: &Caller) -> Reviewer {
+    let Subject { uid, user, groups, login, .. } = caller.subject();
+    Reviewer {
+        uid: Some(uid),
+        user,
+        groups,
+        pid: Some(caller.pid),
+        login_uid: login.as_ref().map(|login| login.uid),
+        login_user: login.map(|login| login.user),
+        account: None,
+        identity: None,
+        proof: None,
     }
 }
 

@@ -141,22 +141,18 @@ impl Service {
         let by = self.operator(caller, "withdraw runs")?;
         let reason = one_line(reason)?;
         let withdrawal = Withdrawal { by: by.clone(), reason: reason.clone(), at_ms: now_ms() };
-        let withdrawn = match self.runs.withdraw(run, &withdrawal) {
-            Ok(withdrawn) if withdrawn.is_empty() => {
-                return Err(Refusal::new(Side::Client, format!("no run {run} is active")));
-            }
-            Ok(withdrawn) => withdrawn,
-            Err(error) => {
-                tracing::error!(%run, %error, "a withdrawn run cannot be remembered");
-                return Err(Refusal::new(
-                    Side::Portcullis,
-                    format!("the run is withdrawn, but not beyond the daemon's next start: {error}"),
-                ));
-            }
-        };
+        let withdrawn = self.runs.withdraw(run, &withdrawal);
+        if withdrawn.runs.is_empty() {
+            return Err(Refusal::new(Side::Client, format!("no run {run} is active")));
+        }
         let kill = Kill { by: Some(by.clone()), reason };
-        let sessions = withdrawn.iter().map(|run| (self.kill_run)(run.id, &kill)).sum();
+        let sessions = withdrawn.touched().map(|run| (self.kill_run)(run, &kill)).sum();
         tracing::info!(%run, by, sessions, "an operator withdrew a run");
+        if let Some(error) = withdrawn.forgetful {
+            tracing::error!(%run, %error, "a withdrawn run cannot be remembered");
+            let problem = format!("the run is withdrawn, but not beyond the daemon's next start: {error}");
+            return Err(Refusal::new(Side::Portcullis, problem));
+        }
         Ok(Reply::Withdrawn { sessions })
     }
 }

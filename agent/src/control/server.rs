@@ -12,6 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::login::unix;
 use super::protocol::{
     Envelope, Hook, PolicyFile, REQUEST_BYTES_MAX, Refusal, Reply, Request, RunBrief, Status, VERSION,
 };
@@ -22,7 +23,7 @@ use crate::identity::Issuers;
 use crate::policy::Policy;
 use crate::relay::stop::{Kill, REASON_CHARS_MAX};
 use crate::run::caller::Caller;
-use crate::run::{RunInfo, Runs, Subject};
+use crate::run::{RunInfo, Runs};
 use crate::signin::Accounts;
 
 /// Connections at once; beyond it new ones are refused.
@@ -293,9 +294,11 @@ async fn watch(
     service: &Arc<Service>,
 ) -> io::Result<()> {
     let mut changes = service.approvals.subscribe();
-    let (named, naming) = (Arc::clone(&caller), Arc::clone(service));
-    let who = tokio::task::spawn_blocking(move || naming.reviewer(&named)).await.map_err(io::Error::other)?;
-    send(&mut write, &service.visible(&who)).await?;
+    let named = Arc::clone(&caller);
+    let unix = tokio::task::spawn_blocking(move || unix(&named)).await.map_err(io::Error::other)?;
+    // A sign-in may end while they watch.
+    let who = || service.as_signed_in(unix.clone(), &caller);
+    send(&mut write, &service.visible(&who())).await?;
     let mut hangup = [0; 1];
     loop {
         let change = tokio::select! {
@@ -307,11 +310,11 @@ async fn watch(
             return send(&mut write, &Reply::Refused(refusal)).await;
         }
         match change {
-            Ok(entry) if service.approvals.may_see(&entry.request, &who) => {
+            Ok(entry) if service.approvals.may_see(&entry.request, &who()) => {
                 send(&mut write, &Reply::Approval(entry)).await?;
             }
             Ok(_) => {}
-            Err(RecvError::Lagged(_)) => send(&mut write, &service.visible(&who)).await?,
+            Err(RecvError::Lagged(_)) => send(&mut write, &service.visible(&who())).await?,
             Err(RecvError::Closed) => return Ok(()),
         }
     }
@@ -344,11 +347,12 @@ impl Service {
         Ok(Reply::Killed(session))
     }
 
-    /// The login name of a caller who is root or an operator.
+    /// The name of a caller who is root or an operator.
     pub(super) fn operator(&self, caller: &Caller, what: &str) -> Result<String, Refusal> {
-        let Subject { uid, user, groups, .. } = caller.subject();
-        if uid == 0 || groups.contains(&self.operators) {
-            return Ok(user);
+        // What only takes away is never made to wait for a sign-in.
+        let by = self.reviewer(caller);
+        if by.is_root() || by.groups.contains(&self.operators) {
+            return Ok(by.user);
         }
         let who = format!("only root and group {} may {what}", self.operators);
         Err(Refusal::new(Side::Client, who))

@@ -11,7 +11,7 @@ use crate::policy::{Connection, Policy};
 use crate::run::{RunInfo, Subject};
 
 use super::in_band::Unidentified;
-use super::standing::{self, Known};
+use super::standing::{self, Whose};
 use super::{Admission, Admitted, Denial, Gate, UNNAMED_CONNECTION, bypass, own, question};
 
 impl Gate {
@@ -32,8 +32,8 @@ impl Gate {
         let resolved = |name: &str, address: IpAddr| named.resolves(self, name, address);
         let named_by = || policy.connections_for(flow.destination, &resolved);
         let connection = match (named_by().find(|connection| who.may_use(connection, &subject)), who) {
-            (Some(connection), Known::Yes) => connection.clone(),
-            (Some(connection), Known::WithAToken) => {
+            (Some(connection), Whose::Known) => connection.clone(),
+            (Some(connection), Whose::ItsClientsToSay) => {
                 let host = named.host(connection, flow.destination, &resolved);
                 let (flow, run) = (Arc::clone(flow), Arc::clone(run));
                 return Unidentified::asks(flow, run, subject, Arc::clone(&policy), connection.clone(), host);
@@ -44,11 +44,11 @@ impl Gate {
             (None, _) => match (policy.egress, who) {
                 (Egress::Deny, _) => return Admitted::No(no_connection(flow, &policy)),
                 // What is not read cannot say whom it acts for.
-                (Egress::Record, Known::WithAToken) => return Admitted::No(standing::no_token(&policy)),
-                (Egress::Record, Known::Yes) if bypass::is_resolver(flow.destination.0) => {
+                (Egress::Record, Whose::ItsClientsToSay) => return Admitted::No(standing::no_token(&policy)),
+                (Egress::Record, Whose::Known) if bypass::is_resolver(flow.destination.0) => {
                     return Admitted::No(question::around_the_resolver(&flow.destination.to_string()));
                 }
-                (Egress::Record, Known::Yes) => unnamed(),
+                (Egress::Record, Whose::Known) => unnamed(),
             },
         };
         let host = named.host(&connection, flow.destination, &resolved);

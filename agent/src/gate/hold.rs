@@ -146,7 +146,7 @@ fn deferred(id: ApprovalId, rule: String, until_ms: u64) -> Denial {
     let until = humantime::format_rfc3339_seconds(until);
     Denial {
         rule,
-        reason: format!("this waits for a human's approval ({id})"),
+        reason: format!("this waits for a human's approval ({})", id.code()),
         hint: Some(format!(
             "Nothing was done. If it is approved before {until}, the same operation passes once when you send it again \
              in this run; other words for it will not."

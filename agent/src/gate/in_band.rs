@@ -93,6 +93,12 @@ impl Unidentified {
 }
 
 impl Gate {
+    /// The policy in force for an unidentified flow; `None` when it is gone or broken.
+    #[must_use]
+    pub fn policy_for(&self, unidentified: &Unidentified) -> Option<Arc<Policy>> {
+        self.policies.get(&unidentified.run.policy)
+    }
+
     /// Whether a flow may be connected for whom its client's token speaks of. The caller has verified the token.
     pub async fn identify(&self, unidentified: &Unidentified, identity: Identity) -> Admitted {
         let subject = unidentified.subject.clone().with(Some(Arc::new(identity)));

@@ -6,7 +6,7 @@ use crate::request::Effect;
 use crate::run::{RunInfo, Subject};
 
 use super::admit::{for_others, policy_missing};
-use super::standing::{self, Known};
+use super::standing::{self, Whose};
 use super::{Denial, Gate, Side, bypass};
 
 /// A name may be asked for, once. Made here only.
@@ -49,7 +49,7 @@ impl Gate {
         match policy.egress {
             Egress::Deny => Err(unnamed_host(name, &policy)),
             Egress::Record if bypass::is_resolver_name(name) => Err(around_the_resolver(name)),
-            Egress::Record if who == Known::WithAToken => Err(standing::no_token(&policy)),
+            Egress::Record if who == Whose::ItsClientsToSay => Err(standing::no_token(&policy)),
             Egress::Record => Ok(NamePermit { rule: DEFAULT_RULE.to_owned(), durable }),
         }
     }

@@ -22,11 +22,11 @@ pub(super) enum Bound {
 
 /// Whether it is known yet whom a flow acts for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Known {
+pub(super) enum Whose {
     /// It is.
-    Yes,
+    Known,
     /// Only once its client has brought a token.
-    WithAToken,
+    ItsClientsToSay,
 }
 
 /// Whether anything new may begin in a run.
@@ -45,21 +45,21 @@ impl Bound {
     ///
     /// # Errors
     /// When the token that its client brought does not count.
-    pub(super) fn subject(self, policy: &Policy, subject: &Subject) -> Result<Known, Denial> {
+    pub(super) fn subject(self, policy: &Policy, subject: &Subject) -> Result<Whose, Denial> {
         match (self, &subject.identity) {
-            (Self::ToTheRun, _) => Ok(Known::Yes),
-            (Self::ToClients, None) => Ok(Known::WithAToken),
-            (Self::ToClients, Some(identity)) => own_token(policy, identity).map(|()| Known::Yes),
+            (Self::ToTheRun, _) => Ok(Whose::Known),
+            (Self::ToClients, None) => Ok(Whose::ItsClientsToSay),
+            (Self::ToClients, Some(identity)) => own_token(policy, identity).map(|()| Whose::Known),
         }
     }
 }
 
-impl Known {
+impl Whose {
     /// Whether a connection's groups and claims let them use it, as far as is known.
     pub(super) fn may_use(self, connection: &Connection, subject: &Subject) -> bool {
         match self {
-            Self::Yes => may_use(connection, subject),
-            Self::WithAToken => true,
+            Self::Known => may_use(connection, subject),
+            Self::ItsClientsToSay => true,
         }
     }
 }
@@ -107,8 +107,8 @@ pub(super) fn goes_on(admission: &Admission, policy: &Policy) -> Result<(), Deni
     // What this version of the policy takes was seen when the flow was admitted; a token that means the same changes nothing.
     if policy.version != admission.policy.version {
         match check(run, policy)?.subject(policy, &admission.subject)? {
-            Known::Yes => {}
-            Known::WithAToken => return Err(no_token(policy)),
+            Whose::Known => {}
+            Whose::ItsClientsToSay => return Err(no_token(policy)),
         }
     }
     match (now, &admission.subject.identity) {

@@ -63,6 +63,13 @@ impl Gate {
         if let Err(denial) = may_lead_on(proxy) {
             return Admitted::No(denial);
         }
+        if proxy.run.standing.identity().is_none() && proxy.subject.identity.is_some() {
+            return Admitted::No(Denial::new(
+                Side::Policy,
+                "a client that brought its own token is not led on by a proxy",
+                "connect directly: the connection is intercepted anyway",
+            ));
+        }
         let address = match self.address_of(proxy, host).await {
             Ok(address) => address,
             Err(denial) => return Admitted::No(denial),

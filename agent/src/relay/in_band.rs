@@ -7,28 +7,29 @@ use super::Relay;
 use super::stop::Kill;
 use crate::flow::{SessionId, Side};
 use crate::gate::{Admission, Admitted, Denial, Unidentified};
+use crate::policy::Policy;
 use crate::policy::rule::OnExpiry;
-use crate::run::now_ms;
+use crate::run::{Subject, now_ms};
 
-/// Why a connection acts for nobody.
+/// Why a connection is not opened for whoever its client says.
 #[derive(Clone, Debug)]
-pub(super) enum Unknown {
+pub(super) enum NotOpened {
     /// Its token does not count, or there is none; another may.
     Token(Denial),
-    /// The token counts, and whom it speaks of may not go there.
-    Denied(Denial),
+    /// The token counts, and this subject of it may not go there.
+    Denied(Denial, Box<Subject>),
 }
 
-impl Unknown {
+impl NotOpened {
     /// What is recorded, and what the client is told.
     pub(super) fn denial(&self) -> &Denial {
         match self {
-            Self::Token(denial) | Self::Denied(denial) => denial,
+            Self::Token(denial) | Self::Denied(denial, _) => denial,
         }
     }
 }
 
-/// Admits a flow for whom this token speaks of.
+/// Admits a flow for whom this token speaks of, by the policy as it is now.
 ///
 /// # Errors
 /// When it does not count, or the policy does not let them.
@@ -36,12 +37,10 @@ pub(super) async fn identify(
     relay: &Relay,
     unidentified: &Unidentified,
     token: &[u8],
-) -> Result<Box<Admission>, Unknown> {
-    let policy = unidentified.policy();
-    let refused = |side, reason: String| {
-        tracing::warn!(session = %unidentified.flow().session, policy = policy.name, reason, "a client's token was refused");
-        Unknown::Token(Denial::new(side, reason, bring(unidentified)))
-    };
+) -> Result<Box<Admission>, NotOpened> {
+    let policy = relay.gate.policy_for(unidentified);
+    let policy = policy.as_deref().unwrap_or(unidentified.policy());
+    let refused = |side, reason: String| NotOpened::Token(Denial::new(side, reason, bring(policy)));
     let text =
         std::str::from_utf8(token).map_err(|_| refused(Side::Client, "this is no token".to_owned()))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
@@ -55,24 +54,29 @@ pub(super) async fn identify(
         Ok(Err(error)) => return Err(refused(error.side(), error.to_string())),
         Err(error) => return Err(refused(Side::Portcullis, error.to_string())),
     }
+    let whom = unidentified.subject().clone().with(Some(Arc::new(identity.clone())));
     match relay.gate.identify(unidentified, identity).await {
-        Admitted::Yes(admission) => Ok(admission),
-        Admitted::No(denial) => Err(Unknown::Denied(denial)),
+        Admitted::Yes(admission) if admission.policy().version == policy.version => Ok(admission),
+        // Verified by one version, admitted by the next.
+        Admitted::Yes(_) => Err(refused(Side::Policy, "the policy changed in this moment".to_owned())),
+        Admitted::No(denial) => Err(NotOpened::Denied(denial, Box::new(whom))),
         Admitted::Asks(_) => Err(refused(Side::Policy, "the policy asks for a token once more".to_owned())),
     }
 }
 
 /// A client that brings no token.
-pub(super) fn no_token(unidentified: &Unidentified) -> Unknown {
-    let policy = &unidentified.policy().name;
-    let reason =
-        format!("policy `{policy}` is for runs with a token, this run has none, and its client brings none");
-    Unknown::Token(Denial::new(Side::Client, reason, bring(unidentified)))
+pub(super) fn no_token(unidentified: &Unidentified) -> NotOpened {
+    let policy = unidentified.policy();
+    let reason = format!(
+        "policy `{}` is for runs with a token, this run has none, and its client brings none",
+        policy.name
+    );
+    NotOpened::Token(Denial::new(Side::Client, reason, bring(policy)))
 }
 
 /// What the client has to do.
-fn bring(unidentified: &Unidentified) -> String {
-    let rules = unidentified.policy().identity.iter().filter(|rules| rules.in_band);
+fn bring(policy: &Policy) -> String {
+    let rules = policy.identity.iter().filter(|rules| rules.in_band);
     let whose = rules.map(|rules| format!("{} for the audience \"{}\"", rules.issuer, rules.audience));
     let whose: Vec<String> = whose.collect();
     format!("bring an ID token of {}", whose.join(", or of "))

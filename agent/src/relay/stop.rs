@@ -145,6 +145,16 @@ impl Live {
         (shutdown, Entry { live: Arc::clone(self), session })
     }
 
+    /// Another session of a connection that is known by `connection` goes on: whatever ends one ends the connection. `None` when that
+    /// does not go on.
+    pub fn also(self: &Arc<Self>, session: SessionId, connection: SessionId) -> Option<Entry> {
+        let mut live = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let going = live.get(&connection)?;
+        let going = Going { run: going.run, end: going.end.clone() };
+        live.insert(session, going);
+        Some(Entry { live: Arc::clone(self), session })
+    }
+
     /// Ends the one session that this is the id of, or a beginning or end of it.
     ///
     /// # Errors

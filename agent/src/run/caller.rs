@@ -24,6 +24,11 @@ pub struct Caller {
     pub gid: u32,
     /// Supplementary group ids at connect time.
     pub groups: Vec<u32>,
+    /// The user who logged in, through any later `sudo` or `su` (audit's login uid). `None` when nobody did or the kernel keeps no
+    /// account of it.
+    pub login_uid: Option<u32>,
+    /// Which login it was (audit's session id): ssh and consoles each get one, and children keep it. `None` likewise.
+    pub login_session: Option<u32>,
     pidfd: OwnedFd,
 }
 
@@ -52,14 +57,26 @@ impl Caller {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { pid, uid: credentials.uid(), gid: credentials.gid(), groups, pidfd })
+        let [login_uid, login_session] = audit(pid)?;
+        let caller = Self {
+            pid,
+            uid: credentials.uid(),
+            gid: credentials.gid(),
+            groups,
+            login_uid,
+            login_session,
+            pidfd,
+        };
+        // What was read is that process's: its number was not another's meanwhile.
+        caller.check_alive()?;
+        Ok(caller)
     }
 
     /// A process that did not connect, for tests.
     #[cfg(test)]
     pub(crate) fn child(pid: u32, uid: u32) -> io::Result<Self> {
         let pidfd = pidfd_open(number(pid)?, PidfdFlags::empty())?;
-        Ok(Self { pid, uid, gid: uid, groups: Vec::new(), pidfd })
+        Ok(Self { pid, uid, gid: uid, groups: Vec::new(), login_uid: None, login_session: None, pidfd })
     }
 
     /// Fails with `ESRCH` once the process has exited, that is, once its number may name another.
@@ -95,30 +112,12 @@ impl Caller {
         Ok(path)
     }
 
-    /// The user who logged in, through any later `sudo` or `su` (audit's login uid). `None` when nobody did or the
-    /// kernel keeps no account of it.
-    #[must_use]
-    pub fn login_uid(&self) -> Option<u32> {
-        let text = std::fs::read_to_string(format!("/proc/{}/loginuid", self.pid)).ok()?;
-        self.check_alive().ok()?;
-        text.trim().parse().ok().filter(|uid| *uid != LOGIN_UNSET)
-    }
-
-    /// Which login it was (audit's session id): ssh and consoles each get one, and children keep it. `None` when nobody logged in or
-    /// the kernel keeps no account of it.
-    #[must_use]
-    pub fn login_session(&self) -> Option<u32> {
-        let text = std::fs::read_to_string(format!("/proc/{}/sessionid", self.pid)).ok()?;
-        self.check_alive().ok()?;
-        text.trim().parse().ok().filter(|session| *session != LOGIN_UNSET)
-    }
-
     /// Names for the kernel's numbers. Looks them up in the host's name service, so it may block.
     #[must_use]
     pub fn subject(&self) -> Subject {
         let mut gids = self.groups.clone();
         gids.push(self.gid);
-        let login = self.login_uid().map(Login::of);
+        let login = self.login_uid.map(Login::of);
         Subject { login, ..Subject::named(self.uid, self.gid, gids) }
     }
 }
@@ -133,6 +132,25 @@ pub fn current() -> io::Result<Subject> {
         rustix::process::getgroups()?.into_iter().map(rustix::process::Gid::as_raw).collect();
     gids.push(gid);
     Ok(Subject::named(uid, gid, gids))
+}
+
+/// What audit knows of a process: its login uid and session id. Unknown is an error, for it would make somebody else of whoever asks.
+fn audit(pid: u32) -> io::Result<[Option<u32>; 2]> {
+    let read = |name: &str| match std::fs::read_to_string(format!("/proc/{pid}/{name}")) {
+        Ok(text) => {
+            let number: u32 = text.trim().parse().map_err(|_| io::Error::other("audit's number is none"))?;
+            Ok(Some(number).filter(|number| *number != LOGIN_UNSET))
+        }
+        // A kernel without audit has no such file, for us neither.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match std::fs::exists(format!("/proc/self/{name}"))? {
+                false => Ok(None),
+                true => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+            }
+        }
+        Err(error) => Err(error),
+    };
+    Ok([read("loginuid")?, read("sessionid")?])
 }
 
 fn number(pid: u32) -> io::Result<Pid> {

@@ -127,14 +127,18 @@ struct Facts {
     identity: Option<Arc<Identity>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     withdrawn: Option<Withdrawal>,
-    /// Tokens before this one, and those that clients brought, by digest, and until when they count (milliseconds since
-    /// 1970).
+    /// Tokens before this one, by digest, and until when they count (milliseconds since 1970).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<(String, u64)>,
+    /// Likewise those that clients of the run brought themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    brought: Vec<(String, u64)>,
 }
 
 /// Earlier tokens of one run that are remembered.
 const EARLIER_MAX: usize = 64;
+/// Tokens that count at once and that clients of one run brought; beyond it another one is refused.
+const BROUGHT_MAX: usize = 1024;
 
 /// Why a run may not go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,13 +193,23 @@ impl Standing {
         facts.earlier.drain(..excess);
     }
 
-    /// Remembers a token that a client of the run brought.
-    pub(super) fn brought(&self, token: &str, expires_ms: u64, now_ms: u64) {
+    /// Remembers a token that a client of the run brought. Says whether it is new; `None` when there are too many.
+    pub(super) fn brought(&self, token: &str, expires_ms: u64, now_ms: u64) -> Option<bool> {
         let mut facts = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        facts.earlier.retain(|(known, until)| *until > now_ms && known != token);
-        facts.earlier.push((token.to_owned(), expires_ms));
-        let excess = facts.earlier.len().saturating_sub(EARLIER_MAX);
-        facts.earlier.drain(..excess);
+        if facts.brought.iter().any(|(known, _)| known == token) {
+            return Some(false);
+        }
+        facts.brought.retain(|(_, until)| *until > now_ms);
+        if facts.brought.len() >= BROUGHT_MAX {
+            return None;
+        }
+        facts.brought.push((token.to_owned(), expires_ms));
+        Some(true)
+    }
+
+    /// Digests of the tokens that its clients brought, and until when each counts (milliseconds since 1970).
+    pub(super) fn brought_tokens(&self) -> Vec<(String, u64)> {
+        self.read().brought
     }
 
     /// Takes the run's permission away, for good. The first word counts.

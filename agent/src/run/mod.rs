@@ -30,8 +30,8 @@ use caller::Caller;
 use cgroup::Hierarchy;
 pub use identity::{Identity, Lapsed, Standing, Withdrawal};
 pub use info::{CgroupRef, How, Login, RunInfo, Subject};
-pub use renewal::RenewError;
 use renewal::WithdrawnTokens;
+pub use renewal::{RenewError, Withdrawn};
 use store::Store;
 
 /// Runs at once; beyond it new ones are refused.

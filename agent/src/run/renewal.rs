@@ -1,6 +1,6 @@
 //! What becomes of a run's token: it is renewed, or withdrawn together with the run.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -25,6 +25,9 @@ pub enum RenewError {
     /// The run, or another one with this token, was withdrawn.
     #[error("this run or its token was withdrawn")]
     Withdrawn,
+    /// Its clients have brought as many as may count at once.
+    #[error("the clients of this run have brought too many tokens; use those that count still")]
+    TooMany,
     /// It cannot be remembered.
     #[error("the run's state cannot be written")]
     Host(#[source] io::Error),
@@ -35,10 +38,28 @@ impl RenewError {
     #[must_use]
     pub fn side(&self) -> Side {
         match self {
-            Self::NoRun(_) | Self::NoToken | Self::OtherSubject => Side::Client,
+            Self::NoRun(_) | Self::NoToken | Self::OtherSubject | Self::TooMany => Side::Client,
             Self::Withdrawn => Side::Policy,
             Self::Host(_) => Side::Portcullis,
         }
+    }
+}
+
+/// What a withdrawal was about.
+#[derive(Debug, Default)]
+pub struct Withdrawn {
+    /// Runs that may not go on; none when no such run is active.
+    pub runs: Vec<Arc<RunInfo>>,
+    /// Other runs, which go on, but a client of theirs brought one of the tokens: their sessions have to end.
+    pub guests: Vec<Arc<RunInfo>>,
+    /// Why it cannot be remembered: it holds until the daemon restarts.
+    pub forgetful: Option<io::Error>,
+}
+
+impl Withdrawn {
+    /// Every run with sessions that have to end.
+    pub fn touched(&self) -> impl Iterator<Item = RunId> {
+        self.runs.iter().chain(&self.guests).map(|run| run.id)
     }
 }
 
@@ -68,30 +89,34 @@ impl Runs {
         Ok((run, changed))
     }
 
-    /// Takes a run's permission away, that of every token it has had, and that of every other run with one of them: those runs,
-    /// none when no such run is active.
-    ///
-    /// # Errors
-    /// When that cannot be remembered. The runs are withdrawn all the same, until the daemon restarts.
-    pub fn withdraw(&self, run: RunId, withdrawal: &Withdrawal) -> io::Result<Vec<Arc<RunInfo>>> {
+    /// Takes a run's permission away, that of every token it has had or its clients brought, and that of every other run with one of
+    /// them.
+    pub fn withdraw(&self, run: RunId, withdrawal: &Withdrawal) -> Withdrawn {
         let _one = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(run) = self.get(run) else { return Ok(Vec::new()) };
-        let tokens = run.standing.tokens();
-        let shares = |other: &Arc<RunInfo>| {
-            other.id == run.id || other.standing.tokens().iter().any(|token| tokens.contains(token))
-        };
-        let withdrawn: Vec<Arc<RunInfo>> = self.list().into_iter().filter(shares).collect();
-        withdrawn.iter().for_each(|run| run.standing.withdraw(withdrawal.clone()));
-        let all = withdrawn.iter().flat_map(|run| run.standing.tokens()).collect();
+        let Some(run) = self.get(run) else { return Withdrawn::default() };
+        let mut all = [run.standing.tokens(), run.standing.brought_tokens()].concat();
+        let gone: HashSet<String> = all.iter().map(|(token, _)| token.clone()).collect();
+        let has = |tokens: Vec<(String, u64)>| tokens.iter().any(|(token, _)| gone.contains(token));
+        let mut withdrawn = Withdrawn::default();
+        for other in self.list() {
+            if other.id == run.id || has(other.standing.tokens()) {
+                withdrawn.runs.push(other);
+            } else if has(other.standing.brought_tokens()) {
+                withdrawn.guests.push(other);
+            }
+        }
+        withdrawn.runs.iter().for_each(|run| run.standing.withdraw(withdrawal.clone()));
+        all.extend(withdrawn.runs.iter().flat_map(|run| run.standing.tokens()));
         let remembered = self.withdrawn.add(all);
-        withdrawn.iter().try_for_each(|run| self.store.save(run)).and(remembered)?;
-        Ok(withdrawn)
+        let saved = withdrawn.runs.iter().try_for_each(|run| self.store.save(run));
+        withdrawn.forgetful = saved.and(remembered).err();
+        withdrawn
     }
 
     /// Takes note that a client of a run brought this token itself, so that it is withdrawn with the run.
     ///
     /// # Errors
-    /// When it was withdrawn already.
+    /// When it was withdrawn already, there are too many, or it cannot be remembered.
     pub fn brought(&self, run: RunId, identity: &Identity) -> Result<(), RenewError> {
         // As for a renewal: no withdrawal may miss it.
         let _one = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,8 +124,11 @@ impl Runs {
         if run.standing.withdrawn().is_some() || self.withdrawn.holds(&identity.token) {
             return Err(RenewError::Withdrawn);
         }
-        run.standing.brought(&identity.token, identity.expires_ms, now_ms());
-        Ok(())
+        match run.standing.brought(&identity.token, identity.expires_ms, now_ms()) {
+            None => Err(RenewError::TooMany),
+            Some(false) => Ok(()),
+            Some(true) => self.store.save(&run).map_err(RenewError::Host),
+        }
     }
 
     /// Withdraws a run whose token was withdrawn with another run, perhaps while the daemon died.
@@ -138,7 +166,10 @@ impl WithdrawnTokens {
         let mut until_ms = self.until_ms.lock().unwrap_or_else(PoisonError::into_inner);
         let now = now_ms();
         until_ms.retain(|_, until| *until > now);
-        until_ms.extend(tokens.into_iter().filter(|(_, until)| *until > now));
+        for (token, until) in tokens.into_iter().filter(|(_, until)| *until > now) {
+            let known = until_ms.entry(token).or_default();
+            *known = until.max(*known);
+        }
         let text = serde_json::to_vec(&*until_ms)?;
         let draft = self.file.with_extension("draft");
         let mut file =

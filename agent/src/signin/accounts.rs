@@ -15,7 +15,7 @@ use super::device::{Device, Polled};
 use super::fields::Fields;
 use super::provider::{Ask, Provider, ProviderError, Secrets};
 use crate::approval::Reviewer;
-use crate::config::sign_in::Login as Settings;
+use crate::config::sign_in::{AccountNames, Login as Settings};
 use crate::credential::Credentials;
 use crate::flow::Side;
 use crate::identity::Issuers;
@@ -24,11 +24,11 @@ use crate::run::caller::Caller;
 
 /// How long somebody may take to sign in at the provider.
 pub(super) const LOGIN_TIME_MAX: Duration = Duration::from_mins(10);
-/// Sign-ins under way, and those of one account; the oldest makes room.
-const UNDER_WAY_MAX: usize = 256;
-const UNDER_WAY_PER_ACCOUNT_MAX: usize = 4;
-/// Accounts that are signed in; the one longest so makes room.
-const SIGNED_IN_MAX: usize = 1024;
+/// Sign-ins under way, and those of one user of this host; beyond it, another has to wait.
+const UNDER_WAY_MAX: usize = 1024;
+const UNDER_WAY_PER_USER_MAX: usize = 16;
+/// Logins of one user of this host that are signed in; the one longest so makes room.
+const SIGNED_IN_PER_USER_MAX: usize = 16;
 
 /// A login of this host: a user, and the session that the kernel's audit knows (ssh, a console), where it keeps account of them.
 /// Whoever came into the user's account in another way is another one.
@@ -43,7 +43,7 @@ impl Account {
     /// Of a caller of the control socket.
     #[must_use]
     pub fn of(caller: &Caller) -> Self {
-        Self { uid: caller.uid, login_uid: caller.login_uid(), session: caller.login_session() }
+        Self { uid: caller.uid, login_uid: caller.login_uid, session: caller.login_session }
     }
 }
 
@@ -99,6 +99,23 @@ pub enum AccountError {
     /// The person or the provider said no.
     #[error("the identity provider signed nobody in ({0})")]
     Refused(String),
+    /// Too many are under way.
+    #[error("too many sign-ins of this user are under way; finish one, or wait ten minutes")]
+    TooMany,
+    /// Somebody was brought to sign in for another's account.
+    #[error(
+        "the identity provider signed in {who}, and this account is {account}'s; sign in as yourself, or have the operator write \
+         accounts = \"any\" in [login]"
+    )]
+    OtherPerson {
+        /// Whom the provider signed in.
+        who: String,
+        /// Names of the account.
+        account: String,
+    },
+    /// Codes for other devices are not used here.
+    #[error("this host takes no sign-in by another device; the operator can write device = true in [login]")]
+    NoDevices,
     /// It is not as strong or fresh as was asked for.
     #[error("the identity provider signed you in, but not as the rule asks for ({needs}): {lacking}")]
     NotEnough {
@@ -115,7 +132,8 @@ impl AccountError {
     pub fn side(&self) -> Side {
         match self {
             Self::Provider(_) | Self::NotEnough { .. } => Side::Upstream,
-            Self::Over | Self::OtherAnswer | Self::Refused(_) => Side::Client,
+            Self::Over | Self::OtherAnswer | Self::Refused(_) | Self::TooMany => Side::Client,
+            Self::OtherPerson { .. } | Self::NoDevices => Side::Policy,
         }
     }
 }
@@ -193,6 +211,10 @@ impl Accounts {
         by: LoginBy,
         needs: Option<StepUp>,
     ) -> Result<Begun, AccountError> {
+        if by == LoginBy::Device && !self.settings.device {
+            return Err(AccountError::NoDevices);
+        }
+        self.has_room(account)?;
         let secrets = Secrets::generate().map_err(|error| AccountError::Provider(error.to_string()))?;
         let login = random()?;
         let redirect_uri = match by {
@@ -231,13 +253,14 @@ impl Accounts {
     }
 
     /// Goes on with a sign-in: with what a browser brought to the loopback port (a query), or with the question whether another
-    /// device is done. An answer that is another sign-in's changes nothing.
+    /// device is done. An answer that is another sign-in's changes nothing. `host` is what this host calls whoever asks.
     ///
     /// # Errors
     /// When nobody is signed in by it.
     pub async fn finish(
         &self,
         account: Account,
+        host: &[String],
         login: &str,
         answer: Option<&str>,
     ) -> Result<Finished, AccountError> {
@@ -264,7 +287,7 @@ impl Accounts {
                 self.provider.redeem(code, redirect_uri, secrets).await?
             }
             (Way::Device(device), None) => match self.provider.poll(device).await? {
-                Polled::Done(identity) => identity,
+                Polled::Done(identity) => *identity,
                 Polled::NotYet if Instant::now() >= device.until => return Err(AccountError::Over),
                 Polled::NotYet => {
                     let interval = device.interval;
@@ -283,6 +306,9 @@ impl Accounts {
                 who.proof.as_ref().and_then(|proof| proof.lacks(needs, crate::run::now_ms()))
         {
             return Err(AccountError::NotEnough { needs: needs.to_string(), lacking: lacking.to_string() });
+        }
+        if self.settings.accounts == AccountNames::Matching && !host.iter().any(|name| who.is_called(name)) {
+            return Err(AccountError::OtherPerson { who: who.user, account: host.join(" or ") });
         }
         Ok(self.sign_in(account, who))
     }
@@ -308,25 +334,27 @@ impl Accounts {
         let (who, lasts) = (Arc::new(who), self.settings.absolute);
         let mut table = self.signed_in();
         table.retain(|signed| signed.account != account);
-        if table.len() >= SIGNED_IN_MAX {
-            table.remove(0);
+        let own = table.iter().filter(|signed| signed.account.uid == account.uid).count();
+        if own >= SIGNED_IN_PER_USER_MAX
+            && let Some(oldest) = table.iter().position(|signed| signed.account.uid == account.uid)
+        {
+            table.remove(oldest);
         }
         table.push(SignedIn { account, who: Arc::clone(&who), until: Instant::now() + lasts });
         Finished::SignedIn(who, lasts)
     }
 
+    fn has_room(&self, account: Account) -> Result<(), AccountError> {
+        let table = self.under_way();
+        let own = table.iter().filter(|known| known.account.uid == account.uid).count();
+        match own >= UNDER_WAY_PER_USER_MAX || table.len() >= UNDER_WAY_MAX {
+            true => Err(AccountError::TooMany),
+            false => Ok(()),
+        }
+    }
+
     fn put(&self, new: UnderWay) {
-        let mut table = self.under_way();
-        let own = table.iter().filter(|known| known.account == new.account).count();
-        if own >= UNDER_WAY_PER_ACCOUNT_MAX
-            && let Some(oldest) = table.iter().position(|known| known.account == new.account)
-        {
-            table.remove(oldest);
-        }
-        if table.len() >= UNDER_WAY_MAX {
-            table.remove(0);
-        }
-        table.push(new);
+        self.under_way().push(new);
     }
 
     fn take(&self, account: Account, login: &str) -> Option<UnderWay> {

@@ -54,7 +54,7 @@ pub(super) enum Polled {
     /// Ask again.
     NotYet,
     /// They have.
-    Done(Identity),
+    Done(Box<Identity>),
 }
 
 impl Provider {
@@ -112,6 +112,13 @@ impl Provider {
                 device.next += INTERVAL;
                 return Ok(Polled::NotYet);
             }
+            // It may be there again next time (section 3.5).
+            Err(ProviderError::Fetch(error)) => {
+                tracing::warn!(%error, "the identity provider cannot be asked whether somebody has signed in");
+                device.interval = (device.interval * 2).min(INTERVAL_MAX);
+                device.next = Instant::now() + device.interval;
+                return Ok(Polled::NotYet);
+            }
             Err(error) => return Err(error),
         };
         let identity = self.verify(&token).await?;
@@ -120,7 +127,7 @@ impl Provider {
             Some(nonce) if !bool::from(nonce.as_bytes().ct_eq(device.nonce.as_bytes())) => {
                 Err(ProviderError::Nonce)
             }
-            Some(_) | None => Ok(Polled::Done(identity)),
+            Some(_) | None => Ok(Polled::Done(Box::new(identity))),
         }
     }
 }

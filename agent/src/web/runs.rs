@@ -102,24 +102,22 @@ pub(super) async fn withdraw(
 
 fn withdrawn(web: &Web, run: RunId, by: String, reason: String) -> Response {
     let withdrawal = Withdrawal { by: by.clone(), reason: reason.clone(), at_ms: now_ms() };
-    // Those that share its token as well.
-    let (remembered, runs) = match web.runs.withdraw(run, &withdrawal) {
-        Ok(runs) if runs.is_empty() => return message(StatusCode::NOT_FOUND, "no such run is active"),
-        Ok(runs) => (true, runs.iter().map(|run| run.id).collect()),
-        Err(error) => {
-            tracing::error!(%run, %error, "a withdrawn run cannot be remembered");
-            (false, vec![run])
-        }
-    };
+    let withdrawn = web.runs.withdraw(run, &withdrawal);
+    if withdrawn.runs.is_empty() {
+        return message(StatusCode::NOT_FOUND, "no such run is active");
+    }
     let kill = Kill { by: Some(by.clone()), reason };
-    let sessions: usize = runs.iter().map(|run| (web.kill_run)(*run, &kill)).sum();
+    let sessions: usize = withdrawn.touched().map(|run| (web.kill_run)(run, &kill)).sum();
     tracing::info!(%run, by, sessions, "an operator withdrew a run");
-    match remembered {
-        true => login::see_other("/runs"),
-        false => message(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the run is withdrawn, but not beyond the daemon's next start",
-        ),
+    match withdrawn.forgetful {
+        None => login::see_other("/runs"),
+        Some(error) => {
+            tracing::error!(%run, %error, "a withdrawn run cannot be remembered");
+            message(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the run is withdrawn, but not beyond the daemon's next start",
+            )
+        }
     }
 }
 

@@ -286,7 +286,8 @@ table! {
         /// With hold: what chats are for: decide, link to the approvals page alone, none. Without it, as [defaults] say.
         optional chat: ChatUse,
         /// With hold: who approves must have signed in at the identity provider within this time (`auth_time`), such as "5m".
-        /// They decide on the approvals page then.
+                /// They sign in on the approvals page, or with `portcullis login --for ID`.
+
         optional step_up: ProofAge,
         /// With hold: and by one of these means (`acr`), in the provider's words, such as "phr".
         optional acr: List<Acr>,

@@ -1,34 +1,37 @@
 //! Whose session a request belongs to: its connection's, or, where clients bring tokens themselves, that of the request's own
 //! `Authorization: Bearer` (RFC 6750 section 2.1). The token goes no further than this.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use tokio::sync::Mutex;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::answer::{Problem, TokenProblem};
 use super::client::server_name;
-use super::exchange::unrecorded;
+use super::exchange::{head_asked, unrecorded};
 use super::session::{Client, Session};
 use crate::flow::{SessionId, Side};
 use crate::gate::{Denial, Unidentified};
-use crate::record::event::{EndReason, Ended};
-use crate::relay::in_band::{Unknown, cut_at_expiry, identify, no_token};
-use crate::relay::{Relay, open_record};
+use crate::policy::DEFAULT_RULE;
+use crate::record::event::{EndReason, Ended, Refused};
+use crate::record::{RecordError, SessionRecord};
+use crate::relay::in_band::{NotOpened, cut_at_expiry, identify, no_token};
+use crate::relay::{Relay, open_record, stop};
 use crate::run::now_ms;
 use crate::secret::Secret;
 use crate::upstream::http::Version;
 
 /// Tokens that count at once on one connection. Those that have expired make room.
 const TOKENS_MAX: usize = 16;
-
 /// Sessions that one connection may begin.
 const SESSIONS_MAX: usize = 128;
+/// Refusals of one connection that are recorded and, but for the first, logged quietly.
+const REFUSALS_RECORDED_MAX: u64 = 64;
 
 /// The scheme's name, which is read without regard to case (RFC 9110 section 11.1), and the blank behind it.
 const BEARER: &[u8] = b"bearer ";
@@ -47,30 +50,38 @@ pub(super) struct Guarded {
     unidentified: Unidentified,
     client: Client,
     inside: Mutex<Inside>,
+    /// Held while a token is verified, so that requests that come together have it done once.
+    opening: tokio::sync::Mutex<()>,
+    /// The connection has had its sessions; another has to be opened.
+    worn: Notify,
 }
 
 #[derive(Default)]
 struct Inside {
-    known: Vec<Known>,
-    /// Whose token has expired; their last answers may still be under way.
-    over: Vec<Arc<Session>>,
+    holders: Vec<Holder>,
+    /// They take no more requests; their last answers may still be under way.
+    over: Vec<Holder>,
     /// How often a session was begun.
     begun: usize,
-    /// Why the last request was let into none.
-    refused: Option<Denial>,
+    /// Requests that were let into none.
+    refused: u64,
+    /// Where those are recorded, and why the last one was refused.
+    nobody: Option<(SessionRecord, Denial)>,
 }
 
-/// Somebody whose token counts.
-struct Known {
+/// Somebody whose token counts, or did.
+pub(super) struct Holder {
     /// SHA-256 of the token as it came.
     token: [u8; 32],
     expires_ms: u64,
-    session: Arc<Session>,
-    /// Ends the connection when the token has expired, where the policy wants that.
+    pub(super) session: Arc<Session>,
+    /// Ends the connection when the token has expired, where the policy wants that: as long as anything of the session goes on.
     cut: JoinHandle<()>,
+    /// By its own id it can be ended as well.
+    _live: stop::Entry,
 }
 
-impl Drop for Known {
+impl Drop for Holder {
     fn drop(&mut self) {
         self.cut.abort();
     }
@@ -81,7 +92,7 @@ impl Door {
     pub(super) async fn session(&self, request: &mut Request<Incoming>) -> Result<Arc<Session>, Problem> {
         match self {
             Self::Open(session) => Ok(Arc::clone(session)),
-            Self::Guarded(guarded) => guarded.session(request.headers_mut()).await,
+            Self::Guarded(guarded) => guarded.session(request).await,
         }
     }
 
@@ -93,109 +104,181 @@ impl Door {
         }
     }
 
-    /// A session to name in answers.
+    /// What the connection as a whole is known by.
     pub(super) fn id(&self) -> SessionId {
         match self {
             Self::Open(session) => session.id(),
             Self::Guarded(guarded) => guarded.unidentified.flow().session,
         }
     }
+
+    /// Completes when the client should open another connection.
+    pub(super) async fn worn(&self) {
+        match self {
+            Self::Open(_) => std::future::pending().await,
+            Self::Guarded(guarded) => guarded.worn.notified().await,
+        }
+    }
 }
 
 impl Guarded {
     pub(super) fn new(relay: &Arc<Relay>, unidentified: Unidentified, client: Client) -> Self {
-        Self { relay: Arc::clone(relay), unidentified, client, inside: Mutex::default() }
+        Self {
+            relay: Arc::clone(relay),
+            unidentified,
+            client,
+            inside: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            worn: Notify::new(),
+        }
     }
 
-    async fn session(&self, headers: &mut HeaderMap) -> Result<Arc<Session>, Problem> {
-        let brought = take_token(headers);
-        // Held while a token is verified, so that requests that come together have it done once.
-        let mut inside = self.inside.lock().await;
-        let found = match brought {
-            Brought::Token(token) => self.find(&mut inside, &token).await,
+    async fn session(&self, request: &mut Request<Incoming>) -> Result<Arc<Session>, Problem> {
+        let found = match take_token(request.headers_mut()) {
+            Brought::Token(token) => {
+                self.find_or_begin(&token).await.map_err(|why| (why, TokenProblem::Invalid))
+            }
             Brought::Nothing => Err((no_token(&self.unidentified), TokenProblem::Missing)),
             Brought::Several => Err((several(), TokenProblem::Invalid)),
         };
-        found.map_err(|(unknown, token)| {
-            inside.refused = Some(unknown.denial().clone());
-            match unknown {
-                Unknown::Token(denial) => Problem::unidentified(&denial, token),
-                Unknown::Denied(denial) => Problem::denied(&denial),
-            }
-        })
+        found.map_err(|(why, token)| self.refuse(request, &why, token))
     }
 
-    async fn find(
-        &self,
-        inside: &mut Inside,
-        token: &Secret,
-    ) -> Result<Arc<Session>, (Unknown, TokenProblem)> {
-        inside.leave_expired();
+    async fn find_or_begin(&self, token: &Secret) -> Result<Arc<Session>, NotOpened> {
         let digest: [u8; 32] = Sha256::digest(token.expose()).into();
-        let same = |known: &&Known| bool::from(known.token.ct_eq(&digest));
-        if let Some(known) = inside.known.iter().find(same) {
-            return Ok(Arc::clone(&known.session));
+        if let Some(session) = self.find(&digest) {
+            return Ok(session);
         }
-        let invalid = |unknown| (unknown, TokenProblem::Invalid);
-        if inside.known.len() >= TOKENS_MAX || inside.begun >= SESSIONS_MAX {
-            return Err(invalid(too_many()));
+        let _one = self.opening.lock().await;
+        if let Some(session) = self.find(&digest) {
+            return Ok(session);
         }
-        // The first session is the one that the connection is known by.
-        let unidentified = match inside.begun {
-            0 => self.unidentified.clone(),
-            _ => self.unidentified.once_more(),
-        };
-        let known = self.begin(&unidentified, token, digest).await.map_err(invalid)?;
-        let session = Arc::clone(&known.session);
+        {
+            let inside = self.inside();
+            if inside.holders.len() >= TOKENS_MAX || inside.begun >= SESSIONS_MAX {
+                self.worn.notify_one();
+                return Err(too_many());
+            }
+        }
+        let holder = self.begin(token, digest).await?;
+        let session = Arc::clone(&holder.session);
+        let mut inside = self.inside();
         inside.begun += 1;
-        inside.known.push(known);
+        inside.holders.push(holder);
         Ok(session)
     }
 
-    async fn begin(
-        &self,
-        unidentified: &Unidentified,
-        token: &Secret,
-        digest: [u8; 32],
-    ) -> Result<Known, Unknown> {
-        let relay = &self.relay;
-        let admission = identify(relay, unidentified, token.expose()).await?;
-        let failed = |side, reason: String| Unknown::Denied(Denial::new(side, reason, ""));
+    /// The session of a token that counts: that has not expired, and that the policy as it is now was asked about.
+    fn find(&self, digest: &[u8; 32]) -> Option<Arc<Session>> {
+        let (mut inside, now) = (self.inside(), now_ms());
+        let version = self.relay.gate.policy_for(&self.unidentified).map(|policy| policy.version.clone());
+        let over = |holder: &mut Holder| {
+            holder.expires_ms <= now || Some(&holder.session.admission.policy().version) != version.as_ref()
+        };
+        let left: Vec<Holder> = inside.holders.extract_if(.., over).collect();
+        inside.over.extend(left);
+        let found = inside.holders.iter().find(|holder| bool::from(holder.token.ct_eq(digest)));
+        found.map(|holder| Arc::clone(&holder.session))
+    }
+
+    async fn begin(&self, token: &Secret, digest: [u8; 32]) -> Result<Holder, NotOpened> {
+        let (relay, unidentified) = (&self.relay, self.unidentified.once_more());
+        let admission = identify(relay, &unidentified, token.expose()).await?;
+        let (flow, subject) = (admission.flow(), admission.subject());
+        let failed = |side, reason: String| {
+            NotOpened::Denied(Denial::new(side, reason, ""), Box::new(subject.clone()))
+        };
         let name = server_name(&admission, relay, &self.client);
         let name = name.map_err(|error| failed(error.side(), error.to_string()))?;
-        let (flow, subject) = (admission.flow(), admission.subject());
+        let connection = self.unidentified.flow().session;
+        let live = relay.live.also(flow.session, connection);
+        let live = live.ok_or_else(|| failed(Side::Portcullis, "the connection is over".to_owned()))?;
         let record = open_record(&relay.recorder, flow, admission.run(), subject, Some(&admission));
         let record = record.map_err(|error| failed(Side::Portcullis, unrecorded(&error).detail))?;
         let expires_ms = subject.identity.as_ref().map_or(0, |identity| identity.expires_ms);
-        let connection = self.unidentified.flow().session;
         let cut = {
             let (relay, admission) = (Arc::clone(relay), admission.clone());
-            tokio::spawn(async move { cut_at_expiry(&relay, &admission, connection).await })
+            tokio::spawn(async move { cut_at_expiry(&relay, &admission, admission.flow().session).await })
         };
         let session = Session::new(relay, *admission, self.client.clone(), name, record);
-        Ok(Known { token: digest, expires_ms, session, cut })
+        Ok(Holder { token: digest, expires_ms, session, cut, _live: live })
     }
 
-    /// Every session that was begun, and how the connection ended for somebody who was let into none.
-    pub(super) async fn close(&self) -> (Vec<Arc<Session>>, Option<Ended>) {
-        let mut inside = self.inside.lock().await;
-        let mut sessions = std::mem::take(&mut inside.over);
-        sessions.extend(inside.known.drain(..).map(|known| Arc::clone(&known.session)));
-        let refused = inside.refused.take().map(|denial| Ended {
-            reason: EndReason::Refused,
+    /// Records a request that is let into no session, and says what its client is told.
+    fn refuse(&self, request: &Request<Incoming>, why: &NotOpened, token: TokenProblem) -> Problem {
+        let denial = why.denial();
+        let problem = match why {
+            NotOpened::Token(denial) => Problem::unidentified(denial, token),
+            NotOpened::Denied(denial, _) => Problem::denied(denial),
+        };
+        let mut inside = self.inside();
+        inside.refused += 1;
+        let session = self.unidentified.flow().session;
+        if inside.refused == 1 {
+            tracing::warn!(%session, reason = denial.reason, "a client's request is let in by no token");
+        }
+        if inside.refused > REFUSALS_RECORDED_MAX {
+            return problem;
+        }
+        match self.record(&mut inside, request, why, &problem) {
+            Ok(()) => problem,
+            Err(error) => unrecorded(&error),
+        }
+    }
+
+    fn record(
+        &self,
+        inside: &mut Inside,
+        request: &Request<Incoming>,
+        why: &NotOpened,
+        problem: &Problem,
+    ) -> Result<(), RecordError> {
+        let denial = why.denial();
+        // Whom it would have been for is not the session's subject: others may come on this connection.
+        let reason = match why {
+            NotOpened::Denied(denial, whom) => format!("{} (it is for {})", denial.reason, whom.shown()),
+            NotOpened::Token(denial) => denial.reason.clone(),
+        };
+        let destination = self.unidentified.flow().destination;
+        let (method, uri) = (request.method(), request.uri());
+        let asked = head_asked(inside.refused, self.client.scheme, destination, method, uri, &reason);
+        let refused = Refused {
+            asked,
+            rule: DEFAULT_RULE.to_owned(),
+            reason,
             side: denial.side,
-            detail: Some(denial.reason),
-        });
-        (sessions, refused)
+            approval: None,
+            status: Some(problem.status.as_u16()),
+        };
+        let record = match inside.nobody.take() {
+            Some((record, _)) => record,
+            None => self.nobodys()?,
+        };
+        let (record, _) = inside.nobody.insert((record, denial.clone()));
+        record.refused(&refused).map(drop)
     }
-}
 
-impl Inside {
-    /// Sessions of tokens that have expired take no more requests.
-    fn leave_expired(&mut self) {
-        let now = now_ms();
-        let expired = self.known.extract_if(.., |known| known.expires_ms <= now);
-        self.over.extend(expired.map(|known| Arc::clone(&known.session)));
+    /// A record of what comes from nobody.
+    pub(super) fn nobodys(&self) -> Result<SessionRecord, RecordError> {
+        let (flow, run) = (self.unidentified.flow(), self.unidentified.run());
+        open_record(&self.relay.recorder, flow, run, self.unidentified.subject(), None)
+    }
+
+    /// Every session that was begun, and the record of what was let into none with how it ended.
+    pub(super) fn close(&self) -> (Vec<Holder>, Option<(SessionRecord, Ended)>) {
+        let mut inside = self.inside();
+        let mut holders = std::mem::take(&mut inside.over);
+        holders.append(&mut inside.holders);
+        let nobody = inside.nobody.take().map(|(record, denial)| {
+            let detail = Some(denial.reason);
+            (record, Ended { reason: EndReason::Refused, side: denial.side, detail })
+        });
+        (holders, nobody)
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        // Every change is one push, move or count, so a panic elsewhere leaves it whole.
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -224,13 +307,13 @@ fn take_token(headers: &mut HeaderMap) -> Brought {
     brought
 }
 
-fn several() -> Unknown {
-    Unknown::Token(Denial::new(Side::Client, "the request has several Authorization fields", "send one"))
+fn several() -> NotOpened {
+    NotOpened::Token(Denial::new(Side::Client, "the request has several Authorization fields", "send one"))
 }
 
-fn too_many() -> Unknown {
+fn too_many() -> NotOpened {
     let reason = "this connection has had as many tokens as it may have";
-    Unknown::Token(Denial::new(Side::Client, reason, "open another connection"))
+    NotOpened::Token(Denial::new(Side::Client, reason, "open another connection"))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::log::causes;
 use super::masks::Masks;
 use super::session::{Injected, Session};
 use super::{forward, hold, proxy};
-use crate::flow::Side;
+use crate::flow::{OriginalDst, Side};
 use crate::gate::{BodyRead, HttpJudgement, Judgement, Permit};
 use crate::mask::http::Counts;
 use crate::policy::Policy;
@@ -78,17 +78,17 @@ pub(super) enum RequestBody {
 /// Answers one request.
 pub(super) async fn serve(door: Arc<Door>, mut request: Request<Incoming>) -> Response<ResponseStream> {
     let grpc = is_grpc(request.headers());
-    let answered = match door.session(&mut request).await {
-        Ok(session) => answer(&session, request).await,
+    let (id, answered) = match door.session(&mut request).await {
+        Ok(session) => (session.id(), answer(&session, request).await),
         Err(problem) => {
             take_rest(door.version(), request.into_body()).await;
-            Err(problem)
+            (door.id(), Err(problem))
         }
     };
     match answered {
         Ok(response) => response,
         Err(problem) => {
-            let (parts, body) = problem.response(grpc, door.id()).into_parts();
+            let (parts, body) = problem.response(grpc, id).into_parts();
             Response::from_parts(parts, ResponseStream::new(Source::Whole(Some(body)), None, None, None))
         }
     }
@@ -264,27 +264,36 @@ pub(super) fn refuse_unread<B>(session: &Session, request: &Request<B>, problem:
 }
 
 fn refuse_head(session: &Session, method: &Method, uri: &http::Uri, problem: Problem) -> Problem {
-    let operation = session.next_operation();
-    let scheme = match session.client.scheme {
+    let (operation, destination) = (session.next_operation(), session.admission.flow().destination);
+    let asked = head_asked(operation, session.client.scheme, destination, method, uri, &problem.detail);
+    record_refusal(session, asked, problem, None)
+}
+
+/// What is recorded of a request of which nothing but the head was looked at, and why.
+pub(super) fn head_asked(
+    operation: u64,
+    scheme: Scheme,
+    destination: OriginalDst,
+    method: &Method,
+    uri: &http::Uri,
+    why: &str,
+) -> Asked {
+    let scheme = match scheme {
         Scheme::Http => "http",
         Scheme::Https => "https",
     };
-    let url = format!("{scheme}://{}{}", session.admission.flow().destination, uri.path());
-    let asked = Asked {
+    let url = format!("{scheme}://{destination}{}", uri.path());
+    let (kind, effect) = (method.as_str().to_lowercase(), crate::request::Effect::Unknown);
+    Asked {
         operation,
         text: BoundedText::new(&format!("{method} {url}")),
         parameters: Parameters::default(),
-        statements: Statements::one(
-            method.as_str().to_lowercase(),
-            crate::request::Effect::Unknown,
-            Some(problem.detail.clone()),
-        ),
+        statements: Statements::one(kind, effect, Some(why.to_owned())),
         database: None,
         estimated_rows: None,
         http: None,
         ssh: None,
-    };
-    record_refusal(session, asked, problem, None)
+    }
 }
 
 /// Records a refusal. When that fails the client is told so instead.

@@ -127,13 +127,17 @@ pub(crate) async fn serve_unidentified(
     let door = Arc::new(Door::Guarded(Box::new(Guarded::new(relay, unidentified.clone(), client))));
     let ended = requests(stream, &door, shutdown.clone()).await;
     let Door::Guarded(guarded) = &*door else { return Ok(()) };
-    let (sessions, refused) = guarded.close().await;
-    if sessions.is_empty() {
-        return nobodys()?.close(refused.unwrap_or(ended)).map(drop);
+    let (holders, nobody) = guarded.close();
+    match nobody {
+        Some((record, ended)) => finish(record, ended),
+        None if holders.is_empty() => finish(guarded.nobodys()?, ended.clone()),
+        None => {}
     }
-    for session in sessions {
-        end(&session, &counts, ended.clone(), shutdown.clone()).await;
-    }
+    // Whose bytes they were is not known where there are several.
+    let unknown = Counts::default();
+    let counts = if holders.len() == 1 { &counts } else { &unknown };
+    let ends = holders.iter().map(|holder| end(&holder.session, counts, ended.clone(), shutdown.clone()));
+    futures_util::future::join_all(ends).await;
     Ok(())
 }
 
@@ -175,9 +179,16 @@ async fn http1(stream: Counted<Stream>, door: &Arc<Door>, mut shutdown: Shutdown
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        served = connection.as_mut() => return ended(served),
-        () = shutdown.begun() => connection.as_mut().graceful_shutdown(),
+    let mut closing = false;
+    loop {
+        tokio::select! {
+            served = connection.as_mut() => return ended(served),
+            () = shutdown.begun() => break connection.as_mut().graceful_shutdown(),
+            () = door.worn(), if !closing => {
+                closing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
     }
     if shutdown.is_gentle() {
         drop(tokio::time::timeout(STOP_TIME_MAX, connection).await);
@@ -206,9 +217,16 @@ async fn http2(stream: Counted<Stream>, door: &Arc<Door>, mut shutdown: Shutdown
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        served = connection.as_mut() => return ended(served),
-        () = shutdown.begun() => connection.as_mut().graceful_shutdown(),
+    let mut closing = false;
+    loop {
+        tokio::select! {
+            served = connection.as_mut() => return ended(served),
+            () = shutdown.begun() => break connection.as_mut().graceful_shutdown(),
+            () = door.worn(), if !closing => {
+                closing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
     }
     if shutdown.is_gentle() {
         drop(tokio::time::timeout(STOP_TIME_MAX, connection).await);

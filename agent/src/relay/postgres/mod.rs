@@ -17,7 +17,7 @@ use self::planner::Planner;
 use self::pump::Pump;
 use self::refusal::Refusal;
 use self::search_path::SearchPath;
-use super::in_band::{self, Unknown, cut_at_expiry};
+use super::in_band::{self, NotOpened, cut_at_expiry};
 use super::leg::Leg;
 use super::{Relay, Shutdown, open_record};
 use crate::codec::postgres::backend::TransactionStatus;
@@ -30,6 +30,7 @@ use crate::flow::{Flow, SessionId, Side};
 use crate::gate::{Admission, Denial, Unidentified};
 use crate::record::event::{EndReason, Ended, OpaqueCounts};
 use crate::record::{RecordError, SessionRecord};
+use crate::run::Subject;
 use crate::tls::Stream;
 use crate::upstream::{LoggedIn, LoginProblem, Startup, Target, UpstreamError, login};
 
@@ -134,22 +135,23 @@ pub(crate) async fn serve_unidentified(
     shutdown: Shutdown,
 ) -> Result<(), RecordError> {
     let (flow, run) = (unidentified.flow(), unidentified.run());
-    let begin = |admission: Option<&Admission>| {
-        let subject = admission.map_or(unidentified.subject(), Admission::subject);
+    let begin = |subject: &Subject, admission: Option<&Admission>| {
         open_record(&relay.recorder, flow, run, subject, admission)
     };
     let mut greeting = match welcome(tcp, flow, relay).await {
         Ok(greeting) => greeting,
-        Err(ended) => return begin(None)?.close(ended).map(drop),
+        Err(ended) => return begin(unidentified.subject(), None)?.close(ended).map(drop),
     };
     let admission = match identified(&mut greeting.client, &unidentified, relay).await {
         Ok(admission) => admission,
         Err(refusal) => {
-            last_words(&mut greeting.client, &refusal.told).await;
-            return begin(None)?.close(refusal.ended).map(drop);
+            let NotIdentified { told, ended, whom } = refusal;
+            tracing::warn!(session = %flow.session, reason = ended.detail, "a client is not let in by its token");
+            last_words(&mut greeting.client, &told).await;
+            return begin(&whom, None)?.close(ended).map(drop);
         }
     };
-    let record = match begin(Some(&admission)) {
+    let record = match begin(admission.subject(), Some(&admission)) {
         Ok(record) => record,
         Err(error) => {
             last_words(&mut greeting.client, &record_refusal(&error)).await;
@@ -171,6 +173,8 @@ pub(crate) async fn serve_unidentified(
 struct NotIdentified {
     told: Refusal,
     ended: Ended,
+    /// As far as it is known.
+    whom: Subject,
 }
 
 async fn identified(
@@ -182,19 +186,23 @@ async fn identified(
         let told = Refusal::new(sqlstate::INVALID_PASSWORD, format!("portcullis: {error}"));
         let why = error.to_string();
         let ended = Ended { reason: EndReason::Failed, side: Side::Client, detail: Some(why) };
-        NotIdentified { told, ended }
+        NotIdentified { told, ended, whom: unidentified.subject().clone() }
     })?;
-    in_band::identify(relay, unidentified, token.expose()).await.map_err(|unknown| {
-        let denial = unknown.denial();
-        let told = match &unknown {
-            Unknown::Denied(denial) => Refusal::denied(denial),
-            Unknown::Token(denial) => {
-                let told = format!("portcullis: {}", denial.reason);
-                Refusal::new(sqlstate::INVALID_PASSWORD, told).hint(denial.hint.clone().unwrap_or_default())
+    in_band::identify(relay, unidentified, token.expose()).await.map_err(|why| {
+        let denial = why.denial();
+        let (side, detail) = (denial.side, Some(denial.reason.clone()));
+        let ended = Ended { reason: EndReason::Refused, side, detail };
+        match why {
+            NotOpened::Denied(denial, whom) => {
+                NotIdentified { told: Refusal::denied(&denial), ended, whom: *whom }
             }
-        };
-        let detail = Some(denial.reason.clone());
-        NotIdentified { told, ended: Ended { reason: EndReason::Refused, side: denial.side, detail } }
+            NotOpened::Token(denial) => {
+                let told = format!("portcullis: {}", denial.reason);
+                let told = Refusal::new(sqlstate::INVALID_PASSWORD, told);
+                let told = told.hint(denial.hint.unwrap_or_default());
+                NotIdentified { told, ended, whom: unidentified.subject().clone() }
+            }
+        }
     })
 }
 
