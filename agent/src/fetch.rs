@@ -11,15 +11,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{HOST, HeaderValue};
 use http::uri::Scheme;
-use http::{Request, Response, Uri};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use zeroize::Zeroizing;
 
 use crate::tls::ALPN_HTTP1;
@@ -124,21 +126,50 @@ impl Fetch {
         }
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the daemon's own request; no agent's flow needs an Admission here"
-    )]
+    /// Sends a request that asks for another protocol (RFC 9110 section 7.8). Once the server has agreed, the connection is
+    /// the caller's, with the header fields that it agreed by.
+    ///
+    /// # Errors
+    /// As [`Fetch::send`], and when the server does not agree.
+    pub async fn upgrade(
+        &self,
+        request: Request<Vec<u8>>,
+    ) -> Result<(HeaderMap, TokioIo<Upgraded>), FetchError> {
+        let target = Target::of(request.uri())?;
+        let asked = async {
+            match self.dial(&target).await? {
+                Dialled::Plain(tcp) => change(TokioIo::new(tcp), &target, request).await,
+                Dialled::Tls(tls) => change(TokioIo::new(tls), &target, request).await,
+            }
+        };
+        match tokio::time::timeout(REQUEST_TIME_MAX, asked).await {
+            Ok(changed) => changed,
+            Err(_late) => Err(FetchError::Slow { host: target.shown() }),
+        }
+    }
+
     async fn exchange(
         &self,
         target: &Target,
         request: Request<Vec<u8>>,
     ) -> Result<Response<Vec<u8>>, FetchError> {
+        match self.dial(target).await? {
+            Dialled::Plain(tcp) => talk(TokioIo::new(tcp), target, request).await,
+            Dialled::Tls(tls) => talk(TokioIo::new(tls), target, request).await,
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the daemon's own request; no agent's flow needs an Admission here"
+    )]
+    async fn dial(&self, target: &Target) -> Result<Dialled, FetchError> {
         let bare = target.host.trim_matches(['[', ']']);
         let tcp = TcpStream::connect((bare, target.port))
             .await
             .map_err(|error| target.failed(format!("cannot be reached: {error}")))?;
         if !target.tls {
-            return talk(TokioIo::new(tcp), target, request).await;
+            return Ok(Dialled::Plain(tcp));
         }
         let root_cert = self.root_cert.as_deref();
         let config = self.trust.http_config(root_cert, Verify::ChainAndName, &[ALPN_HTTP1], None)?;
@@ -149,8 +180,42 @@ impl Fetch {
                 certificate_problem(&error).map(|problem| format!("has no good certificate: {problem}"));
             target.failed(problem.unwrap_or_else(|| format!("does not speak TLS with us: {error}")))
         })?;
-        talk(TokioIo::new(tls), target, request).await
+        Ok(Dialled::Tls(Box::new(tls)))
     }
+}
+
+/// A connection to a server.
+enum Dialled {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+async fn change<S>(
+    stream: TokioIo<S>,
+    target: &Target,
+    request: Request<Vec<u8>>,
+) -> Result<(HeaderMap, TokioIo<Upgraded>), FetchError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let not_http = |error: hyper::Error| target.failed(format!("does not speak HTTP with us: {error}"));
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .handshake(stream)
+        .await
+        .map_err(not_http)?;
+    let request = in_origin_form(target, request)?;
+    // It ends with the request, or once the connection is given away.
+    let serving = tokio::spawn(connection.with_upgrades());
+    let answer = sender.send_request(request).await.map_err(not_http)?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        serving.abort();
+        return Err(target.failed(format!("does not change the protocol: {}", answer.status())));
+    }
+    let fields = answer.headers().clone();
+    let changed = hyper::upgrade::on(answer).await.map_err(not_http)?;
+    Ok((fields, TokioIo::new(changed)))
 }
 
 async fn talk<S>(
@@ -248,6 +313,38 @@ mod tests {
         assert!(asked.starts_with("GET /keys?a=b HTTP/1.1\r\nhost: 127.0.0.1:"), "{asked}");
         let (_, answered) = served(b"HTTP/1.1 200 OK\r\n\r\nuntil the end".to_vec()).await;
         assert_eq!(answered.unwrap().body(), b"until the end");
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_given_away_when_the_server_agrees() {
+        for (answer, expected) in [
+            (
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nfirst",
+                Ok("first"),
+            ),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Err("does not change the protocol: 200 OK")),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}/", listener.local_addr().unwrap());
+            let server = tokio::spawn(async move {
+                let (mut tcp, _) = listener.accept().await.unwrap();
+                assert_ne!(tcp.read(&mut [0; 1024]).await.unwrap(), 0);
+                tcp.write_all(answer.as_bytes()).await.unwrap();
+            });
+            let request = Request::get(url).header("connection", "upgrade").header("upgrade", "x");
+            let changed = fetch().upgrade(request.body(Vec::new()).unwrap()).await;
+            server.await.unwrap();
+            match (changed, expected) {
+                (Ok((fields, mut io)), Ok(expected)) => {
+                    assert_eq!(fields["upgrade"], "x");
+                    let mut came = String::new();
+                    io.read_to_string(&mut came).await.unwrap();
+                    assert_eq!(came, expected);
+                }
+                (Err(error), Err(expected)) => assert!(error.to_string().ends_with(expected), "{error}"),
+                (changed, _) => panic!("{answer}: {changed:?}"),
+            }
+        }
     }
 
     #[tokio::test]

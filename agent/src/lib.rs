@@ -63,6 +63,8 @@ pub mod control;
 
 pub mod cli;
 
+pub mod chat;
+
 pub mod web;
 
 pub mod daemon;

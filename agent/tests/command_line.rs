@@ -181,6 +181,7 @@ fn held() -> Request {
         quorum: 1,
         distinct_groups: false,
         break_glass: Vec::new(),
+        chat: portcullis::policy::rule::ChatUse::default(),
         step_up: None,
         shape: None,
         patience: None,

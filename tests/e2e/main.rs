@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod capture;
 #[cfg(test)]
+mod chat;
+#[cfg(test)]
 mod credentials;
 #[cfg(test)]
 mod death;

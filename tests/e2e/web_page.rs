@@ -22,15 +22,20 @@ use crate::wait;
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// A daemon with a page, and the provider that signs people in to it.
-struct Page {
-    daemon: Daemon,
-    url: String,
-    _provider: Provider,
+pub(crate) struct Page {
+    pub(crate) daemon: Daemon,
+    pub(crate) url: String,
+    pub(crate) provider: Provider,
 }
 
 impl Page {
     /// Over TLS, as a public client; or plain, as a confidential one.
     fn start(tls: bool, policy: &str) -> Self {
+        Self::start_with(tls, policy, "", &[])
+    }
+
+    /// With more in the daemon's file, and more credentials.
+    pub(crate) fn start_with(tls: bool, policy: &str, more: &str, credentials: &[(&str, &str)]) -> Self {
         // Free now, and taken by nobody else until the daemon does: the kernel hands out ports in no order.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let url = format!("{}://127.0.0.1:{port}", if tls { "https" } else { "http" });
@@ -53,16 +58,19 @@ impl Page {
             table += "client_id = \"portcullis-page-confidential\"\nclient_secret = \"page-secret\"\nstep_up = \"10m\"\n";
             daemon.credential("page-secret", PAGE_SECRET).unwrap();
         }
-        daemon.configure(&table).unwrap();
+        daemon.configure(&(table + more)).unwrap();
+        for (name, secret) in credentials {
+            daemon.credential(name, secret).unwrap();
+        }
         daemon.launch().unwrap();
-        Self { daemon, url, _provider: provider }
+        Self { daemon, url, provider }
     }
 
     fn shop(tls: bool) -> Self {
         Self::start(tls, &shop_policy(server()).replace("user:daemon", "dba").replace("30s", "120s"))
     }
 
-    fn agent(&self, sql: &str) -> Talking {
+    pub(crate) fn agent(&self, sql: &str) -> Talking {
         let mut run = agent::under(&self.daemon, NOBODY, "shop").unwrap();
         run.args(agent::psql_arguments(server(), "shop")).args([
             "--set=VERBOSITY=verbose",
@@ -79,16 +87,16 @@ impl Page {
 const BEFORE: &str = "SELECT 40 + 2 AS answer";
 
 /// Somebody's browser.
-struct Browser(Option<Talking>);
+pub(crate) struct Browser(Option<Talking>);
 
 impl Browser {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/oidc/browser.py");
         let mut python = Command::new(process::venv_python().unwrap());
         Self(Some(Talking::spawn(python.args(["-u", script])).unwrap()))
     }
 
-    fn tell(&mut self, wanted: &Value) -> Value {
+    pub(crate) fn tell(&mut self, wanted: &Value) -> Value {
         let shown = wanted.to_string();
         let talking = self.0.as_mut().unwrap();
         talking.say(&shown).unwrap();
@@ -98,7 +106,7 @@ impl Browser {
         said["ok"].clone()
     }
 
-    fn until(&mut self, text: &str) -> String {
+    pub(crate) fn until(&mut self, text: &str) -> String {
         self.tell(&json!({"do": "until", "text": text})).as_str().unwrap().to_owned()
     }
 
@@ -126,13 +134,13 @@ impl Drop for Browser {
     }
 }
 
-fn table(name: &str) {
+pub(crate) fn table(name: &str) {
     server()
         .psql("shop", &format!("CREATE TABLE {name} (id int); ALTER TABLE {name} OWNER TO shop_agent"))
         .unwrap();
 }
 
-fn exists(name: &str) -> bool {
+pub(crate) fn exists(name: &str) -> bool {
     server().psql("shop", &format!("SELECT to_regclass('{name}') IS NOT NULL")).unwrap().trim() == "t"
 }
 

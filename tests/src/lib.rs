@@ -2,6 +2,7 @@
 //! folder, an unprivileged agent, a reviewer.
 
 pub mod agent;
+pub mod chat;
 pub mod daemon;
 pub mod dns;
 pub mod http;

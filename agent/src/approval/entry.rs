@@ -182,6 +182,29 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// What has become of it, in words; names and reasons as people wrote them.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let because = |reason: &str| if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        let glass = match &self.review {
+            None => "",
+            Some(Review { by: None, .. }) => " BREAKING GLASS, to be reviewed",
+            Some(Review { by: Some(_), .. }) => " breaking glass, reviewed",
+        };
+        match &self.outcome {
+            None if self.request.quorum > 1 => {
+                format!("waits, {} of {} approvals", self.votes.len(), self.request.quorum)
+            }
+            None => "waits".to_owned(),
+            Some(Outcome::Approved { by, reason, .. }) => {
+                format!("approved by {}{glass}{}", by.user, because(reason))
+            }
+            Some(Outcome::Denied { by, reason, .. }) => format!("denied by {}{}", by.user, because(reason)),
+            Some(Outcome::Expired) => "expired, denied".to_owned(),
+            Some(Outcome::Withdrawn) => "withdrawn".to_owned(),
+        }
+    }
+
     /// Whether a later operation may still rest on it, at this time.
     pub(super) fn is_live(&self, now_ms: u64) -> bool {
         match (&self.outcome, &self.grant) {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::flow::{OriginalDst, Process, RunId, SessionId};
-use crate::policy::rule::{PolicyVersion, StepUp};
+use crate::policy::rule::{ChatUse, PolicyVersion, StepUp};
 use crate::request::{Effect, ObjectName};
 use crate::run::Subject;
 
@@ -164,6 +164,9 @@ pub struct Request {
     /// Groups or `user:NAME` whose word alone is enough in an emergency.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub break_glass: Vec<String>,
+    /// What chats may be used for.
+    #[serde(default)]
+    pub chat: ChatUse,
     /// What whoever approves must have proved of themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_up: Option<StepUp>,

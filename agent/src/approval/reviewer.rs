@@ -84,6 +84,15 @@ impl Marks {
 }
 
 impl Reviewer {
+    /// Whether two that signed in are one: the same subject. Not the comparison that decisions rest on, which is wider.
+    #[must_use]
+    pub fn is_same_subject(&self, other: &Self) -> bool {
+        match (&self.identity, &other.identity) {
+            (Some(one), Some(other)) => one.is_same_subject(other),
+            (Some(_) | None, _) => self.user == other.user,
+        }
+    }
+
     /// What they are known by.
     pub(super) fn marks(&self) -> Marks {
         let mut marks = Marks::default();

@@ -41,6 +41,7 @@ fn request(approvers: &[&str]) -> Request {
         quorum: 1,
         distinct_groups: false,
         break_glass: Vec::new(),
+        chat: crate::policy::rule::ChatUse::default(),
         step_up: None,
         shape: None,
         patience: None,

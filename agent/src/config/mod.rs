@@ -10,10 +10,12 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
+use self::chat::Chat;
 use self::credential::Sources;
 use self::sign_in::Login;
 use self::web::Web;
 
+pub mod chat;
 pub mod credential;
 pub mod sign_in;
 pub mod web;
@@ -84,6 +86,8 @@ pub struct Config {
     pub free_bytes_min: u64,
     /// The approvals page; `None` serves none.
     pub web: Option<Web>,
+    /// Chats that are told of what waits; `None` tells none.
+    pub chat: Option<Chat>,
     /// `portcullis login`; `None`: nobody signs in by the command line.
     pub login: Option<Login>,
     /// How much is logged; `PORTCULLIS_LOG` overrides it.
@@ -171,6 +175,7 @@ impl Default for Config {
             ca_lifetime: Duration::from_secs(3 * YEAR_SECONDS),
             free_bytes_min: 1 << 30,
             web: None,
+            chat: None,
             login: None,
             log: LogLevel::Info,
         }
@@ -255,6 +260,7 @@ struct File {
     ca: CaTable,
     record: Record,
     web: Option<web::WebTable>,
+    chat: Option<Spanned<chat::ChatTable>>,
     login: Option<sign_in::LoginTable>,
     log: Log,
 }
@@ -372,6 +378,7 @@ impl File {
                 .record
                 .free_min
                 .map_or(Ok(default.free_bytes_min), |size| checked(size, bytes))?,
+            chat: self.chat.map(|table| chat::chat(table, web.is_some())).transpose()?,
             login: self
                 .login
                 .map(|table| sign_in::login(table, web.as_ref().map(|web| &web.client)))

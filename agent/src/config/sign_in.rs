@@ -166,7 +166,7 @@ pub(super) fn is_loopback(host: &str) -> bool {
     host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn plain(text: String) -> Result<String, String> {
+pub(super) fn plain(text: String) -> Result<String, String> {
     if (1..=TEXT_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control) {
         return Ok(text);
     }

@@ -103,6 +103,7 @@ fn held() -> crate::approval::Request {
         quorum: 1,
         distinct_groups: false,
         break_glass: Vec::new(),
+        chat: crate::policy::rule::ChatUse::default(),
         step_up: None,
         shape: None,
         patience: None,

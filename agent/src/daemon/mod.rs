@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use self::service::{HostView, page, service};
+use self::service::{HostView, chats, page, service};
 use self::trust::Trust;
 use crate::approval::Approvals;
 use crate::cli::BoxError;
@@ -177,8 +177,7 @@ impl Daemon {
             &config.state_dir,
             RecorderConfig { min_free_bytes: config.free_bytes_min, ..RecorderConfig::default() },
         )?;
-        let (ca, _) = Ca::open(&files::ca_folder(&config.state_dir)?, &ca_settings(&config))?;
-        let ca = Arc::new(ca);
+        let ca = Arc::new(Ca::open(&files::ca_folder(&config.state_dir)?, &ca_settings(&config))?.0);
         let control = socket::bind(&config)?;
         let trust = Arc::new(publish(&config, &ca)?);
         let ssh_key = proxy_key::load_or_create(&config.state_dir)?;
@@ -228,6 +227,7 @@ impl Daemon {
             started: SystemTime::now(),
             proxy,
             trust,
+            chat: chats(&config, &approvals, &relay.credentials, &issuers),
             issuers,
             operators: config.operators.clone(),
             accounts,
@@ -255,6 +255,9 @@ impl Daemon {
         background.spawn(crate::control::server::serve(self.control, Arc::new(service)));
         if let Some(page) = self.page {
             background.spawn(page.serve());
+        }
+        if let Some(chat) = &self.view.chat {
+            background.spawn(Arc::clone(chat).run());
         }
         let mut accepting = JoinSet::new();
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));

@@ -10,9 +10,11 @@ use tokio::sync::Notify;
 
 use super::trust::Trust;
 use crate::approval::Approvals;
+use crate::chat::{self, Chat};
 use crate::config::Config;
 use crate::control::protocol::{Hook, PolicyFile};
 use crate::control::server::{HostStatus, Service};
+use crate::credential::Credentials;
 use crate::identity::Issuers;
 use crate::intercept::Counters;
 use crate::policy::PolicySet;
@@ -36,6 +38,8 @@ pub(super) struct HostView {
     pub(super) operators: String,
     /// Where the recordings are.
     pub(super) state_dir: PathBuf,
+    /// The chats, where the configuration has some.
+    pub(super) chat: Option<Arc<Chat>>,
 }
 
 /// The control socket's view of the daemon.
@@ -71,6 +75,23 @@ pub(super) fn service(
     }
 }
 
+/// The chats, where the configuration wants some.
+pub(super) fn chats(
+    config: &Config,
+    approvals: &Arc<Approvals>,
+    credentials: &Credentials,
+    issuers: &Arc<Issuers>,
+) -> Option<Arc<Chat>> {
+    let (settings, page) = config.chat.clone().zip(config.web.clone())?;
+    Some(Chat::new(chat::Parts {
+        settings,
+        page,
+        approvals: Arc::clone(approvals),
+        credentials: credentials.clone(),
+        issuers: Arc::clone(issuers),
+    }))
+}
+
 /// The approvals page, where the configuration wants one.
 pub(super) async fn page(
     config: Config,
@@ -91,6 +112,7 @@ pub(super) async fn page(
         operators: view.operators.clone(),
         state_dir: config.state_dir,
         kill_run: Box::new(move |run, kill| cut.kill_run(run, kill)),
+        chat: view.chat.clone(),
     };
     web::Server::bind(parts).await.map(Some)
 }
@@ -127,6 +149,7 @@ fn status(host: &Host, policies: &PolicySet, view: &HostView) -> HostStatus {
     if let Err(error) = host.relay.recorder.check() {
         problems.push(error.to_string());
     }
+    problems.extend(view.chat.iter().flat_map(|chat| chat.problems()));
     let counters = match host.kernel.counters() {
         Ok(counters) => named(&counters),
         Err(error) => {

@@ -182,6 +182,7 @@ impl Rig {
             quorum: 1,
             distinct_groups: false,
             break_glass: Vec::new(),
+            chat: crate::policy::rule::ChatUse::default(),
             step_up: None,
             shape: None,
             patience: None,

@@ -13,7 +13,7 @@ mod provider;
 
 pub use accounts::{Account, AccountError, Accounts, Begun, Finished, LoginBy};
 pub(crate) use fields::Fields;
-pub(crate) use provider::{Ask, Provider, ProviderError, Secrets};
+pub(crate) use provider::{Ask, Provider, ProviderError, Secrets, rules};
 
 /// A signed-in person, as approvals know them.
 pub(crate) fn reviewer(identity: Identity) -> Reviewer {

@@ -133,24 +133,29 @@ pub(crate) struct Provider {
     described: Mutex<Option<(Arc<Described>, Instant)>>,
 }
 
+/// By which ID tokens of people count: this provider's, for this client.
+pub(crate) fn rules(client: &ProviderClient) -> IssuerRules {
+    IssuerRules {
+        issuer: client.issuer.clone(),
+        audience: client.client_id.clone(),
+        trusted_audiences: Vec::new(),
+        authorized_parties: Vec::new(),
+        groups_claim: client.groups_claim.clone().map(ClaimPath::new),
+        name_claim: client.name_claim.clone().map(ClaimPath::new),
+        claims: ClaimsWhen::default(),
+        algorithms: Algorithm::DEFAULT.to_vec(),
+        leeway: LEEWAY_DEFAULT,
+        keys_url: None,
+        root_cert: client.root_cert.clone(),
+        on_expiry: OnExpiry::Finish,
+        in_band: false,
+    }
+}
+
 impl Provider {
     pub(crate) fn new(client: ProviderClient, credentials: Credentials, issuers: Arc<Issuers>) -> Self {
         let fetch = Fetch::new(Arc::new(ServerTrust::default()), client.root_cert.clone());
-        let rules = [IssuerRules {
-            issuer: client.issuer.clone(),
-            audience: client.client_id.clone(),
-            trusted_audiences: Vec::new(),
-            authorized_parties: Vec::new(),
-            groups_claim: client.groups_claim.clone().map(ClaimPath::new),
-            name_claim: client.name_claim.clone().map(ClaimPath::new),
-            claims: ClaimsWhen::default(),
-            algorithms: Algorithm::DEFAULT.to_vec(),
-            leeway: LEEWAY_DEFAULT,
-            keys_url: None,
-            root_cert: client.root_cert.clone(),
-            on_expiry: OnExpiry::Finish,
-            in_band: false,
-        }];
+        let rules = [rules(&client)];
         Self { client, credentials, issuers, rules, fetch, described: Mutex::default() }
     }
 

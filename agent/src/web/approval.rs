@@ -12,7 +12,7 @@ use super::layout::{Page, fragment, message};
 use super::recordings::read;
 use super::session::Use;
 use super::{Signed, Web, login, sql};
-use crate::approval::{Entry, GRANT_USES_MAX, Outcome, REASON_BYTES_MAX, Request, Review};
+use crate::approval::{Entry, GRANT_USES_MAX, REASON_BYTES_MAX, Request, Review};
 use crate::cli::approvals::covers;
 use crate::cli::before;
 use crate::cli::text::moment;
@@ -85,7 +85,7 @@ fn state(entry: &Entry) -> Html {
     Html::of(|html| {
         let settled = if entry.outcome.is_some() { "yes" } else { "no" };
         html.el("p", &[("class", "state"), ("data-settled", settled)], |html| {
-            html.leaf("strong", &[], outcome(entry));
+            html.leaf("strong", &[], entry.shown());
             if entry.outcome.is_none() {
                 html.text(" ");
                 left(html, entry, now_ms());
@@ -342,27 +342,5 @@ pub(super) fn command(process: &Process) -> String {
     match process.argv.is_empty() {
         true => process.comm.clone(),
         false => process.argv.join(" "),
-    }
-}
-
-/// In words.
-pub(super) fn outcome(entry: &Entry) -> String {
-    let because = |reason: &str| if reason.is_empty() { String::new() } else { format!(": {reason}") };
-    let glass = match &entry.review {
-        None => "",
-        Some(Review { by: None, .. }) => " BREAKING GLASS, to be reviewed",
-        Some(Review { by: Some(_), .. }) => " breaking glass, reviewed",
-    };
-    match &entry.outcome {
-        None if entry.request.quorum > 1 => {
-            format!("waits, {} of {} approvals", entry.votes.len(), entry.request.quorum)
-        }
-        None => "waits".to_owned(),
-        Some(Outcome::Approved { by, reason, .. }) => {
-            format!("approved by {}{glass}{}", by.user, because(reason))
-        }
-        Some(Outcome::Denied { by, reason, .. }) => format!("denied by {}{}", by.user, because(reason)),
-        Some(Outcome::Expired) => "expired, denied".to_owned(),
-        Some(Outcome::Withdrawn) => "withdrawn".to_owned(),
     }
 }

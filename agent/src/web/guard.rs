@@ -15,8 +15,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use super::Web;
 use super::layout::message;
+use super::{Web, chat};
 
 /// How long a request may take from its head to the head of its answer, its form included.
 pub(super) const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
@@ -62,6 +62,8 @@ fn refusal(web: &Web, request: &Request) -> Option<(StatusCode, &'static str)> {
     }
     match *request.method() {
         Method::GET | Method::HEAD => None,
+        // Of no browser: they bring no cookie that would count, and are signed.
+        Method::POST if chat::is_signed(request.uri().path()) => None,
         Method::POST if is_from_us(web, request.headers()) => None,
         Method::POST => Some((StatusCode::FORBIDDEN, "this came from another site")),
         _ => Some((StatusCode::METHOD_NOT_ALLOWED, "only GET and POST")),

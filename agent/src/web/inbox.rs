@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode};
 
-use super::approval::{command, outcome, statement};
+use super::approval::{command, statement};
 use super::html::Html;
 use super::layout::{Page, fragment, message};
 use super::session::Use;
@@ -97,7 +97,7 @@ pub(super) fn left(html: &mut Html, entry: &Entry, now: u64) {
 
 fn line(html: &mut Html, entry: &Entry) {
     html.el("li", &[], |html| {
-        html.leaf("span", &[], outcome(entry));
+        html.leaf("span", &[], entry.shown());
         html.text(" ");
         let address = format!("/approvals/{}", entry.id);
         html.el("a", &[("href", &address)], |html| {

@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::approval::{Approvals, Reviewer};
+use crate::chat::{self as chats, Chat};
 use crate::config::web::Web as Settings;
 use crate::control::server::KillRun;
 use crate::credential::Credentials;
@@ -31,6 +32,7 @@ use crate::tls::page_side::{PageCertificate, PageCertificateError};
 
 mod approval;
 mod assets;
+mod chat;
 mod decide;
 mod form;
 mod guard;
@@ -77,6 +79,8 @@ pub struct Parts {
     pub state_dir: PathBuf,
     /// Ends every session of a run; how many.
     pub kill_run: KillRun,
+    /// The chats, where there are some.
+    pub chat: Option<Arc<Chat>>,
 }
 
 /// Why the page cannot be served.
@@ -113,6 +117,7 @@ struct Web {
     operators: String,
     state_dir: PathBuf,
     kill_run: KillRun,
+    chat: Option<Arc<Chat>>,
     provider: Provider,
     sessions: Sessions,
     logins: Logins,
@@ -177,6 +182,7 @@ impl Web {
             operators: parts.operators,
             state_dir: parts.state_dir,
             kill_run: parts.kill_run,
+            chat: parts.chat,
             settings,
         }
     }
@@ -274,6 +280,12 @@ fn router(web: Arc<Web>) -> Router {
         .route("/login", post(login::login))
         .route("/callback", get(login::callback))
         .route("/logout", post(login::logout))
+        .route("/chat/links", get(chat::own))
+        .route("/chat/links/end", post(chat::end))
+        .route("/chat/link/{code}", get(chat::link))
+        .route("/chat/link/{code}/confirm", post(chat::confirm))
+        .route(chat::SLACK, post(chat::slack).layer(DefaultBodyLimit::max(chats::BODY_BYTES_MAX)))
+        .route(chat::WEBHOOK, post(chat::webhook).layer(DefaultBodyLimit::max(chats::BODY_BYTES_MAX)))
         .route("/assets/page.css", get(assets::style))
         .route("/assets/page.js", get(assets::script))
         .fallback(async || message(StatusCode::NOT_FOUND, "there is no such page"))

@@ -11,7 +11,7 @@ use super::html::Html;
 use super::layout::Page;
 use crate::cli::sessions::protocol_name;
 use crate::cli::text::duration;
-use crate::policy::rule::HoldTerms;
+use crate::policy::rule::{ChatUse, HoldTerms};
 use crate::policy::{Action, Policy};
 use crate::run::now_ms;
 
@@ -76,9 +76,14 @@ fn held(terms: &HoldTerms) -> String {
     let by = if terms.approvers.is_empty() { "operators".to_owned() } else { terms.approvers.join(", ") };
     let time = duration(u64::try_from(terms.timeout.as_millis()).unwrap_or(u64::MAX));
     let quorum = if terms.quorum > 1 { format!(", {} of them", terms.quorum) } else { String::new() };
+    let chat = match terms.chat {
+        ChatUse::Decide => "",
+        ChatUse::Link => ", chats lead here",
+        ChatUse::None => ", no chat is told",
+    };
     let step_up =
         terms.step_up.as_ref().map_or_else(String::new, |needs| format!(", who approves signs in {needs}"));
-    format!("hold for {by}{quorum}, at most {time}{step_up}")
+    format!("hold for {by}{quorum}, at most {time}{step_up}{chat}")
 }
 
 /// A table that scrolls by itself on a narrow screen.

@@ -4,66 +4,15 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
 use crate::approval::Reviewer;
+pub(super) use crate::secret::{Token, TokenDigest};
 
 /// Sessions at once; the one longest unused makes room.
 pub(super) const SESSIONS_MAX: usize = 1024;
 /// Sessions of one person at once; likewise.
 pub(super) const SESSIONS_PER_PERSON_MAX: usize = 8;
-/// Bytes of a token: 256 bits from the kernel.
-const TOKEN_BYTES: usize = 32;
-
-/// What a cookie holds. Never printed, wiped when dropped.
-pub(super) struct Token(Zeroizing<[u8; TOKEN_BYTES]>);
-
-/// SHA-256 of a token: what is kept of it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct TokenDigest([u8; TOKEN_BYTES]);
-
-impl TokenDigest {
-    /// Without telling by its time where two differ.
-    pub(super) fn is(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
-    }
-}
-
-impl Token {
-    /// A new one.
-    pub(super) fn generate() -> Result<Self, getrandom::Error> {
-        let mut bytes = Zeroizing::new([0; TOKEN_BYTES]);
-        getrandom::fill(bytes.as_mut_slice())?;
-        Ok(Self(bytes))
-    }
-
-    /// From a cookie's value.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);
-        Some(Self(Zeroizing::new(bytes.as_slice().try_into().ok()?)))
-    }
-
-    /// As a cookie's value, or any other text that nobody can guess.
-    pub(super) fn text(&self) -> Zeroizing<String> {
-        Zeroizing::new(URL_SAFE_NO_PAD.encode(self.0.as_slice()))
-    }
-
-    pub(super) fn digest(&self) -> TokenDigest {
-        TokenDigest(Sha256::digest(self.0.as_slice()).into())
-    }
-
-    /// What the forms of this session carry: follows from the token, and the token does not follow from it.
-    pub(super) fn csrf(&self) -> String {
-        let mut hash = Sha256::new_with_prefix(b"portcullis form\0");
-        hash.update(self.0.as_slice());
-        URL_SAFE_NO_PAD.encode(hash.finalize())
-    }
-}
 
 /// Everybody who is signed in.
 pub(super) struct Sessions {
@@ -112,9 +61,9 @@ impl Sessions {
     pub(super) fn begin(&self, who: Reviewer, age: Duration) -> Result<Token, getrandom::Error> {
         let token = Token::generate()?;
         let (now, mut table) = (Instant::now(), self.lock());
-        let own = table.iter().filter(|session| is_same_person(&session.who, &who)).count();
+        let own = table.iter().filter(|session| session.who.is_same_subject(&who)).count();
         if own >= SESSIONS_PER_PERSON_MAX {
-            drop_longest_unused(&mut table, |session| is_same_person(&session.who, &who));
+            drop_longest_unused(&mut table, |session| session.who.is_same_subject(&who));
         }
         if table.len() >= SESSIONS_MAX {
             drop_longest_unused(&mut table, |_| true);
@@ -148,13 +97,6 @@ impl Sessions {
     }
 }
 
-fn is_same_person(one: &Reviewer, other: &Reviewer) -> bool {
-    match (&one.identity, &other.identity) {
-        (Some(one), Some(other)) => one.is_same_subject(other),
-        (Some(_) | None, _) => one.user == other.user,
-    }
-}
-
 fn drop_longest_unused(table: &mut Vec<Session>, among: impl Fn(&Session) -> bool) {
     let of_those = table.iter().enumerate().filter(|(_, session)| among(session));
     if let Some((at, _)) = of_those.min_by_key(|(_, session)| session.used) {
@@ -182,18 +124,6 @@ mod tests {
 
     fn sessions() -> Sessions {
         Sessions::new(Duration::from_mins(30), Duration::from_hours(8))
-    }
-
-    #[test]
-    fn tokens_come_and_go_as_text() {
-        let token = Token::generate().unwrap();
-        assert_eq!(token.text().len(), 43);
-        assert!(Token::parse(&token.text()).unwrap().digest().is(&token.digest()));
-        assert!(!Token::generate().unwrap().digest().is(&token.digest()));
-        assert_ne!(token.csrf(), *token.text());
-        for text in ["", "a", "AAAA", &"A".repeat(44), "===", &"ä".repeat(43)] {
-            assert!(Token::parse(text).is_none(), "{text}");
-        }
     }
 
     #[tokio::test(start_paused = true)]

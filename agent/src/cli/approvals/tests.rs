@@ -31,6 +31,7 @@ fn entry(id: u128, statement: &str, outcome: Option<Outcome>) -> Arc<Entry> {
         quorum: 1,
         distinct_groups: false,
         break_glass: Vec::new(),
+        chat: crate::policy::rule::ChatUse::default(),
         step_up: None,
         shape: None,
         patience: None,

@@ -413,6 +413,8 @@ fn both(rule: String, terms: HoldTerms, other: &str, others: &HoldTerms) -> Verd
             distinct_groups,
             break_glass: break_glass.collect(),
             step_up,
+            // The narrower one.
+            chat: terms.chat.max(others.chat),
         },
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::policy::decide::{PostgresOperation, objects_of};
 use crate::policy::load;
-use crate::policy::rule::{InTransaction, Policy, RowBound, Verdict, Who};
+use crate::policy::rule::{ChatUse, InTransaction, Policy, RowBound, Verdict, Who};
 use crate::request::{ColumnUse, Effect, ObjectName, SessionAction, Statement};
 
 fn policy_of(rules: &str) -> Policy {
@@ -380,7 +380,11 @@ fn one_decision_must_be_entitled_to_every_hold() {
                 "insert",
                 "approvers = [\"dba\", \"owner\"]\nhold = \"10m\"\nin_transaction = \"hold\"",
             ),
-            hold("b", "update", "approvers = [\"dba\"]\nhold = \"5m\"\nin_transaction = \"hold\""),
+            hold(
+                "b",
+                "update",
+                "approvers = [\"dba\"]\nhold = \"5m\"\nin_transaction = \"hold\"\nchat = \"link\"",
+            ),
             hold("c", "delete", "approvers = [\"legal\"]"),
             hold("d", "merge", ""),
             hold("e", "truncate", "approvers = [\"dba\"]\nstep_up = \"5m\"\nacr = [\"phr\", \"mfa\"]"),
@@ -396,6 +400,7 @@ fn one_decision_must_be_entitled_to_every_hold() {
     let Verdict::Hold { rule, terms } = of(&["insert", "update"]) else { panic!("it is held") };
     assert_eq!((rule.as_str(), terms.approvers.as_slice()), ("a", ["dba".to_owned()].as_slice()));
     assert_eq!((terms.timeout.as_secs(), terms.in_transaction), (300, InTransaction::Hold));
+    assert_eq!(terms.chat, ChatUse::Link, "the narrower one");
     let Verdict::Hold { terms, .. } = of(&["merge", "insert"]) else { panic!("it is held") };
     assert_eq!(terms.approvers, ["dba", "owner"], "a hold for anyone does not widen the other");
     assert_eq!((terms.timeout.as_secs(), terms.in_transaction), (600, InTransaction::Refuse));

@@ -10,7 +10,7 @@ use super::value::{
 use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
 use crate::policy::rule::{
-    Algorithm, ClaimPath, ClaimsWhen, ClientTls, ColumnPattern, Destination, Egress, InTransaction,
+    Algorithm, ChatUse, ClaimPath, ClaimsWhen, ClientTls, ColumnPattern, Destination, Egress, InTransaction,
     Injection, Interactive, MaskDirection, ObjectPattern, OnExpiry, Protocol, RowBound, Uninspected,
     UnknownOrigin, UpstreamTls,
 };
@@ -283,6 +283,8 @@ table! {
         /// With hold: groups, or users as "user:alice", whose word alone is enough in an emergency. It is alerted, and somebody
         /// else has to look at it afterwards.
         optional break_glass: List<Approver>,
+        /// With hold: what chats are for: decide, link to the approvals page alone, none. Without it, as [defaults] say.
+        optional chat: ChatUse,
         /// With hold: who approves must have signed in at the identity provider within this time (`auth_time`), such as "5m".
                 /// They sign in on the approvals page, or with `portcullis login --for ID`.
 
@@ -337,6 +339,8 @@ table! {
         optional hold: HoldTime,
         /// Whether holds wait inside an open transaction when their guard does not say; refuse unless written.
         optional in_transaction: InTransaction,
+        /// What chats are for when a hold's guard does not say; decide unless written.
+        optional chat: ChatUse,
         /// Output of unknown origin from a statement that reads a masked column: mask (unless written), hold, deny.
         optional unknown_origin: UnknownOrigin,
         /// How long the client of a held operation waits when its guard does not say, before it is told to come again; for HTTP

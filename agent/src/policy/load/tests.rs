@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{LoadError, Loaded, POLICY_BYTES_MAX, load};
 use crate::mask::{Detector, Method};
 use crate::policy::diagnostic::{Diagnostic, Severity};
-use crate::policy::rule::{Action, InTransaction, MaskTarget, UnknownOrigin};
+use crate::policy::rule::{Action, ChatUse, InTransaction, MaskTarget, UnknownOrigin};
 use crate::policy::schema::schema;
 use crate::request::Effect;
 
@@ -183,6 +183,25 @@ fn a_guard_says_what_whoever_approves_must_have_proved() {
     assert_eq!(guard("step_up = \"5m\"").as_deref(), Some("within 5m"));
     assert_eq!(guard("acr = [\"phr\", \"phrh\"]").as_deref(), Some("with phr or phrh"));
     assert_eq!(guard("step_up = \"1h\"\nacr = [\"phr\"]").as_deref(), Some("within 1h with phr"));
+}
+
+#[test]
+fn what_chats_are_for_is_a_guard_s_word_or_the_defaults() {
+    let chat = |more: &str| {
+        let text = format!("version = 1\nname = \"t\"\n[[guard]]\non = \"http\"\naction = \"hold\"\n{more}");
+        let policy = load(&text).expect("it is valid").policy;
+        [&policy.guards[0].action, &policy.defaults.unmatched[&Effect::Admin]].map(|action| match action {
+            Action::Hold(terms) => terms.chat,
+            Action::Allow | Action::Deny { .. } => panic!("it holds"),
+        })
+    };
+    assert_eq!(chat(""), [ChatUse::Decide; 2]);
+    assert_eq!(chat("chat = \"link\""), [ChatUse::Link, ChatUse::Decide]);
+    assert_eq!(chat("[defaults]\nchat = \"none\""), [ChatUse::None; 2]);
+    assert_eq!(chat("chat = \"decide\"\n[defaults]\nchat = \"link\""), [ChatUse::Decide, ChatUse::Link]);
+    let denied = "version = 1\nname = \"t\"\n[[guard]]\non = \"http\"\naction = \"deny\"\nchat = \"link\"\n";
+    let error = load(denied).expect_err("nothing waits").to_string();
+    assert!(error.contains("6:8") && error.contains("`chat` is for action = \"hold\""), "{error}");
 }
 
 #[test]

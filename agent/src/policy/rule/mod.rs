@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use globset::GlobMatcher;
+use serde::{Deserialize, Serialize};
 
 use crate::flow::OriginalDst;
 use crate::mask::http::JsonPath;
@@ -303,6 +304,8 @@ pub struct HoldTerms {
     pub step_up: Option<StepUp>,
     /// `in_transaction =`.
     pub in_transaction: InTransaction,
+    /// `chat =`.
+    pub chat: ChatUse,
 }
 
 impl Default for HoldTerms {
@@ -316,9 +319,23 @@ impl Default for HoldTerms {
             quorum: 1,
             distinct_groups: false,
             break_glass: Vec::new(),
+            chat: ChatUse::Decide,
             step_up: None,
         }
     }
+}
+
+/// What chats may be used for when something is held; from the widest to the narrowest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChatUse {
+    /// It is shown there, with buttons that decide it where a chat has such. The default.
+    #[default]
+    Decide,
+    /// It is shown there, with a link to the approvals page alone.
+    Link,
+    /// No chat is told.
+    None,
 }
 
 /// A hold inside an open transaction keeps its locks while a human thinks.

@@ -66,6 +66,7 @@ fn ask(exchange: &Exchange, hold: Hold, content: Content) -> Result<Held, Proble
         quorum: terms.quorum,
         distinct_groups: terms.distinct_groups,
         break_glass: terms.break_glass.clone(),
+        chat: terms.chat,
         step_up: terms.step_up.clone(),
         shape: None,
         again: Some(fields(&exchange.parts.headers)),

@@ -51,6 +51,7 @@ pub(super) fn approval_request(
         quorum: hold.terms().quorum,
         distinct_groups: hold.terms().distinct_groups,
         break_glass: hold.terms().break_glass.clone(),
+        chat: hold.terms().chat,
         step_up: hold.terms().step_up.clone(),
         shape: shape_of(&waiting.facts.text, &waiting.facts.analysis),
         again: again(waiting, search_path),

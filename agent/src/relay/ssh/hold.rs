@@ -129,6 +129,7 @@ fn request(connection: &Connection, operation: &SshOperation, asked: &Asked, hol
         quorum: terms.quorum,
         distinct_groups: terms.distinct_groups,
         break_glass: terms.break_glass.clone(),
+        chat: terms.chat,
         step_up: terms.step_up.clone(),
         shape: None,
         // What is typed at a prompt means what the shell has become by then.

@@ -16,6 +16,7 @@ use crate::flow::{OriginalDst, Process, RunId, SessionId};
 use crate::request::Effect;
 use crate::run::{Governor, Subject};
 
+mod chat;
 mod provider;
 mod requests;
 mod sign_in;
@@ -84,6 +85,7 @@ impl Rig {
             operators: "portcullis".to_owned(),
             state_dir: config.state_dir.clone(),
             kill_run: Box::new(|_, _| 0),
+            chat: None,
         };
         Self { web: Arc::new(Web::new(parts)), idp, _folder: folder }
     }
@@ -172,6 +174,7 @@ fn held() -> crate::approval::Request {
         quorum: 1,
         distinct_groups: false,
         break_glass: vec!["oncall".to_owned()],
+        chat: crate::policy::rule::ChatUse::default(),
         step_up: None,
         shape: Some("DROP TABLE a".to_owned()),
         patience: None,

@@ -13,7 +13,7 @@ fn routes(id: &str) -> Vec<(bool, String)> {
     let routes: Vec<_> = lines
         .map(|rest| {
             let (path, handler) = rest.split_once("\", ").unwrap();
-            (handler.starts_with("post("), path.replace("{id}", id))
+            (handler.starts_with("post("), path.replace("{id}", id).replace("{code}", "A"))
         })
         .collect();
     assert!(routes.len() > 10, "{routes:?}");

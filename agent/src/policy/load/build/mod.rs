@@ -10,8 +10,8 @@ use super::shape::{ConnectionTable, DefaultsTable, FileTable, GuardTable, MaskTa
 use super::table::{Choice, List};
 use super::value::{Act, LoginMethod, ProofAge, Version};
 use crate::policy::rule::{
-    Action, ClientTls, Connection, Defaults, Egress, Guard, HOLD_TIME_DEFAULT, Hits, HoldTerms, HttpWhen,
-    INSPECT_BYTES_DEFAULT, InTransaction, MaskDirection, MaskRule, MaskTarget, Matches, Policy,
+    Action, ChatUse, ClientTls, Connection, Defaults, Egress, Guard, HOLD_TIME_DEFAULT, Hits, HoldTerms,
+    HttpWhen, INSPECT_BYTES_DEFAULT, InTransaction, MaskDirection, MaskRule, MaskTarget, Matches, Policy,
     RESULT_BYTES_DEFAULT, RecordRules, RunRules, SshUpstream, SshWhen, StepUp, Uninspected, UnknownOrigin,
     Upstream, UpstreamTls, When,
 };
@@ -166,6 +166,7 @@ fn guard(index: usize, table: GuardTable, terms: &HoldTerms) -> Option<Guard> {
             quorum: value(table.quorum).map_or(1, |quorum| quorum.0),
             distinct_groups: value(table.distinct_groups).unwrap_or(false),
             break_glass: list(table.break_glass, |name| name.0),
+            chat: value(table.chat).unwrap_or(terms.chat),
             step_up: step_up(value(table.step_up), list(table.acr, |value| value.0)),
         }),
     };
@@ -246,6 +247,7 @@ fn default_terms(table: Option<&DefaultsTable>) -> HoldTerms {
             .and_then(|table| table.in_transaction.as_ref())
             .map_or(InTransaction::Refuse, |choice| *choice.get_ref()),
         inline: table.and_then(|table| table.inline.as_ref()).map(|time| time.get_ref().0),
+        chat: table.and_then(|table| table.chat.as_ref()).map_or(ChatUse::Decide, |choice| *choice.get_ref()),
         ..HoldTerms::default()
     }
 }

@@ -239,6 +239,7 @@ fn guard_terms(table: &GuardTable, act: Act, findings: &mut Findings<'_>) {
         ("quorum", "hold", act == Act::Hold, table.quorum.as_ref().map(Spanned::span)),
         ("distinct_groups", "hold", act == Act::Hold, table.distinct_groups.as_ref().map(Spanned::span)),
         ("break_glass", "hold", act == Act::Hold, table.break_glass.as_ref().map(Spanned::span)),
+        ("chat", "hold", act == Act::Hold, table.chat.as_ref().map(Spanned::span)),
         ("step_up", "hold", act == Act::Hold, table.step_up.as_ref().map(Spanned::span)),
         ("acr", "hold", act == Act::Hold, table.acr.as_ref().map(Spanned::span)),
     ];

@@ -13,7 +13,8 @@ use crate::mask::{Detector, Method};
 use crate::policy::DEFAULT_RULE;
 use crate::policy::diagnostic::quoted;
 use crate::policy::rule::{
-    Egress, HOLD_TIME_MAX, InTransaction, Protocol, RESULT_BYTES_LIMIT, RowBound, UnknownOrigin, UpstreamTls,
+    ChatUse, Egress, HOLD_TIME_MAX, InTransaction, Protocol, RESULT_BYTES_LIMIT, RowBound, UnknownOrigin,
+    UpstreamTls,
 };
 use crate::request::Effect;
 
@@ -74,6 +75,12 @@ impl Choice for UpstreamTls {
 impl Choice for InTransaction {
     const NOUN: &'static str = "a choice for in_transaction";
     const ALL: &'static [(&'static str, Self)] = &[("hold", Self::Hold), ("refuse", Self::Refuse)];
+}
+
+impl Choice for ChatUse {
+    const NOUN: &'static str = "a use of chats";
+    const ALL: &'static [(&'static str, Self)] =
+        &[("decide", Self::Decide), ("link", Self::Link), ("none", Self::None)];
 }
 
 impl Choice for UnknownOrigin {
