@@ -98,11 +98,11 @@ fn who_asks_does_not_approve_in_slack_and_a_forged_click_is_none() {
     let mut click =
         |user: &str, secret| chats.click_by_request(user, "Approve once", message, &url, secret).unwrap();
     assert_eq!(click("U0EVE", Some("guessed")), json!([401, 401]));
-    assert_eq!(click("U0NOB", None), json!([200, 409]), "a signature counts once");
+    assert_eq!(click("U0NOBODY", None), json!([200, 409]), "a signature counts once");
     let whispered = chats.until("whispered").unwrap();
     // The run is nobody's, and so is this sign-in.
     link(&mut Browser::start(), &whispered, "nobody+dba");
-    chats.click_by_request("U0NOB", "Approve once", message, &url, None).unwrap();
+    chats.click_by_request("U0NOBODY", "Approve once", message, &url, None).unwrap();
     let whispered = chats.until("whispered").unwrap();
     assert!(
         whispered["text"]
@@ -142,7 +142,7 @@ fn teams_gets_a_card_and_any_system_a_webhook_that_it_answers() {
     let url = format!("{}/chat/webhook", page.url);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let token = |name: &str| {
-        let claims = json!({"sub": name, "preferred_username": name, "groups": ["dba"], "auth_time": now});
+        let claims = json!({"sub": name, "preferred_username": name, "groups": ["dba"], "auth_time": now, "nonce": data["nonce"]["approve"]});
         let wanted = json!({"aud": "portcullis-page-confidential", "claims": claims});
         page.provider.mint(&wanted).unwrap()
     };

@@ -184,6 +184,20 @@ fn a_reviewer_sees_it_come_and_approves_it_by_keyboard() {
 }
 
 #[test]
+fn a_session_is_shown_as_it_went() {
+    let page = Page::shop(true);
+    let mut psql = page.agent("SELECT name, email, ssn FROM customers ORDER BY id LIMIT 2");
+    psql.until_contains("[redacted]").unwrap();
+    assert_eq!(psql.finish().unwrap().code, 0);
+    let mut eve = Browser::start();
+    eve.sign_in(&page, "eve+portcullis");
+    eve.tell(&json!({"do": "open", "with": [format!("{}/sessions/last", page.url)]}));
+    let seen = eve.until("SELECT name, email, ssn");
+    assert!(seen.contains("[redacted]"), "{seen}");
+    eve.picture("session.png");
+}
+
+#[test]
 fn a_denial_and_its_reason_reach_psql() {
     let page = Page::shop(false);
     table("page_denied");

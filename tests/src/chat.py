@@ -86,8 +86,12 @@ async def api(request):
         if request.headers.get("Authorization") != f"Bearer {token}":
             tell(breach="token", method=method)
             return web.json_response({"ok": False, "error": "invalid_auth"})
-        check(request.content_type == "application/json", "content type")
-        answer = METHODS[method](await request.json())
+        if method == "users.info":
+            check(request.content_type == "application/x-www-form-urlencoded", "content type")
+            answer = users_info(await request.post())
+        else:
+            check(request.content_type == "application/json", "content type")
+            answer = METHODS[method](await request.json())
     except (Breach, KeyError, TypeError, ValueError) as error:
         tell(breach=repr(error), method=method)
         return web.json_response({"ok": False, "error": "invalid_arguments"})
@@ -96,6 +100,12 @@ async def api(request):
 
 def auth_test(_):
     return {"team_id": TEAM, "user_id": "U0BOT", "bot_id": "B0BOT"}
+
+
+def users_info(form):
+    """Users are called as their ids: U0ADA is ada@acme.example."""
+    user = form["user"]
+    return {"user": {"id": user, "team_id": TEAM, "profile": {"email": f"{user[2:].lower()}@acme.example"}}}
 
 
 def connections_open(_):

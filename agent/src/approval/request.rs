@@ -90,6 +90,12 @@ pub struct Content {
 }
 
 impl Content {
+    /// The same, of an operation of which this is not all.
+    #[must_use]
+    pub fn cut_short(self) -> Self {
+        Self { statement_bytes: self.statement_bytes.saturating_add(1), ..self }
+    }
+
     /// Digests the exact statement and parameters, and cuts what is shown of them: `shown` are the same parameters as
     /// people read them (a binary integer as a number).
     #[must_use]

@@ -40,6 +40,8 @@ pub(super) enum SendError {
         what: String,
         /// When the service wants to be asked again.
         after: Option<Duration>,
+        /// Whether it is about this message alone, as far as can be told.
+        only_this: bool,
     },
     /// It will not be.
     #[error("{0}")]
@@ -49,14 +51,18 @@ pub(super) enum SendError {
 impl SendError {
     /// A failure that may pass.
     pub(super) fn later(what: impl Into<String>) -> Self {
-        Self::Later { what: what.into(), after: None }
+        Self::Later { what: what.into(), after: None, only_this: false }
     }
 
     /// What a status says that is no success (RFC 9110 section 15).
     pub(super) fn status(answer: &http::Response<Vec<u8>>) -> Self {
         let (status, what) = (answer.status(), format!("it answers with {}", answer.status()));
         match status.as_u16() {
-            408 | 425 | 429 | 500..=599 => Self::Later { what, after: retry_after(answer.headers()) },
+            429 => Self::Later { what, after: retry_after(answer.headers()), only_this: false },
+            // Something in it may be what the service breaks on.
+            408 | 425 | 500..=599 => {
+                Self::Later { what, after: retry_after(answer.headers()), only_this: true }
+            }
             _ => Self::Refused(what),
         }
     }
@@ -103,9 +109,9 @@ impl Health {
         Arc::new(Self { chat, state: Mutex::default() })
     }
 
-    /// It works.
+    /// It works. What was lost stays lost, and is told until the daemon restarts.
     pub(super) fn good(&self) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = (None, 0);
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0 = None;
     }
 
     /// It does not; whether messages were lost by that.
@@ -118,9 +124,13 @@ impl Health {
     /// The problem, if there is one.
     pub(super) fn problem(&self) -> Option<String> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let lost =
-            if state.1 == 0 { String::new() } else { format!(" ({} messages were not sent)", state.1) };
-        state.0.as_ref().map(|what| format!("chat: {}: {what}{lost}", self.chat))
+        let lost = (state.1 > 0).then(|| format!("{} messages were not sent", state.1));
+        match (&state.0, lost) {
+            (None, None) => None,
+            (Some(what), None) => Some(format!("chat: {}: {what}", self.chat)),
+            (None, Some(lost)) => Some(format!("chat: {}: {lost}", self.chat)),
+            (Some(what), Some(lost)) => Some(format!("chat: {}: {what} ({lost})", self.chat)),
+        }
     }
 }
 
@@ -175,6 +185,7 @@ struct Told {
 struct Due {
     entry: Arc<Entry>,
     attempts: u32,
+    not_before: Instant,
 }
 
 /// One chat's.
@@ -199,7 +210,8 @@ impl Courier {
         let mut changes = self.approvals.subscribe();
         self.look_through();
         loop {
-            let (idle, at) = (self.due.is_empty(), self.not_before);
+            let next = self.due.values().map(|due| due.not_before).min();
+            let (idle, at) = (next.is_none(), next.unwrap_or(self.not_before).max(self.not_before));
             tokio::select! {
                 change = changes.recv() => match change {
                     Ok(entry) => self.note(entry),
@@ -219,6 +231,7 @@ impl Courier {
         // What is so long over that nobody knows it is not told any more.
         let approvals = &self.approvals;
         self.told.retain(|id, _| approvals.get(*id).is_some());
+        self.due.retain(|id, _| approvals.get(*id).is_some());
     }
 
     fn note(&mut self, entry: Arc<Entry>) {
@@ -241,13 +254,24 @@ impl Courier {
         } else if news && self.due.len() >= QUEUE_MAX {
             self.health.bad("too many messages wait to be sent", 1);
         } else if news {
-            self.due.insert(id, Due { entry, attempts: 0 });
+            self.due.insert(id, Due { entry, attempts: 0, not_before: Instant::now() });
         }
     }
 
     async fn send_one(&mut self) {
-        let Some((id, due)) = self.due.first_key_value() else { return };
+        let now = Instant::now();
+        // The one that was tried least: a message that always fails holds up no other.
+        let ready = self.due.iter().filter(|(_, due)| due.not_before <= now);
+        let Some((id, due)) = ready.min_by_key(|(id, due)| (due.attempts, **id)) else { return };
         let (id, entry, attempts) = (*id, Arc::clone(&due.entry), due.attempts + 1);
+        // What became of it meanwhile is told instead, and nothing of what nobody knows any more.
+        let Some(current) = self.approvals.get(id) else {
+            self.due.remove(&id);
+            return;
+        };
+        if current.revision > entry.revision || current.outcome.is_some() != entry.outcome.is_some() {
+            return self.note(current);
+        }
         match self.service.tell(&entry, self.told.get(&id)).await {
             Ok(place) => {
                 self.failures = 0;
@@ -261,13 +285,18 @@ impl Courier {
                 self.health.bad(&what, 1);
                 self.done(id, &entry);
             }
-            Err(SendError::Later { what, after }) => {
-                self.failures = self.failures.saturating_add(1);
-                self.not_before = Instant::now() + after.unwrap_or_else(|| pause(self.failures));
+            Err(SendError::Later { what, after, only_this }) => {
+                let not_before = if only_this {
+                    Instant::now() + after.unwrap_or_else(|| pause(attempts))
+                } else {
+                    self.failures = self.failures.saturating_add(1);
+                    self.not_before = Instant::now() + after.unwrap_or_else(|| pause(self.failures));
+                    self.not_before
+                };
                 let lost = attempts >= ATTEMPTS_MAX;
                 self.health.bad(&what, lost.into());
                 match self.due.get_mut(&id) {
-                    Some(due) if !lost => due.attempts = attempts,
+                    Some(due) if !lost => (due.attempts, due.not_before) = (attempts, not_before),
                     Some(_) | None => self.done(id, &entry),
                 }
             }

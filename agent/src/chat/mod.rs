@@ -15,6 +15,7 @@ use crate::identity::Issuers;
 use crate::signin::rules;
 
 mod courier;
+mod inbound;
 mod links;
 mod once;
 mod shown;

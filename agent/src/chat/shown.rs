@@ -8,6 +8,9 @@ use crate::request::ObjectName;
 
 /// Characters of an operation's text in a message. Slack takes 3000 in one piece.
 pub(super) const TEXT_CHARS_MAX: usize = 2500;
+/// Lines of it, and blanks in a row: what stands behind more of them nobody sees.
+const TEXT_LINES_MAX: usize = 60;
+const BLANKS_MAX: usize = 120;
 /// Characters of one fact.
 const FACT_CHARS_MAX: usize = 300;
 /// Characters of a title. Slack takes 150.
@@ -19,7 +22,8 @@ const OBJECTS_SHOWN: usize = 10;
 /// on the page, to which every message leads. So is what asks for a fresh sign-in: the page leads to one by itself.
 pub(super) fn buttons(request: &Request) -> bool {
     match request.chat {
-        ChatUse::Decide => request.step_up.is_none(),
+        // What cannot be told to be the same (EXECUTE, FETCH, what is typed at a prompt) only names what runs.
+        ChatUse::Decide => request.step_up.is_none() && request.again.is_some(),
         ChatUse::Link | ChatUse::None => false,
     }
 }
@@ -122,9 +126,24 @@ fn parameters(content: &Content) -> Option<Text> {
 /// The first characters, as they may be shown.
 fn cut(text: &str, all: bool) -> Text {
     let shown = shown(text, true);
-    let fits = shown.chars().count() <= TEXT_CHARS_MAX;
-    let text = if fits { shown } else { shown.chars().take(TEXT_CHARS_MAX).collect() };
+    let fits = shown.chars().count() <= TEXT_CHARS_MAX && is_seen(&shown);
+    let text = if shown.chars().count() <= TEXT_CHARS_MAX {
+        shown
+    } else {
+        shown.chars().take(TEXT_CHARS_MAX).collect()
+    };
     Text { shown: text, whole: fits && all }
+}
+
+/// Whether somebody who looks at it sees its end.
+fn is_seen(text: &str) -> bool {
+    let is_blank = |c: char| c.is_whitespace() || matches!(c, '\u{2800}' | '\u{3164}' | '\u{ffa0}');
+    let mut blanks = 0;
+    let apart = text.chars().any(|c| {
+        blanks = if is_blank(c) { blanks + 1 } else { 0 };
+        blanks > BLANKS_MAX
+    });
+    !apart && text.lines().count() <= TEXT_LINES_MAX
 }
 
 fn facts(entry: &Entry) -> Vec<(&'static str, String)> {
@@ -143,14 +162,20 @@ fn facts(entry: &Entry) -> Vec<(&'static str, String)> {
     let mut facts = vec![
         ("For", whom),
         ("Rule", format!("{} (policy {})", request.rule, request.policy)),
-        ("Target", format!("{}{database}", request.connection)),
+        ("Operation", request.kinds.join(", ")),
+        ("Target", format!("{} ({}){database}", request.connection, request.destination)),
         ("Decided by", needs),
         ("Denied at", moment(entry.expires_ms)),
         ("Run", request.run.to_string()),
     ];
     if !request.objects.is_empty() {
-        let objects = request.objects.iter().take(OBJECTS_SHOWN).map(ObjectName::to_string);
-        facts.push(("Objects", objects.collect::<Vec<_>>().join(", ")));
+        let objects: Vec<String> =
+            request.objects.iter().take(OBJECTS_SHOWN).map(ObjectName::to_string).collect();
+        let more = match request.objects.len().saturating_sub(OBJECTS_SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        facts.push(("Objects", format!("{}{more}", objects.join(", "))));
     }
     if let Some(rows) = request.estimated_rows {
         facts.push(("Rows", format!("~{rows}")));
@@ -196,6 +221,11 @@ mod tests {
             (of("SELECT '\u{fffd}'", &[]), false),
             (Request { content: Content::new(b"SELECT '\xff'", &[], &[]), ..held() }, false),
             (Request { chat: ChatUse::Link, ..held() }, false),
+            // A name for what was prepared elsewhere.
+            (Request { again: None, ..held() }, false),
+            (of(&format!("SELECT 1;{}DROP TABLE a", "\n".repeat(100)), &[]), false),
+            (of(&format!("SELECT 1;{}DROP TABLE a", " ".repeat(200)), &[]), false),
+            (of(&format!("SELECT 1{}", "\n, 1".repeat(100)), &[]), false),
             (Request { chat: ChatUse::None, ..held() }, false),
             (
                 Request { step_up: Some(StepUp { max_age: None, acr: vec!["phr".to_owned()] }), ..held() },

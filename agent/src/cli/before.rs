@@ -2,7 +2,11 @@
 
 use super::sessions::timestamp;
 use super::text::{columns, line, summary};
+use crate::record::read::Before;
 use crate::record::summary::{OperationState, OperationSummary};
+
+/// When what is known may not be all.
+pub(crate) const LACKS: &str = "What came last may be missing here: the recordings' index is behind, or the run has had many connections.";
 
 /// Characters of each one's text.
 const TEXT_CHARS: usize = 160;
@@ -47,13 +51,16 @@ pub(crate) fn cells(operation: &OperationSummary) -> [String; 4] {
 }
 
 /// As lines for a terminal.
-pub(super) fn lines(operations: &[OperationSummary]) -> String {
+pub(super) fn lines(before: &Before) -> String {
     let mut text = String::new();
     line(&mut text, "just before, in this run:");
-    if operations.is_empty() {
+    if !before.whole {
+        line(&mut text, format_args!("  {LACKS}"));
+    }
+    if before.operations.is_empty() {
         line(&mut text, "  nothing on record");
     }
-    let rows = operations.iter().map(cells).map(|[at, rest @ ..]| {
+    let rows = before.operations.iter().map(|(operation, _)| cells(operation)).map(|[at, rest @ ..]| {
         let [effect, became, asked] = rest;
         vec![format!("  {at}"), effect, became, asked]
     });
@@ -67,6 +74,13 @@ mod tests {
     use crate::flow::SessionId;
     use crate::request::Effect;
     use ulid::Ulid;
+
+    fn before(operations: Vec<OperationSummary>) -> Before {
+        Before {
+            operations: operations.into_iter().map(|operation| (operation, None)).collect(),
+            whole: true,
+        }
+    }
 
     #[test]
     fn lines_say_what_became_of_it_and_obey_nothing() {
@@ -85,12 +99,12 @@ mod tests {
             sqlstate: Some("42P01".to_owned()),
             text: text.to_owned(),
         };
-        let shown = lines(&[
+        let shown = lines(&before(vec![
             operation(OperationState::Done, None, "SELECT 1,\n  \u{1b}[2J2"),
             operation(OperationState::Failed, Some("ada"), &"x".repeat(500)),
             operation(OperationState::Refused, None, "DROP TABLE t"),
             operation(OperationState::Refused, Some("ada"), "DROP TABLE u"),
-        ]);
+        ]));
         let expected = format!(
             "just before, in this run:\n  \
              1970-01-01T00:00:01.500Z  read  allowed (rule default), done                    SELECT 1, \\u{{1b}}[2J2\n  \
@@ -100,6 +114,6 @@ mod tests {
             "x".repeat(TEXT_CHARS - 1)
         );
         assert_eq!(shown, expected);
-        assert_eq!(lines(&[]), "just before, in this run:\n  nothing on record\n");
+        assert_eq!(lines(&before(Vec::new())), "just before, in this run:\n  nothing on record\n");
     }
 }

@@ -8,7 +8,7 @@ use http::Uri;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::sign_in::{is_loopback, plain};
+use super::sign_in::{AccountNames, is_loopback, plain};
 use super::{Fault, absolute, checked};
 
 /// Slack's Web API, unless the file says (<https://docs.slack.dev/apis/web-api/>).
@@ -49,6 +49,8 @@ pub struct Slack {
     pub root_cert: Option<PathBuf>,
     /// How long a Slack user stays linked to the person who signed in for it.
     pub linked: Duration,
+    /// Whose links count: those whom Slack knows by an address that the provider has of them, or anybody's.
+    pub accounts: AccountNames,
 }
 
 /// How clicks on Slack's buttons arrive.
@@ -106,6 +108,7 @@ struct SlackTable {
     api: Option<Spanned<String>>,
     root_cert: Option<Spanned<PathBuf>>,
     linked: Option<Spanned<String>>,
+    accounts: Option<AccountNames>,
 }
 
 #[derive(Deserialize)]
@@ -162,6 +165,7 @@ fn slack(table: SlackTable) -> Result<Slack, Fault> {
             checked(api, |api| address(api).map(|api| api.trim_end_matches('/').to_owned()))
         })?,
         root_cert: root_cert(table.root_cert)?,
+        accounts: table.accounts.unwrap_or(AccountNames::Matching),
         linked: table.linked.map_or(Ok(LINKED_DEFAULT), |linked| checked(linked, linked_time))?,
     })
 }

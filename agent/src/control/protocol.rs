@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::approval::{Decision, Digest, Entry};
 use crate::flow::{ApprovalId, RunId, SessionId, Side};
 use crate::policy::rule::PolicyHits;
-use crate::record::summary::OperationSummary;
+use crate::record::read::Before;
 use crate::run::RunInfo;
 use crate::signin::LoginBy;
 use std::sync::Arc;
@@ -200,8 +200,8 @@ pub enum Reply {
     },
     /// To `LoggedIn` and `WhoAmI`: who is signed in, if anybody is.
     Login(Option<Box<SignedIn>>),
-    /// To `Before`: oldest first, masked as recorded.
-    Before(Vec<OperationSummary>),
+    /// To `Before`: masked as recorded.
+    Before(Before),
     /// To `Hits`: by policy name.
     Hits(Vec<PolicyHits>),
     /// To `Kill`: this session ends.

@@ -375,9 +375,11 @@ impl Service {
     }
 
     fn before(&self, caller: &Caller, id: ApprovalId) -> Result<Reply, Refusal> {
-        let seen = self.visible_one(id, &self.reviewer(caller));
+        let by = self.reviewer(caller);
+        let seen = self.visible_one(id, &by);
         let entry = seen.map_err(|error| Refusal::new(error.side(), error.to_string()))?;
-        entry.done_before(&self.state_dir).map(Reply::Before).map_err(|error| {
+        let all = self.approvals.may_see_run(&entry.request, &by);
+        entry.done_before(&self.state_dir, all).map(Reply::Before).map_err(|error| {
             tracing::error!(%error, "the recordings cannot be read for a request");
             Refusal::new(Side::Portcullis, "the recordings cannot be read; the daemon's log says why")
         })

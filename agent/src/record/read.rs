@@ -3,6 +3,8 @@
 use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 use std::{fmt, io};
 
 use super::event::Event;
@@ -246,22 +248,26 @@ const OPERATIONS_LOOKED_AT: u32 = 2048;
 /// Frames behind the index that it reads; where the index lags further, what came last may be missing.
 const FRAMES_LOOKED_AT: usize = 8192;
 
+/// What a run did last before a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// Oldest first, each with the connection that it went by.
+    pub operations: Vec<(OperationSummary, Option<String>)>,
+    /// Whether that is certain: nothing newer can be missing.
+    pub whole: bool,
+}
+
 /// What a run did last before a moment, over all of its sessions, oldest first, at most `limit` operations. Names that were
 /// answered are left out: every connection asks for some, and they would push out what was done. Reads no more than is bounded
 /// by the constants above, and waits for the disk.
 ///
 /// # Errors
 /// The recording cannot be read.
-pub fn before(
-    data_dir: &Path,
-    run: RunId,
-    before_ns: u64,
-    limit: u32,
-) -> Result<Vec<OperationSummary>, ReadError> {
+pub fn before(data_dir: &Path, run: RunId, before_ns: u64, limit: u32) -> Result<Before, ReadError> {
     let catalogue = Catalogue::open_within(data_dir, FRAMES_LOOKED_AT)?;
     if catalogue.index.is_none() && !catalogue.is_whole() {
         // The beginning of the log is not what came last.
-        return Ok(Vec::new());
+        return Ok(Before::default());
     }
     let of_run = |session: &&SessionSummary| session.opened.as_ref().is_some_and(|opened| opened.run == run);
     let mut sessions: Vec<_> = catalogue.tail.sessions.values().filter(of_run).cloned().collect();
@@ -270,6 +276,7 @@ pub fn before(
     }
     sessions.sort_unstable_by_key(|session| std::cmp::Reverse(session.session));
     sessions.dedup_by_key(|session| session.session);
+    let whole = catalogue.is_whole() && sessions.len() < at_most(SESSIONS_LOOKED_AT);
     let mut found = Vec::new();
     for session in sessions.iter().take(at_most(SESSIONS_LOOKED_AT)) {
         let names = session.opened.as_ref().is_some_and(|opened| opened.protocol == Protocol::Dns);
@@ -286,11 +293,12 @@ pub fn before(
         let newer = tail.values().filter(|newer| newer.session == session.session && newer.at_ns < before_ns);
         operations.extend(newer.cloned());
         operations.retain(|operation| !names || operation.state == OperationState::Refused);
-        found.extend(operations);
+        let connection = session.opened.as_ref().and_then(|opened| opened.connection.clone());
+        found.extend(operations.into_iter().map(|operation| (operation, connection.clone())));
     }
-    found.sort_unstable_by_key(|operation| (operation.at_ns, operation.session, operation.operation));
+    found.sort_unstable_by_key(|(operation, _)| (operation.at_ns, operation.session, operation.operation));
     found.drain(..found.len().saturating_sub(at_most(limit)));
-    Ok(found)
+    Ok(Before { operations: found, whole })
 }
 
 fn at_most(limit: u32) -> usize {
@@ -456,7 +464,7 @@ mod tests {
         }
         let texts = |limit, moment| -> Vec<String> {
             let found = before(data.path(), run, moment, limit).unwrap();
-            found.into_iter().map(|operation| operation.text).collect()
+            found.operations.into_iter().map(|(operation, _)| operation.text).collect()
         };
         // The index's thread writes what it has on its way out.
         drop(recorder);

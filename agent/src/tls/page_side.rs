@@ -19,6 +19,8 @@ use crate::policy::watch::Notices;
 
 /// Largest file read, in bytes.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Pause after changes could not be noticed.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
 /// Permission bits of `stat(2)` for others than owner and group.
 const MODE_OTHERS: u32 = 0o007;
 
@@ -92,8 +94,8 @@ impl PageCertificate {
                 Err(error) => Err(error),
             };
             if let Err(error) = settled {
-                tracing::error!(%error, "changes of the approvals page's certificate cannot be noticed");
-                return std::future::pending().await;
+                tracing::error!(%error, "changes of the approvals page's certificate cannot be noticed; looking again");
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
         }
     }

@@ -74,7 +74,7 @@ pub(super) fn whole(web: &Web, signed: &Signed, entry: &Entry) -> Page {
         statement(html, &entry.request);
         parameters(html, &entry.request);
         forms(html, web, signed, entry);
-        done_before(html, web, entry);
+        done_before(html, web, signed, entry);
         facts(html, web, entry);
     });
     Page::new(format!("{} on {}", entry.request.effect, entry.request.connection)).of(signed).with(&body)
@@ -138,14 +138,19 @@ fn parameters(html: &mut Html, request: &Request) {
 }
 
 /// What the run did just before, for whoever has to judge this one in its context.
-fn done_before(html: &mut Html, web: &Web, entry: &Entry) {
+fn done_before(html: &mut Html, web: &Web, signed: &Signed, entry: &Entry) {
     html.leaf("h2", &[], "Just before, in this run");
-    match entry.done_before(&web.state_dir) {
-        Ok(operations) if operations.is_empty() => {
+    let all = web.approvals.may_see_run(&entry.request, &signed.who);
+    let found = entry.done_before(&web.state_dir, all);
+    if found.as_ref().is_ok_and(|before| !before.whole) {
+        html.leaf("p", &[("class", "notice")], before::LACKS);
+    }
+    match found {
+        Ok(before) if before.operations.is_empty() => {
             html.leaf("p", &[("class", "empty")], "Nothing is on record.");
         }
-        Ok(operations) => html.el("ol", &[("class", "before"), ("id", "before")], |html| {
-            for operation in &operations {
+        Ok(found) => html.el("ol", &[("class", "before"), ("id", "before")], |html| {
+            for (operation, _) in &found.operations {
                 let [at, effect, became, text] = before::cells(operation);
                 html.el("li", &[], |html| {
                     html.el("p", &[("class", "facts")], |html| {

@@ -86,6 +86,26 @@ pub(super) async fn confirm(
         Ok((signed, _)) => signed,
         Err(refusal) => return *refusal,
     };
+    let (Some(slack), Some(account)) = (chat.slack(), chat.links().asked(&code)) else { return over() };
+    match slack.is_same_person(&account, &signed.who).await {
+        Ok(true) => {}
+        Ok(false) => {
+            tracing::warn!(
+                user = signed.who.user,
+                slack = account.user,
+                "a Slack user of another person was not linked"
+            );
+            let why = "Slack knows that user by an address that is not yours. If somebody sent you here, they would decide as you.";
+            return message(StatusCode::FORBIDDEN, why);
+        }
+        Err(error) => {
+            tracing::warn!(slack = account.user, error, "Slack does not say who a user is");
+            return message(
+                StatusCode::BAD_GATEWAY,
+                "Slack does not say who that user is; the daemon's log says why",
+            );
+        }
+    }
     let Some(account) = chat.links().link(&code, signed.who.clone(), signed.age) else { return over() };
     tracing::info!(
         user = signed.who.user,

@@ -120,10 +120,15 @@ fn a_held_request_waits_for_a_human() {
     for (version, body, verdict) in [("--http1.1", "first", "approve"), ("--http2", "second", "deny")] {
         let mut reviewer = Reviewer::watch(&daemon, REVIEWER).unwrap();
         let url = if version == "--http2" { server().url(port::HTTP2, "/echo/held") } else { url.clone() };
-        let mut client = curl_meanwhile(&daemon, &[version, "--data", body, &url]);
+        let field = "X-HTTP-Method-Override: DELETE";
+        let mut client = curl_meanwhile(&daemon, &[version, "--header", field, "--data", body, &url]);
         let waiting = reviewer.waiting().unwrap();
         let shown = waiting["request"]["content"]["statement"].as_str().unwrap();
         assert!(shown.starts_with("POST https://") && shown.ends_with(body), "{shown}");
+        assert!(
+            shown.to_lowercase().contains("x-http-method-override: delete\n"),
+            "it says what is asked: {shown}"
+        );
         let id = waiting["id"].as_str().unwrap().to_owned();
         assert!(server().requests("/echo/held").unwrap().iter().all(|request| request["body"] != body));
         if verdict == "approve" {

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use harness::process::{self, REVIEWER, Talking};
-use harness::reviewer::{Reviewer, id_of};
+use harness::reviewer::{self, Reviewer, id_of};
 
 use super::{ALLOW, daemon, daemon_with, server, ssh};
 
@@ -71,7 +71,7 @@ fn a_held_command_waits_and_runs_once_it_is_approved() {
         let seen = client.finish().unwrap();
         let told = format!("{}{}", seen.stdout, seen.stderr);
         assert_eq!(seen.code, code, "{told}\n{}", daemon.log());
-        assert!(told.contains("waiting for user:daemon") && told.contains(&id), "{told}");
+        assert!(told.contains("waiting for user:daemon") && told.contains(reviewer::code(&id)), "{told}");
         assert_eq!(victim.exists(), remains);
     }
 }

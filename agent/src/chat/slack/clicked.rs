@@ -25,8 +25,6 @@ struct Payload {
     kind: String,
     user: User,
     #[serde(default)]
-    team: Option<Named>,
-    #[serde(default)]
     channel: Option<Named>,
     #[serde(default)]
     actions: Vec<Action>,
@@ -71,7 +69,8 @@ impl Click {
             return None;
         }
         let pressed = Pressed::parse(&action.action_id, &action.value)?;
-        let team = payload.user.team_id.or(payload.team.map(|team| team.id))?;
+        // The workspace that the user is of, which need not be the app's.
+        let team = payload.user.team_id?;
         let called = summary(&payload.user.username, NAME_CHARS_MAX);
         let account = Account { team: id(team)?, user: id(payload.user.id)?, called };
         Some(Self { account, channel: id(payload.channel?.id)?, pressed })

@@ -12,11 +12,13 @@ use tokio::sync::{OnceCell, Semaphore};
 use zeroize::Zeroizing;
 
 use super::courier::{Health, Place, SendError, retry_after};
-use super::links::Links;
+use super::inbound::Inbound;
+use super::links::{Account, Links};
 use super::once::Once;
 use super::shown::Words;
-use crate::approval::{Approvals, Entry};
+use crate::approval::{Approvals, Entry, Reviewer};
 use crate::config::chat::{Clicks, Slack as Settings};
+use crate::config::sign_in::AccountNames;
 use crate::credential::Credentials;
 use crate::fetch::Fetch;
 
@@ -66,6 +68,8 @@ pub struct Slack {
     /// The workspace that the app is installed in.
     team: OnceCell<String>,
     socket: Arc<Health>,
+    /// Where clicks come as signed requests.
+    inbound: Option<Inbound>,
 }
 
 /// What every method answers with (<https://docs.slack.dev/apis/web-api/#responses>).
@@ -96,7 +100,14 @@ pub(super) struct Parts {
 
 impl Slack {
     pub(super) fn new(settings: Settings, parts: Parts) -> Arc<Self> {
+        let inbound = match &settings.clicks {
+            Clicks::Signed { signing_secret } => {
+                Some(Inbound::new(parts.credentials.clone(), signing_secret.clone()))
+            }
+            Clicks::Socket { .. } => None,
+        };
         Arc::new(Self {
+            inbound,
             fetch: Fetch::new(Arc::default(), settings.root_cert.clone()),
             settings,
             words: parts.words,
@@ -149,6 +160,27 @@ impl Slack {
         self.call("chat.postEphemeral", &self.settings.bot_token, &message).await.map(|_| ())
     }
 
+    /// Whether a person who signed in is who this Slack user is, by the mail address that the workspace has of them
+    /// (<https://docs.slack.dev/reference/methods/users.info>). Whoever gets a reviewer to follow their link would decide as them.
+    pub async fn is_same_person(&self, account: &Account, who: &Reviewer) -> Result<bool, String> {
+        match self.settings.accounts {
+            AccountNames::Any => return Ok(true),
+            AccountNames::Matching => {}
+        }
+        // Methods that only read take no JSON (<https://docs.slack.dev/apis/web-api/#post_bodies>).
+        let form =
+            form_urlencoded::Serializer::new(String::new()).append_pair("user", &account.user).finish();
+        let kind = "application/x-www-form-urlencoded";
+        let asked = self.ask("users.info", &self.settings.bot_token, kind, form).await;
+        let said = asked.map_err(|error| error.to_string())?;
+        let user = said.more.get("user");
+        let is_its = user.and_then(|user| user.get("id")).and_then(Value::as_str) == Some(&account.user);
+        let email = user.and_then(|user| user.get("profile")?.get("email")?.as_str()).filter(|_| is_its);
+        let email =
+            email.ok_or("Slack does not say their address; the app needs users:read and users:read.email")?;
+        Ok(who.is_called(email))
+    }
+
     /// The workspace that the app is installed in, as the API says.
     async fn team(&self) -> Result<&str, SendError> {
         let asked = async {
@@ -160,6 +192,16 @@ impl Slack {
 
     /// Calls a method of the Web API with a token that is a credential.
     async fn call(&self, method: &'static str, token: &str, body: &Value) -> Result<Said, SendError> {
+        self.ask(method, token, "application/json; charset=utf-8", body.to_string()).await
+    }
+
+    async fn ask(
+        &self,
+        method: &'static str,
+        token: &str,
+        kind: &'static str,
+        body: String,
+    ) -> Result<Said, SendError> {
         let token = self.credentials.named(token).await?;
         let bearer = Zeroizing::new([b"Bearer ", token.expose()].concat());
         let mut bearer = HeaderValue::from_bytes(&bearer)
@@ -167,8 +209,8 @@ impl Slack {
         bearer.set_sensitive(true);
         let request = Request::post(format!("{}/{method}", self.settings.api))
             .header(AUTHORIZATION, bearer)
-            .header(CONTENT_TYPE, "application/json; charset=utf-8")
-            .body(body.to_string().into_bytes())
+            .header(CONTENT_TYPE, kind)
+            .body(body.into_bytes())
             .map_err(|_| SendError::Refused("[chat.slack] api is no address".to_owned()))?;
         let answer = self.fetch.send(request).await?;
         if !answer.status().is_success() {
@@ -182,7 +224,7 @@ impl Slack {
         let error: String = said.error.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
         let what = format!("{method} is refused: {error}");
         Err(match PASSING.contains(&said.error.as_str()) {
-            true => SendError::Later { what, after: retry_after(answer.headers()) },
+            true => SendError::Later { what, after: retry_after(answer.headers()), only_this: false },
             false => SendError::Refused(what),
         })
     }

@@ -10,7 +10,6 @@ use subtle::ConstantTimeEq as _;
 
 use super::super::now;
 use super::Slack;
-use crate::config::chat::Clicks;
 
 /// How far a request's time may be from ours, either way.
 const SKEW_MAX: Duration = Duration::from_mins(5);
@@ -29,13 +28,14 @@ pub(super) enum Unsigned {
     Forged,
 }
 
-/// Checks a signature. Returns it, for it to count once.
-pub(super) fn verify<'h>(
-    secret: &[u8],
-    headers: &'h HeaderMap,
-    body: &[u8],
-    now: Duration,
-) -> Result<&'h str, Unsigned> {
+/// What says that a request is signed. Whether it is, only the secret tells.
+pub(super) struct Signed<'h> {
+    time: &'h str,
+    signature: &'h str,
+}
+
+/// A request's fields, when its time is about now.
+pub(super) fn signed(headers: &HeaderMap, now: Duration) -> Result<Signed<'_>, Unsigned> {
     let time = only(headers, "x-slack-request-timestamp")?;
     let signature = only(headers, "x-slack-signature")?;
     // Plain digits: another spelling of the same time would be signed otherwise.
@@ -43,9 +43,15 @@ pub(super) fn verify<'h>(
         return Err(Unsigned::Malformed);
     }
     let sent = Duration::from_secs(time.parse().map_err(|_| Unsigned::Malformed)?);
-    if sent.abs_diff(now) > SKEW_MAX {
-        return Err(Unsigned::Skewed);
+    match sent.abs_diff(now) > SKEW_MAX {
+        true => Err(Unsigned::Skewed),
+        false => Ok(Signed { time, signature }),
     }
+}
+
+/// Checks a signature. Returns it, for it to count once.
+pub(super) fn verify<'h>(secret: &[u8], signed: &Signed<'h>, body: &[u8]) -> Result<&'h str, Unsigned> {
+    let Signed { time, signature } = *signed;
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).map_err(|_| Unsigned::Malformed)?;
     for part in [b"v0:", time.as_bytes(), b":", body] {
         mac.update(part);
@@ -70,18 +76,17 @@ impl Slack {
     /// Takes a request of Slack's. It is answered at once, as Slack wants it within 3 s; what comes of the click is told to
     /// who clicked.
     pub async fn signed(self: &Arc<Self>, headers: &HeaderMap, body: &[u8]) -> StatusCode {
-        let Clicks::Signed { signing_secret } = &self.settings.clicks else { return StatusCode::NOT_FOUND };
-        let secret = match self.credentials.named(signing_secret).await {
-            Ok(secret) => secret,
-            Err(error) => {
-                tracing::error!(%error, "clicks in Slack cannot be verified");
-                return StatusCode::SERVICE_UNAVAILABLE;
-            }
+        let Some(inbound) = &self.inbound else { return StatusCode::NOT_FOUND };
+        // Before anything is done for it: anybody may send such.
+        let signed = match signed(headers, now()) {
+            Ok(signed) => signed,
+            Err(_unsigned) => return StatusCode::UNAUTHORIZED,
         };
-        let signature = match verify(secret.expose(), headers, body, now()) {
+        let Some(secret) = inbound.secret().await else { return StatusCode::SERVICE_UNAVAILABLE };
+        let signature = match verify(secret.expose(), &signed, body) {
             Ok(signature) => signature,
             Err(error) => {
-                tracing::warn!(%error, "a request that says it is Slack's was refused");
+                tracing::debug!(%error, "a request that says it is Slack's was refused");
                 return StatusCode::UNAUTHORIZED;
             }
         };
@@ -104,6 +109,15 @@ impl Slack {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn checked<'h>(
+        secret: &[u8],
+        headers: &'h HeaderMap,
+        body: &[u8],
+        now: Duration,
+    ) -> Result<&'h str, Unsigned> {
+        verify(secret, &signed(headers, now)?, body)
+    }
 
     // The documentation's own example.
     const SECRET: &[u8] = b"8f742231b10e8888abcd99yyyzzz85a5";
@@ -128,14 +142,14 @@ trigger_id=398738663015.47445629121.803a0bc887a14d10d2c447fce8b6703c";
         let (time, signature) = (("x-slack-request-timestamp", TIME), ("x-slack-signature", SIGNATURE));
         let now = Duration::from_secs(1_531_420_618);
         let good = headers(&[time, signature]);
-        assert_eq!(verify(SECRET, &good, BODY, now), Ok(SIGNATURE));
+        assert_eq!(checked(SECRET, &good, BODY, now), Ok(SIGNATURE));
         for (late, expected) in [(300, Ok(SIGNATURE)), (301, Err(Unsigned::Skewed))] {
             let late = Duration::from_secs(late);
-            assert_eq!(verify(SECRET, &good, BODY, now + late), expected);
-            assert_eq!(verify(SECRET, &good, BODY, now.checked_sub(late).unwrap()), expected);
+            assert_eq!(checked(SECRET, &good, BODY, now + late), expected);
+            assert_eq!(checked(SECRET, &good, BODY, now.checked_sub(late).unwrap()), expected);
         }
-        assert_eq!(verify(b"another", &good, BODY, now), Err(Unsigned::Forged));
-        assert_eq!(verify(SECRET, &good, &BODY[1..], now), Err(Unsigned::Forged));
+        assert_eq!(checked(b"another", &good, BODY, now), Err(Unsigned::Forged));
+        assert_eq!(checked(SECRET, &good, &BODY[1..], now), Err(Unsigned::Forged));
         let upper = SIGNATURE.to_uppercase();
         for (pairs, expected) in [
             (&[time][..], Unsigned::Malformed),
@@ -148,7 +162,7 @@ trigger_id=398738663015.47445629121.803a0bc887a14d10d2c447fce8b6703c";
             (&[time, ("x-slack-signature", &upper)], Unsigned::Forged),
             (&[time, ("x-slack-signature", "")], Unsigned::Forged),
         ] {
-            assert_eq!(verify(SECRET, &headers(pairs), BODY, now), Err(expected), "{pairs:?}");
+            assert_eq!(checked(SECRET, &headers(pairs), BODY, now), Err(expected), "{pairs:?}");
         }
     }
 }

@@ -4,15 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use super::super::now;
 use super::super::once::NotOnce;
-use super::signed::SKEW_MAX;
+use super::signed::{Key, SKEW_MAX, Signed, Unsigned};
 use super::{Answer, Webhook, millis};
 use crate::approval::{Answer as Word, Decision, Digest, Entry, Outcome};
 use crate::flow::{ApprovalId, Side};
@@ -75,18 +78,21 @@ pub(super) async fn answer(webhook: &Webhook, headers: &HeaderMap, body: &[u8]) 
 
 /// The id of a message that the receiver has signed, and that has not come before.
 async fn delivered<'h>(webhook: &Webhook, headers: &'h HeaderMap, body: &[u8]) -> Result<&'h str, Problem> {
-    let key = webhook.key().await.map_err(|error| {
-        tracing::error!(%error, "webhooks cannot be verified");
-        Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "signatures cannot be verified; the daemon's log says why",
-        )
-    })?;
-    let id = key.verify(headers, body, now()).map_err(|error| {
-        tracing::warn!(%error, "a webhook was refused");
+    let refused = |error: Unsigned| {
+        tracing::debug!(%error, "a webhook was refused");
         Problem::new(StatusCode::UNAUTHORIZED, error.to_string())
+    };
+    // Before anything is done for it: anybody may send such.
+    let signed = Signed::of(headers, now()).map_err(refused)?;
+    let secret = webhook.inbound.secret().await;
+    let key = secret.and_then(|secret| Key::parse(std::str::from_utf8(secret.expose()).ok()?));
+    let key = key.ok_or_else(|| {
+        let why = "signatures cannot be verified; the daemon's log says why";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)
     })?;
-    webhook.once.first(&delivery(id), 2 * SKEW_MAX).map_err(once)?;
+    let id = key.verify(&signed, body).map_err(refused)?;
+    let again = "this delivery has come before; each counts once";
+    webhook.once.first(&delivery(id), 2 * SKEW_MAX).map_err(|not| once(not, again))?;
     Ok(id)
 }
 
@@ -94,11 +100,9 @@ fn delivery(id: &str) -> String {
     format!("delivery {id}")
 }
 
-fn once(not: NotOnce) -> Problem {
+fn once(not: NotOnce, again: &str) -> Problem {
     match not {
-        NotOnce::Again => {
-            Problem::new(StatusCode::CONFLICT, "this delivery or ID token has come before; each counts once")
-        }
+        NotOnce::Again => Problem::new(StatusCode::CONFLICT, again),
         NotOnce::Full => Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many deliveries lately"),
     }
 }
@@ -111,6 +115,12 @@ async fn decided(webhook: &Webhook, body: &[u8]) -> Result<Arc<Entry>, Problem> 
         )
     })?;
     let identity = person(webhook, &called.id_token).await?;
+    let nonce = identity.claims.get("nonce").and_then(Value::as_str).unwrap_or_default();
+    let expected = nonce_of(called.approval, &called.digest, called.answer);
+    if !bool::from(nonce.as_bytes().ct_eq(expected.as_bytes())) {
+        let why = "the ID token was asked for another purpose: its nonce is not this decision's";
+        return Err(Problem::new(StatusCode::FORBIDDEN, why));
+    }
     let Some(entry) = webhook.approvals.get(called.approval) else {
         return Err(Problem::new(StatusCode::NOT_FOUND, "no such request"));
     };
@@ -123,7 +133,11 @@ async fn decided(webhook: &Webhook, body: &[u8]) -> Result<Arc<Entry>, Problem> 
     }
     // A token is one person's word once: the receiver cannot go on in their name.
     let lasts = Duration::from_millis(identity.expires_ms.saturating_sub(millis(now())));
-    webhook.once.first(&token(&identity), lasts).map_err(once)?;
+    let word = token(&identity);
+    webhook
+        .once
+        .first(&word, lasts)
+        .map_err(|not| once(not, "this ID token has come before; each counts for one decision"))?;
     let (approvals, who) = (Arc::clone(&webhook.approvals), reviewer(identity));
     let decision = Decision::plain(called.answer, called.reason);
     // The disk may have to be waited for.
@@ -132,6 +146,10 @@ async fn decided(webhook: &Webhook, body: &[u8]) -> Result<Arc<Entry>, Problem> 
     match done.await {
         Ok(Ok(entry)) => Ok(entry),
         Ok(Err(error)) => {
+            if error.side() == Side::Portcullis {
+                // Nothing was decided, and not by their fault: they may say it again.
+                webhook.once.forget(&word);
+            }
             let status = match error.side() {
                 Side::Policy => StatusCode::FORBIDDEN,
                 Side::Portcullis => StatusCode::INTERNAL_SERVER_ERROR,
@@ -144,6 +162,16 @@ async fn decided(webhook: &Webhook, body: &[u8]) -> Result<Arc<Entry>, Problem> 
             Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "this broke; the daemon's log says why"))
         }
     }
+}
+
+/// What the nonce of a decision's ID token has to be: whoever signed in did so for this request and this answer, and the receiver can
+/// put their word to no other use. SHA-256 over three lines, in base64url without padding.
+pub(super) fn nonce_of(approval: ApprovalId, digest: &Digest, answer: Word) -> String {
+    let answer = match answer {
+        Word::Approve => "approve",
+        Word::Deny => "deny",
+    };
+    URL_SAFE_NO_PAD.encode(Sha256::digest(format!("{approval}\n{digest}\n{answer}")))
 }
 
 /// What a token is remembered by: what it says, for its signature could be written in more than one way.

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::courier::SendError;
+use super::inbound::Inbound;
 use super::now;
 use super::once::Once;
 use super::shown::Words;
-use crate::approval::{Approvals, Entry, Outcome};
+use crate::approval::{Answer as Word, Approvals, Entry, Outcome};
 use crate::cli::text::moment;
 use crate::config::chat::Webhook as Settings;
 use crate::credential::{CredentialError, Credentials};
@@ -45,6 +46,8 @@ pub struct Webhook {
     /// `[web] step_up`.
     step_up: Option<Duration>,
     credentials: Credentials,
+    /// The secret, for what comes in.
+    inbound: Inbound,
     fetch: Fetch,
     approvals: Arc<Approvals>,
     issuers: Arc<Issuers>,
@@ -76,6 +79,7 @@ enum KeyError {
 impl Webhook {
     pub(super) fn new(settings: Settings, parts: Parts) -> Arc<Self> {
         Arc::new(Self {
+            inbound: Inbound::new(parts.credentials.clone(), settings.secret.clone()),
             fetch: Fetch::new(Arc::default(), settings.root_cert.clone()),
             settings,
             words: parts.words,
@@ -148,6 +152,10 @@ fn payload(words: &Words, entry: &Entry) -> Value {
         "expires": moment(entry.expires_ms),
         "url": words.page(entry),
         "decide": entry.outcome.is_none() && words.decidable(request),
+        "nonce": {
+            "approve": callback::nonce_of(entry.id, &entry.digest, Word::Approve),
+            "deny": callback::nonce_of(entry.id, &entry.digest, Word::Deny),
+        },
     });
     if let Some(fields) = data.as_object_mut() {
         if words.statements {

@@ -53,13 +53,27 @@ impl Key {
         format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
     }
 
-    /// Checks a message. Returns its id, for it to count once.
-    pub(super) fn verify<'h>(
-        &self,
-        headers: &'h HeaderMap,
-        body: &[u8],
-        now: Duration,
-    ) -> Result<&'h str, Unsigned> {
+    /// Checks a signature. Returns the message's id, for it to count once.
+    pub(super) fn verify<'h>(&self, signed: &Signed<'h>, body: &[u8]) -> Result<&'h str, Unsigned> {
+        let ours = self.sign(signed.id, signed.time, body);
+        let counts = |signature: &str| bool::from(ours.as_bytes().ct_eq(signature.as_bytes()));
+        match !ours.is_empty() && signed.signatures.split(' ').take(SIGNATURES_MAX).any(counts) {
+            true => Ok(signed.id),
+            false => Err(Unsigned::Forged),
+        }
+    }
+}
+
+/// What says that a message is signed. Whether it is, only the key tells.
+pub(super) struct Signed<'h> {
+    id: &'h str,
+    time: &'h str,
+    signatures: &'h str,
+}
+
+impl<'h> Signed<'h> {
+    /// From a message's fields, when its time is about now.
+    pub(super) fn of(headers: &'h HeaderMap, now: Duration) -> Result<Self, Unsigned> {
         let (id, time) = (only(headers, "webhook-id")?, only(headers, "webhook-timestamp")?);
         let signatures = only(headers, "webhook-signature")?;
         // A dot in the id would let it pass for another id with another time.
@@ -71,14 +85,9 @@ impl Key {
             return Err(Unsigned::Malformed);
         }
         let sent = Duration::from_secs(time.parse().map_err(|_| Unsigned::Malformed)?);
-        if sent.abs_diff(now) > SKEW_MAX {
-            return Err(Unsigned::Skewed);
-        }
-        let ours = self.sign(id, time, body);
-        let counts = |signature: &str| bool::from(ours.as_bytes().ct_eq(signature.as_bytes()));
-        match !ours.is_empty() && signatures.split(' ').take(SIGNATURES_MAX).any(counts) {
-            true => Ok(id),
-            false => Err(Unsigned::Forged),
+        match sent.abs_diff(now) > SKEW_MAX {
+            true => Err(Unsigned::Skewed),
+            false => Ok(Self { id, time, signatures }),
         }
     }
 }
@@ -94,6 +103,15 @@ fn only<'h>(headers: &'h HeaderMap, name: &str) -> Result<&'h str, Unsigned> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn checked<'h>(
+        key: &Key,
+        headers: &'h HeaderMap,
+        body: &[u8],
+        now: Duration,
+    ) -> Result<&'h str, Unsigned> {
+        key.verify(&Signed::of(headers, now)?, body)
+    }
 
     // The specification's own example.
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -112,9 +130,9 @@ mod tests {
         let key = Key::parse(SECRET).unwrap();
         let now = Duration::from_secs(1_614_265_330);
         assert_eq!(key.sign(ID, TIME, BODY), SIGNATURE);
-        assert_eq!(key.verify(&headers(ID, TIME, SIGNATURE), BODY, now), Ok(ID));
+        assert_eq!(checked(&key, &headers(ID, TIME, SIGNATURE), BODY, now), Ok(ID));
         let several = format!("v1a,AAAA v1,AAAA {SIGNATURE}");
-        assert_eq!(key.verify(&headers(ID, TIME, &several), BODY, now), Ok(ID), "one of several");
+        assert_eq!(checked(&key, &headers(ID, TIME, &several), BODY, now), Ok(ID), "one of several");
         let too_many = format!("{}{SIGNATURE}", "v1,AAAA ".repeat(SIGNATURES_MAX));
         for (id, time, signature, expected) in [
             (ID, TIME, "v1,AAAA", Unsigned::Forged),
@@ -132,16 +150,16 @@ mod tests {
             (ID, "1614265029", SIGNATURE, Unsigned::Skewed),
         ] {
             assert_eq!(
-                key.verify(&headers(id, time, signature), BODY, now),
+                checked(&key, &headers(id, time, signature), BODY, now),
                 Err(expected),
                 "{id} {time} {signature}"
             );
         }
-        assert_eq!(key.verify(&headers(ID, TIME, SIGNATURE), b"{}", now), Err(Unsigned::Forged));
-        assert_eq!(key.verify(&HeaderMap::new(), BODY, now), Err(Unsigned::Malformed));
+        assert_eq!(checked(&key, &headers(ID, TIME, SIGNATURE), b"{}", now), Err(Unsigned::Forged));
+        assert_eq!(checked(&key, &HeaderMap::new(), BODY, now), Err(Unsigned::Malformed));
         let mut twice = headers(ID, TIME, SIGNATURE);
         twice.append("webhook-signature", SIGNATURE.parse().unwrap());
-        assert_eq!(key.verify(&twice, BODY, now), Err(Unsigned::Malformed));
+        assert_eq!(checked(&key, &twice, BODY, now), Err(Unsigned::Malformed));
     }
 
     #[test]

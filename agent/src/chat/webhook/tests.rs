@@ -3,8 +3,9 @@
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
+use super::signed::Signed;
 use super::*;
-use crate::approval::{Answer as Word, Decision, Outcome, Pending, Request as Held};
+use crate::approval::{Decision, Outcome, Pending, Request as Held};
 use crate::chat::courier::{Courier, Health, Service as Served};
 use crate::chat::tests::{Asked, Service, approvals, credentials, entry, held, person};
 use crate::config::Config;
@@ -68,6 +69,14 @@ impl Rig {
         self.signer.token(&claims)
     }
 
+    /// The same for one answer to one request.
+    fn word(&self, pending: &Pending, answer: &str, name: &str, groups: &[&str], more: &Value) -> String {
+        let entry = self.webhook.approvals.get(pending.id()).unwrap();
+        let mut more = more.clone();
+        more["nonce"] = payload(&self.webhook.words, &entry)["data"]["nonce"][answer].clone();
+        self.token(name, groups, &more)
+    }
+
     fn says(&self, pending: &Pending, answer: &str, token: &str) -> Value {
         let digest = self.webhook.approvals.get(pending.id()).unwrap().digest;
         json!({"approval": pending.id(), "digest": digest, "answer": answer, "reason": "CHG-1", "id_token": token})
@@ -91,7 +100,8 @@ fn sign(id: &str, body: &str) -> HeaderMap {
 
 /// What was sent, which has to be signed.
 fn sent(asked: &Asked) -> (String, Value) {
-    let id = Key::parse(SECRET).unwrap().verify(&asked.headers, &asked.body, now()).unwrap();
+    let signed = Signed::of(&asked.headers, now()).unwrap();
+    let id = Key::parse(SECRET).unwrap().verify(&signed, &asked.body).unwrap();
     (id.to_owned(), asked.json())
 }
 
@@ -139,7 +149,7 @@ async fn what_waits_and_what_became_of_it_is_sent_and_signed() {
 async fn an_answer_needs_the_receiver_and_the_person() {
     let rig = Rig::start("").await;
     let pending = rig.ask(held());
-    let ada = rig.token("ada", &["dba"], &json!({"jti": "1"}));
+    let ada = rig.word(&pending, "approve", "ada", &["dba"], &json!({"jti": "1"}));
     let good = rig.says(&pending, "approve", &ada);
     let body = good.to_string();
     let unsigned = rig.webhook.called(&HeaderMap::new(), body.as_bytes()).await;
@@ -173,19 +183,26 @@ async fn an_answer_needs_the_receiver_and_the_person() {
         ),
         (
             "msg_7",
-            other("id_token", json!(rig.token("bob", &["dev"], &json!({})))),
+            other("id_token", json!(rig.word(&pending, "approve", "bob", &["dev"], &json!({})))),
             StatusCode::FORBIDDEN,
             "only group dba may decide this",
         ),
         (
             "msg_8",
-            other("id_token", json!(rig.token("agent", &["dba"], &json!({})))),
+            other("id_token", json!(rig.word(&pending, "approve", "agent", &["dba"], &json!({})))),
             StatusCode::FORBIDDEN,
             "this run acts for user agent",
         ),
-        ("msg_9", other("digest", json!("ab".repeat(32))), StatusCode::CONFLICT, "not what waits"),
-        ("msg_10", good.clone(), StatusCode::CONFLICT, "ID token has come before"),
-        ("msg_10", good.clone(), StatusCode::CONFLICT, "delivery"),
+        // Their word, put to another use: another digest, another answer, and a token that was for signing in.
+        ("msg_9", other("digest", json!("ab".repeat(32))), StatusCode::FORBIDDEN, "its nonce is not"),
+        ("msg_10", other("answer", json!("deny")), StatusCode::FORBIDDEN, "its nonce is not"),
+        (
+            "msg_11",
+            other("id_token", json!(rig.token("ada", &["dba"], &json!({"nonce": "of a sign-in"})))),
+            StatusCode::FORBIDDEN,
+            "its nonce is not",
+        ),
+        ("msg_11", good.clone(), StatusCode::CONFLICT, "this delivery has come before"),
     ] {
         let answer = rig.called(id, &body).await;
         assert_eq!(answer.status, expected, "{id} {}", answer.body);
@@ -202,7 +219,7 @@ async fn an_answer_needs_the_receiver_and_the_person() {
 async fn a_person_s_answer_decides() {
     let rig = Rig::start("").await;
     let pending = rig.ask(held());
-    let fresh = rig.token("ada", &["dba"], &json!({"jti": "2"}));
+    let fresh = rig.word(&pending, "approve", "ada", &["dba"], &json!({"jti": "2"}));
     let answer = rig.called("msg_11", &rig.says(&pending, "approve", &fresh)).await;
     assert_eq!(
         (answer.status, &answer.body["state"]),
@@ -214,6 +231,12 @@ async fn a_person_s_answer_decides() {
     let Some(Outcome::Approved { by, reason, .. }) = &entry.outcome else { panic!("{entry:?}") };
     assert_eq!((by.user.as_str(), reason.as_str()), ("ada", "CHG-1"));
     assert_eq!(by.identity.as_ref().unwrap().issuer, rig.issuer.url);
+    let again = rig.called("msg_12", &rig.says(&pending, "approve", &fresh)).await;
+    assert!(
+        again.body["detail"].as_str().unwrap().contains("this ID token has come before"),
+        "{}",
+        again.body
+    );
 }
 
 #[tokio::test]
@@ -222,7 +245,7 @@ async fn what_the_page_would_refuse_is_refused_here() {
     let (pending, linked) = (rig.ask(held()), rig.ask(Held { chat: ChatUse::Link, ..held() }));
     let time = now().as_secs();
     for (number, at) in [json!(null), json!(time - 700)].into_iter().enumerate() {
-        let token = rig.token("ada", &["dba"], &json!({"auth_time": at}));
+        let token = rig.word(&pending, "deny", "ada", &["dba"], &json!({"auth_time": at}));
         let answer = rig.called(&format!("msg_{number}"), &rig.says(&pending, "deny", &token)).await;
         assert_eq!(answer.status, StatusCode::FORBIDDEN);
         assert!(
@@ -231,9 +254,10 @@ async fn what_the_page_would_refuse_is_refused_here() {
             answer.body
         );
     }
-    let token = rig.token("ada", &["dba"], &json!({"auth_time": time - 60}));
+    let token = rig.word(&linked, "approve", "ada", &["dba"], &json!({"auth_time": time - 60}));
     let answer = rig.called("msg_5", &rig.says(&linked, "approve", &token)).await;
     assert!(answer.body["detail"].as_str().unwrap().contains("decided on the page alone"), "{}", answer.body);
+    let token = rig.word(&pending, "deny", "ada", &["dba"], &json!({"auth_time": time - 60}));
     assert_eq!(rig.called("msg_6", &rig.says(&pending, "deny", &token)).await.body["state"], "denied");
 }
 
@@ -241,7 +265,7 @@ async fn what_the_page_would_refuse_is_refused_here() {
 async fn a_delivery_that_failed_by_the_provider_may_come_again() {
     let rig = Rig::start("").await;
     let pending = rig.ask(held());
-    let says = rig.says(&pending, "approve", &rig.token("ada", &["dba"], &json!({})));
+    let says = rig.says(&pending, "approve", &rig.word(&pending, "approve", "ada", &["dba"], &json!({})));
     // In the place of what was to be answered first.
     rig.issuer.answer(500, &[], "");
     let answers = [rig.called("msg_1", &says).await.status, rig.called("msg_1", &says).await.status];

@@ -16,7 +16,7 @@ use crate::approval::{Answer, Decision, Entry, Scope};
 use crate::config::Config;
 use crate::control::{Client, ClientError, Reply, Request, with_causes};
 use crate::flow::{ApprovalId, id_as_written};
-use crate::record::summary::OperationSummary;
+use crate::record::read::Before;
 use crate::run::now_ms;
 pub(crate) use show::covers;
 use show::{change, details, listing};
@@ -106,7 +106,7 @@ enum Command {
 struct Shown<'a> {
     #[serde(flatten)]
     entry: &'a Entry,
-    before: Option<Vec<OperationSummary>>,
+    before: Option<Before>,
 }
 
 pub(super) fn run(arguments: Arguments, config: &Config) -> Result<(), Failure> {
@@ -171,7 +171,7 @@ fn list(config: &Config) -> Result<Vec<Arc<Entry>>, Failure> {
     Ok(entries)
 }
 
-fn done_before(id: ApprovalId, config: &Config) -> Result<Vec<OperationSummary>, ClientError> {
+fn done_before(id: ApprovalId, config: &Config) -> Result<Before, ClientError> {
     let Reply::Before(operations) = ask(config, &Request::Before { id })? else {
         return Err(ClientError::NotUnderstood);
     };

@@ -417,15 +417,7 @@ impl Exchange {
     pub(super) fn asked(&self) -> Asked {
         let mut counts = Counts::new();
         let url = self.recorded_url(&mut counts);
-        let recorded = &self.masks.recorded;
-        let headers = recorded_headers(&self.parts.headers)
-            .into_iter()
-            .map(|(name, value)| {
-                let masked = recorded.header(&name, value.as_bytes(), &mut counts);
-                let value = masked.map_or(value, |bytes| String::from_utf8_lossy(&bytes).into_owned());
-                (name, value)
-            })
-            .collect();
+        let headers = self.recorded_fields(&mut counts);
         let Analysis { kind, effect, reason, .. } = &self.analysis;
         Asked {
             operation: self.operation,
@@ -442,6 +434,17 @@ impl Exchange {
             })),
             ssh: None,
         }
+    }
+
+    /// The header fields without what detectors find in them, and without secrets.
+    pub(super) fn recorded_fields(&self, counts: &mut Counts) -> Vec<(String, String)> {
+        let recorded = &self.masks.recorded;
+        let shown = |(name, value): (String, String)| {
+            let masked = recorded.header(&name, value.as_bytes(), counts);
+            let value = masked.map_or(value, |bytes| String::from_utf8_lossy(&bytes).into_owned());
+            (name, value)
+        };
+        recorded_headers(&self.parts.headers).into_iter().map(shown).collect()
     }
 
     /// The URL without what detectors find in it, and without the values of parameters that hold secrets.

@@ -13,6 +13,7 @@ use crate::approval::request::Fields;
 use crate::approval::{Content, Request};
 use crate::flow::Side;
 use crate::gate::{BodyRead, Denial, Held, Hold, Permit};
+use crate::mask::http::Counts;
 use crate::policy::rule::INLINE_TIME_DEFAULT;
 use crate::record::event::{self, Decided};
 use crate::relay::waiting::Waiting;
@@ -114,11 +115,15 @@ const ORDINARY: [&str; 22] = [
     "x-request-id",
 ];
 
+fn is_ordinary(name: &str) -> bool {
+    ORDINARY.contains(&name) || name.starts_with("x-stainless-")
+}
+
 /// The other fields, as one text: a request with other ones is another request.
 fn fields(headers: &http::HeaderMap) -> String {
     let mut lines: Vec<String> = headers
         .iter()
-        .filter(|(name, _)| !ORDINARY.contains(&name.as_str()) && !name.as_str().starts_with("x-stainless-"))
+        .filter(|(name, _)| !is_ordinary(name.as_str()))
         .map(|(name, value)| format!("{name}: {}", value.as_bytes().escape_ascii()))
         .collect();
     lines.sort_unstable();
@@ -128,7 +133,8 @@ fn fields(headers: &http::HeaderMap) -> String {
     format!("header fields {}", digest.finish())
 }
 
-/// What the decision binds and the reviewer sees: method, URL, media type and the exact body.
+/// What the decision binds and the reviewer sees: method, URL, media type, the fields that are not ordinary (some of them say what
+/// is asked, such as `X-Amz-Target` and `X-HTTP-Method-Override`), and the exact body.
 fn content(exchange: &Exchange) -> Content {
     let url = exchange.request.url();
     let mut statement = format!("{} {url}\n", exchange.parts.method).into_bytes();
@@ -136,6 +142,11 @@ fn content(exchange: &Exchange) -> Content {
         statement.extend_from_slice(b"content-type: ");
         statement.extend_from_slice(kind);
         statement.push(b'\n');
+    }
+    for (name, value) in exchange.recorded_fields(&mut Counts::new()) {
+        if !is_ordinary(&name.to_ascii_lowercase()) {
+            statement.extend_from_slice(format!("{name}: {value}\n").as_bytes());
+        }
     }
     let empty = Bytes::new();
     let (body, whole) = exchange.bytes_read().unwrap_or((&empty, true));
@@ -151,7 +162,9 @@ fn content(exchange: &Exchange) -> Content {
     let coded = shown != *body;
     let exact = [Some(body.as_ref())];
     let note: [Option<&[u8]>; 1] = [Some(b"(the body as sent, in its content coding)")];
-    if coded { Content::new(&statement, &exact, &note) } else { Content::new(&statement, &[], &[]) }
+    let content =
+        if coded { Content::new(&statement, &exact, &note) } else { Content::new(&statement, &[], &[]) };
+    if whole { content } else { content.cut_short() }
 }
 
 /// The decision is there.

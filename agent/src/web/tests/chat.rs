@@ -4,7 +4,7 @@ use super::*;
 use crate::chat::Parts as ChatParts;
 use crate::chat::tests::credentials;
 
-const CHAT: &str = "[chat.slack]\nchannel = \"C1\"\nbot_token = \"bot\"\nsigning_secret = \"signing\"\nlinked = \"12h\"\n\
+const CHAT: &str = "[chat.slack]\nchannel = \"C1\"\nbot_token = \"bot\"\naccounts = \"any\"\nsigning_secret = \"signing\"\nlinked = \"12h\"\n\
                     [chat.webhook]\nurl = \"https://itsm.example/hook\"\nsecret = \"hook\"\n";
 
 /// A page with chats, and the folder of their credentials.

@@ -36,9 +36,14 @@ impl Rig {
     }
 
     async fn start_with(step_up: Option<Duration>) -> Self {
+        Self::start_for(step_up, AccountNames::Any).await
+    }
+
+    async fn start_for(step_up: Option<Duration>, accounts: AccountNames) -> Self {
         let api = Service::start(usual).await;
         let (folder, credentials) = credentials(&[("bot", "xoxb-1"), ("signing", SECRET)]);
         let settings = Settings {
+            accounts,
             channel: "C1".to_owned(),
             bot_token: "bot".to_owned(),
             clicks: Clicks::Signed { signing_secret: "signing".to_owned() },
@@ -420,4 +425,24 @@ async fn a_service_that_is_slow_or_down_is_asked_again_and_given_up() {
         "{problem:?}"
     );
     drop(waits);
+}
+
+#[tokio::test]
+async fn a_slack_user_is_linked_to_whom_slack_knows_by_their_address() {
+    let rig = Rig::start_for(None, AccountNames::Matching).await;
+    let account = Account { team: "T1".to_owned(), user: "U1".to_owned(), called: "ada".to_owned() };
+    let known =
+        |id: &str, profile: Value| json!({"ok": true, "user": {"id": id, "profile": profile}}).to_string();
+    for (answer, who, expected) in [
+        (known("U1", json!({"email": "Ada@acme.example"})), "ada", Some(true)),
+        (known("U1", json!({"email": "alice@acme.example"})), "ada", Some(false)),
+        (known("U2", json!({"email": "ada@acme.example"})), "ada", None),
+        (known("U1", json!({})), "ada", None),
+        (json!({"ok": false, "error": "missing_scope"}).to_string(), "ada", None),
+    ] {
+        rig.api.answer(200, &[], &answer);
+        assert_eq!(rig.slack.is_same_person(&account, &person(who, &[])).await.ok(), expected, "{answer}");
+    }
+    let any = Rig::start().await;
+    assert_eq!(any.slack.is_same_person(&account, &person("bob", &[])).await, Ok(true), "nobody is asked");
 }
