@@ -16,6 +16,8 @@ use crate::postgres::{PASSWORD, Server};
 use crate::process::{self, Finished, Owned, User};
 
 const START_TIME_MAX: Duration = Duration::from_secs(30);
+/// How often a daemon is started whose disk has room and says that it has none.
+const LAUNCHES_MAX: usize = 4;
 
 /// A running daemon. Stopped, detached and removed when dropped.
 #[derive(Debug)]
@@ -77,8 +79,25 @@ impl Daemon {
     /// # Errors
     /// When it ends or stays silent instead.
     pub fn launch(&mut self) -> Result<()> {
-        let serve = Command::new(self.binary()?);
-        self.launch_as(serve)
+        for _ in 1..LAUNCHES_MAX {
+            match self.launch_as(Command::new(self.binary()?)) {
+                // Some virtual machines' disks have no room for a moment, while they take back what was freed.
+                Err(error) if error.to_string().contains("is nearly full") && self.has_room()? => {
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+                launched => return launched,
+            }
+        }
+        self.launch_as(Command::new(self.binary()?))
+    }
+
+    /// Whether the state folder's disk has far more room than a daemon takes, as the file system says.
+    fn has_room(&self) -> Result<bool> {
+        let mut df = Command::new("df");
+        df.args(["--output=avail", "--block-size=1M"]).arg(self.folder.path().join("state"));
+        let megabytes =
+            process::run(&mut df)?.lines().last().and_then(|line| line.trim().parse::<u64>().ok());
+        Ok(megabytes.is_some_and(|megabytes| megabytes > 4096))
     }
 
     /// The same by way of a command that becomes the daemon when it is given the daemon's arguments.
