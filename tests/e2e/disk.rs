@@ -87,6 +87,7 @@ fn prepare_on(disk: &Disk, policies: &[(&str, &str)]) -> Daemon {
     let usual = daemon.folder().join("state");
     let config = fs::read_to_string(daemon.config()).unwrap();
     let changed = config.replace(&*usual.to_string_lossy(), &disk.path().join("state").to_string_lossy());
+    let changed = changed.replace("free_min = \"0B\"", "free_min = \"1MiB\"");
     assert_ne!(config, changed);
     fs::write(daemon.config(), changed).unwrap();
     daemon

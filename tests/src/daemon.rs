@@ -64,12 +64,13 @@ impl Daemon {
     }
 
     fn config_text(&self, unique: &str) -> String {
+        // No room of its own is asked for: some virtual machines' disks say for a moment that they have none.
         let root = self.folder.path().display();
         format!(
             "[paths]\nstate = \"{root}/state\"\npolicies = \"{root}/policies\"\n\
              credentials = \"{root}/credentials\"\nbpf = \"{}\"\n\n\
              [runs]\ncgroup = \"{unique}\"\n\n[proxy]\nport = 0\n\n\
-             [control]\nsocket = \"{root}/run/control.sock\"\n\n[record]\nfree_min = \"1MiB\"\n",
+             [control]\nsocket = \"{root}/run/control.sock\"\n\n[record]\nfree_min = \"0B\"\n",
             self.bpf.display()
         )
     }
