@@ -71,35 +71,50 @@ fn report(told: &str, out: &Path) -> Result<()> {
     )
 }
 
-/// PostgreSQL's source in the version that is installed, from the distribution.
+/// PostgreSQL's source from the distribution: of the major version that is installed, the newest that can be had.
 fn source() -> Result<PathBuf> {
     let bin = needs::postgres_bin().context("no PostgreSQL server")?;
-    let version = shell::output(Command::new(bin.join("postgres")).arg("--version"))?;
-    let version = version.split_whitespace().nth(2).context("postgres does not say its version")?.to_owned();
-    let major = version.split('.').next().unwrap_or_default();
+    let major = bin.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+    let package = format!("postgresql-{}", major.context("a server of no version")?);
     let folder = shell::target_dir().join("postgresql-source");
-    let source = folder.join(format!("postgresql-{version}"));
-    if source.join("src/test/regress/parallel_schedule").is_file() {
-        return Ok(source);
-    }
-    shell::say(&format!("downloading the source of PostgreSQL {version} (the distribution's, 24 MB)"));
     let (parts, lists) = (folder.join("sources"), folder.join("lists"));
     fs::create_dir_all(lists.join("partial"))?;
     fs::create_dir_all(&parts)?;
+    if let Some(source) = unpacked(&folder)? {
+        return Ok(source);
+    }
+    shell::say("downloading the source of PostgreSQL (the distribution's, 24 MB)");
     fs::write(parts.join("source.sources"), deb_src()?)?;
-    let apt = |arguments: &[&str]| {
-        let mut apt = Command::new("apt-get");
+    let apt = |program: &str, arguments: &[&str]| {
+        let mut apt = Command::new(program);
         apt.current_dir(&folder).args(["-qq", "-o", "Dir::Etc::sourcelist=/dev/null"]);
         apt.arg("-o").arg(format!("Dir::Etc::sourceparts={}", parts.display()));
         apt.arg("-o").arg(format!("Dir::State::lists={}", lists.display()));
         apt.args(["-o", "APT::Sandbox::User=root"]).args(arguments);
         apt
     };
-    shell::run(&mut apt(&["update"]))?;
-    shell::run(&mut apt(&["source", "--download-only", &format!("postgresql-{major}")]))?;
-    let archive = format!("postgresql-{major}_{version}.orig.tar.bz2");
-    shell::run(Command::new("tar").current_dir(&folder).args(["--extract", "--file", &archive]))?;
-    Ok(source)
+    shell::run(&mut apt("apt-get", &["update"]))?;
+    let known = shell::output(&mut apt("apt-cache", &["showsrc", &package]))?;
+    let mut versions: Vec<&str> = known.lines().filter_map(|line| line.strip_prefix("Version: ")).collect();
+    versions.sort_unstable_by(|one, other| other.cmp(one));
+    versions.dedup();
+    for version in versions {
+        // A mirror may not have the newest one.
+        let wanted = format!("{package}={version}");
+        if shell::output(&mut apt("apt-get", &["source", "--download-only", &wanted])).is_ok() {
+            let upstream = version.split('-').next().unwrap_or(version);
+            let archive = format!("{package}_{upstream}.orig.tar.bz2");
+            shell::run(Command::new("tar").current_dir(&folder).args(["--extract", "--file", &archive]))?;
+            return unpacked(&folder)?.context("the archive holds no regression suite");
+        }
+    }
+    bail!("the source of {package} cannot be had from the package sources in /etc/apt")
+}
+
+/// A source that was unpacked before.
+fn unpacked(folder: &Path) -> Result<Option<PathBuf>> {
+    let entries = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    Ok(entries.into_iter().find(|path| path.join("src/test/regress/parallel_schedule").is_file()))
 }
 
 /// The system's own package sources, as sources of sources.
