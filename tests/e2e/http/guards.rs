@@ -121,7 +121,9 @@ fn a_held_request_waits_for_a_human() {
         let mut reviewer = Reviewer::watch(&daemon, REVIEWER).unwrap();
         let url = if version == "--http2" { server().url(port::HTTP2, "/echo/held") } else { url.clone() };
         let field = "X-HTTP-Method-Override: DELETE";
-        let mut client = curl_meanwhile(&daemon, &[version, "--header", field, "--data", body, &url]);
+        let key = "X-Auth-Key: planted-key";
+        let mut client =
+            curl_meanwhile(&daemon, &[version, "--header", field, "--header", key, "--data", body, &url]);
         let waiting = reviewer.waiting().unwrap();
         let shown = waiting["request"]["content"]["statement"].as_str().unwrap();
         assert!(shown.starts_with("POST https://") && shown.ends_with(body), "{shown}");

@@ -84,7 +84,12 @@ pub(super) async fn keep(slack: Arc<Slack>, app_token: &str) {
 
 async fn open(slack: &Slack, app_token: &str) -> Result<WebSocket, SendError> {
     let said = slack.call("apps.connections.open", app_token, &json!({})).await?;
-    let socket = WebSocket::open(&slack.fetch, said.text("url")?).await;
+    let url = said.text("url")?;
+    // Without TLS only where the API itself is spoken to so, which is a stand-in on this host.
+    if url.starts_with("ws://") && slack.settings.api.starts_with("https://") {
+        return Err(SendError::later("Slack's socket would be without TLS"));
+    }
+    let socket = WebSocket::open(&slack.fetch, url).await;
     socket.map_err(|error| SendError::later(error.to_string()))
 }
 

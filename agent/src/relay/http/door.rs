@@ -171,9 +171,10 @@ impl Guarded {
     /// The session of a token that counts: that has not expired, and that the policy as it is now was asked about.
     fn find(&self, digest: &[u8; 32]) -> Option<Arc<Session>> {
         let (mut inside, now) = (self.inside(), now_ms());
-        let version = self.relay.gate.policy_for(&self.unidentified).map(|policy| policy.version.clone());
+        let policy = self.relay.gate.policy_for(&self.unidentified);
+        let version = policy.as_ref().map(|policy| &policy.version);
         let over = |holder: &mut Holder| {
-            holder.expires_ms <= now || Some(&holder.session.admission.policy().version) != version.as_ref()
+            holder.expires_ms <= now || Some(&holder.session.admission.policy().version) != version
         };
         let left: Vec<Holder> = inside.holders.extract_if(.., over).collect();
         inside.over.extend(left);

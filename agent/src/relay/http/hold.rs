@@ -119,6 +119,12 @@ fn is_ordinary(name: &str) -> bool {
     ORDINARY.contains(&name) || name.starts_with("x-stainless-")
 }
 
+/// Whether a field of this name could hold what authenticates. More are taken for such than in the record: reviewers and chats see this,
+/// and what the value is exactly, the digest of [`fields`] binds.
+fn may_authenticate(name: &str) -> bool {
+    ["auth", "key", "jwt", "session", "cookie", "sign"].iter().any(|part| name.contains(part))
+}
+
 /// The other fields, as one text: a request with other ones is another request.
 fn fields(headers: &http::HeaderMap) -> String {
     let mut lines: Vec<String> = headers
@@ -143,10 +149,13 @@ fn content(exchange: &Exchange) -> Content {
         statement.extend_from_slice(kind);
         statement.push(b'\n');
     }
-    for (name, value) in exchange.recorded_fields(&mut Counts::new()) {
-        if !is_ordinary(&name.to_ascii_lowercase()) {
-            statement.extend_from_slice(format!("{name}: {value}\n").as_bytes());
-        }
+    let mut fields = exchange.recorded_fields(&mut Counts::new());
+    fields.retain(|(name, _)| !is_ordinary(name));
+    // A client that sends them in another order asks for the same.
+    fields.sort_unstable();
+    for (name, value) in fields {
+        let value = if may_authenticate(&name) { "[redacted]" } else { &value };
+        statement.extend_from_slice(format!("{name}: {value}\n").as_bytes());
     }
     let empty = Bytes::new();
     let (body, whole) = exchange.bytes_read().unwrap_or((&empty, true));
