@@ -141,6 +141,7 @@ fn policy(name: &str, users: &[&str]) -> Arc<Policy> {
         hits: Arc::default(),
         name: name.to_owned(),
         version: "0123456789abcdef".to_owned(),
+        mode: portcullis::policy::rule::Mode::Enforce,
         matches: Matches::default(),
         run: RunRules { users: users.iter().map(|&user| user.to_owned()).collect(), groups: Vec::new() },
         identity: Vec::new(),
@@ -150,6 +151,8 @@ fn policy(name: &str, users: &[&str]) -> Arc<Policy> {
         masks: Vec::new(),
         defaults: Defaults {
             unmatched: BTreeMap::new(),
+            limits: portcullis::policy::rule::Limits::default(),
+
             unknown_origin: UnknownOrigin::Mask,
             inspect_bytes: 0,
             uninspected: portcullis::policy::rule::Uninspected::Hold,

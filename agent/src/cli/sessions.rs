@@ -438,7 +438,9 @@ mod tests {
 
         let mut select = asked(record.next_operation(), "SELECT name, card\nFROM customers WHERE id = $1");
         select.parameters = Parameters::new([Some((&b"7\x1b[2J"[..], 25)), None, Some((&b"\xff"[..], 17))]);
-        record.intent(&Intent { asked: select, rule: "default".to_owned(), approval: None }).unwrap();
+        record
+            .intent(&Intent { asked: select, rule: "default".to_owned(), approval: None, shadow: None })
+            .unwrap();
         record.begin_rows(1, 0, &[column("name"), column("card")]).unwrap();
         for number in 0..12 {
             record.row(&row(&[Some(&format!("Ada {number}\u{202e}")), None])).unwrap();
@@ -456,7 +458,9 @@ mod tests {
             .unwrap();
 
         let broken = asked(record.next_operation(), "SELECT 1/0");
-        record.intent(&Intent { asked: broken, rule: "default".to_owned(), approval: None }).unwrap();
+        record
+            .intent(&Intent { asked: broken, rule: "default".to_owned(), approval: None, shadow: None })
+            .unwrap();
         let error = ServerError { sqlstate: "22012".to_owned(), message: "division by zero".to_owned() };
         let failed =
             Outcome { operation: 2, status: OutcomeStatus::Failed, error: Some(error), ..Outcome::default() };

@@ -160,6 +160,13 @@ impl<'a> Transcript<'a> {
         if let Some(approval) = &intent.approval {
             verdict = format!("held by {}, {}", Escaped(&intent.rule), decision(approval));
         }
+        if let Some(shadow) = &intent.shadow {
+            verdict.push_str(&format!(
+                ", would have been {} by {}",
+                Escaped(&shadow.verdict),
+                Escaped(&shadow.rule)
+            ));
+        }
         self.asked(&intent.asked, at, Tone::Good, &verdict)
     }
 

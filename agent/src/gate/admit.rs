@@ -8,7 +8,7 @@ use crate::policy::rule::{
     ClaimsWhen, ClientTls, Egress, Protocol, SshRules, SshUpstream, Upstream, UpstreamTls,
 };
 use crate::policy::{Connection, Policy};
-use crate::run::{RunInfo, Subject};
+use crate::run::{RunInfo, Subject, now_ms};
 
 use super::in_band::Unidentified;
 use super::standing::{self, Whose};
@@ -91,7 +91,7 @@ impl Gate {
 }
 
 pub(super) fn may_use(connection: &Connection, subject: &Subject) -> bool {
-    subject.who().is(&connection.groups, &connection.claims)
+    subject.who(now_ms()).is(&connection.groups, &connection.claims)
 }
 
 pub(super) fn policy_missing(run: &RunInfo) -> Denial {

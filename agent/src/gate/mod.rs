@@ -5,17 +5,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::approval::Approvals;
-use crate::flow::{Flow, Side};
+use crate::flow::{Flow, RunId, Side};
 use crate::mask::plan::Taint;
 use crate::policy::decide::PostgresOperation;
-use crate::policy::rule::{HoldTerms, InTransaction, PolicyVersion, UnknownOrigin};
+use crate::policy::rule::{HoldTerms, InTransaction, Limits, PolicyVersion, Shadow, UnknownOrigin};
 use crate::policy::{Action, Connection, DEFAULT_RULE, Policy, PolicySet, Verdict};
-use crate::record::event::{ApprovalOutcome, ApprovalRecord};
+use crate::record::event::{ApprovalOutcome, ApprovalRecord, ShadowRecord};
 use crate::request::Effect;
 use crate::request::sql::Analysis;
 use crate::run::{RunInfo, Subject, now_ms};
 
+use self::budget::Budgets;
+
 mod admit;
+mod budget;
 mod bypass;
 mod given;
 mod hold;
@@ -32,6 +35,7 @@ mod through;
 #[cfg(test)]
 mod tests;
 
+pub use budget::Charged;
 pub use bypass::is_resolver_name;
 pub use given::GivenNames;
 pub use hold::{Held, Hold, withdrawal};
@@ -51,6 +55,7 @@ pub struct Gate {
     approvals: Arc<Approvals>,
     names: HostNames,
     given: GivenNames,
+    budgets: Arc<Budgets>,
     page: Option<SocketAddr>,
 }
 
@@ -123,6 +128,15 @@ pub struct Permit {
     rule: String,
     approval: Option<Approval>,
     durable: bool,
+    obligations: Option<Box<Obligations>>,
+}
+
+/// What goes with a permit beside its rule.
+#[derive(Debug, Default)]
+struct Obligations {
+    limits: Limits,
+    charged: Charged,
+    shadow: Option<Shadow>,
 }
 
 /// What makes a permit of a hold.
@@ -130,6 +144,14 @@ pub struct Permit {
 struct Approval {
     record: ApprovalRecord,
     policy_version: PolicyVersion,
+}
+
+impl Obligations {
+    /// Most permits have none, and cost nothing for it.
+    fn some(self) -> Option<Box<Self>> {
+        let none = self.limits == Limits::default() && self.charged.is_empty() && self.shadow.is_none();
+        (!none).then(|| Box::new(self))
+    }
 }
 
 impl Permit {
@@ -149,6 +171,25 @@ impl Permit {
     #[must_use]
     pub fn durable(&self) -> bool {
         self.durable
+    }
+
+    /// What it is held to while it runs.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.obligations.as_ref().map_or_else(Limits::default, |obligations| obligations.limits)
+    }
+
+    /// The budgets that it counts for.
+    #[must_use]
+    pub fn charged(&self) -> Charged {
+        self.obligations.as_ref().map(|obligations| obligations.charged.clone()).unwrap_or_default()
+    }
+
+    /// What a rule that is only tried out would have done with it.
+    #[must_use]
+    pub fn shadow(&self) -> Option<ShadowRecord> {
+        let shadow = self.obligations.as_ref()?.shadow.as_ref()?;
+        Some(ShadowRecord { rule: shadow.rule.clone(), verdict: shadow.verdict.participle().to_owned() })
     }
 }
 
@@ -187,7 +228,14 @@ impl Gate {
     /// A gate over these policies.
     #[must_use]
     pub fn new(policies: Arc<PolicySet>, approvals: Arc<Approvals>) -> Self {
-        Self { policies, approvals, names: HostNames::default(), given: GivenNames::default(), page: None }
+        Self {
+            policies,
+            approvals,
+            names: HostNames::default(),
+            given: GivenNames::default(),
+            budgets: Arc::default(),
+            page: None,
+        }
     }
 
     /// The same, with these as the host names' addresses.
@@ -206,6 +254,12 @@ impl Gate {
     #[must_use]
     pub fn given(&self) -> &GivenNames {
         &self.given
+    }
+
+    /// Forgets what was kept of the runs that `is_over` says have ended.
+    pub fn forget(&self, is_over: impl Fn(RunId) -> bool) {
+        self.given.forget(&is_over);
+        self.budgets.forget(is_over);
     }
 
     /// What the host names of connections stand for.
@@ -230,7 +284,9 @@ impl Gate {
             Ok(policy) => policy,
             Err(denial) => return Judgement::Deny(denial),
         };
-        let who = admission.subject.who();
+        let now = now_ms();
+        let who = admission.subject.who(now);
+        let used = self.budgets.used(admission.run.id, &policy, now);
         let asked = PostgresOperation {
             connection: &admission.connection.name,
             database: operation.database,
@@ -238,6 +294,7 @@ impl Gate {
             effect: operation.analysis.effect,
             search_path: operation.search_path,
             estimates: operation.estimates.unwrap_or_default(),
+            used: &used,
         };
         if let Some(denial) = settings::changed(&admission.connection.upstream.settings, operation.analysis) {
             return Judgement::Deny(denial);
@@ -248,21 +305,33 @@ impl Gate {
         let durable = policy.record.durable.contains(&operation.analysis.effect);
         let verdict = stricter(policy.decide(&asked, who), masked_data(operation.taint, &policy));
         if counts(&verdict) {
-            policy.count(&verdict, operation.analysis.effect, now_ms());
+            policy.count(&verdict, operation.analysis.effect, now);
         }
+        let charged = || self.budgets.charged(admission.run.id, &policy, &policy.budgets_of(&asked, who));
         match verdict {
-            Verdict::Allow { rule } => Judgement::Permit(Permit { rule, approval: None, durable }),
+            Verdict::Allow { rule, limits, shadow } => {
+                let obligations = Obligations { limits, charged: charged(), shadow }.some();
+                Judgement::Permit(Permit { rule, approval: None, durable, obligations })
+            }
             Verdict::Deny { rule, reason, hint } => {
                 Judgement::Deny(Denial { rule, reason, hint, side: Side::Policy, approval: None })
             }
-            Verdict::Hold { rule, terms }
+            Verdict::Hold { rule, terms, .. }
                 if operation.locks && terms.in_transaction == InTransaction::Refuse =>
             {
                 Judgement::Deny(hold_in_transaction(rule))
             }
-            Verdict::Hold { rule, terms } => {
+            Verdict::Hold { rule, terms, limits } => {
                 let policy_version = policy.version.clone();
-                Judgement::Hold(Hold { rule, terms, policy_version, locks: operation.locks, durable })
+                let obligations = Obligations { limits, charged: charged(), shadow: None }.some();
+                Judgement::Hold(Hold {
+                    rule,
+                    terms,
+                    policy_version,
+                    locks: operation.locks,
+                    durable,
+                    obligations,
+                })
             }
         }
     }
@@ -277,7 +346,8 @@ impl Gate {
         match self.weigh(admission, &Operation { locks: false, ..*operation }, refuses) {
             Judgement::Deny(denial) => Err(denial),
             Judgement::Estimate | Judgement::Hold(_) => {
-                Ok(Permit { rule: DEFAULT_RULE.to_owned(), approval: None, durable: false })
+                let obligations = None;
+                Ok(Permit { rule: DEFAULT_RULE.to_owned(), approval: None, durable: false, obligations })
             }
             Judgement::Permit(permit) => Ok(permit),
         }
@@ -370,10 +440,11 @@ fn masked_data(taint: Taint, policy: &Policy) -> Option<Verdict> {
         (Taint::ReadsMasked, UnknownOrigin::Deny) => Some(deny(COMPUTES)),
         (Taint::MovesMasked, UnknownOrigin::Deny) => Some(deny(MOVES)),
         (Taint::ReadsMasked, UnknownOrigin::Hold) => {
-            Some(Verdict::Hold { rule, terms: terms_of(policy).unwrap_or_else(nobody_in_particular) })
+            let terms = terms_of(policy).unwrap_or_else(nobody_in_particular);
+            Some(Verdict::Hold { rule, terms, limits: policy.defaults.limits })
         }
         (Taint::MovesMasked, UnknownOrigin::Hold | UnknownOrigin::Mask) => match terms_of(policy) {
-            Some(terms) => Some(Verdict::Hold { rule, terms }),
+            Some(terms) => Some(Verdict::Hold { rule, terms, limits: policy.defaults.limits }),
             None => Some(deny(MOVES)),
         },
     }

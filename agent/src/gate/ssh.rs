@@ -1,6 +1,6 @@
 //! Judging SSH operations.
 
-use super::{Admission, Denial, Gate, Hold, Judgement, Permit};
+use super::{Admission, Denial, Gate, Hold, Judgement, Obligations, Permit};
 use crate::flow::Side;
 use crate::policy::{SshAsked, Verdict};
 use crate::request::ssh::SshOperation;
@@ -21,16 +21,21 @@ impl Gate {
             operation,
         };
         let durable = policy.record.durable.contains(&operation.effect);
-        let verdict = policy.decide_ssh(&asked, admission.subject.who());
-        policy.count(&verdict, operation.effect, now_ms());
+        let now = now_ms();
+        let verdict = policy.decide_ssh(&asked, admission.subject.who(now));
+        policy.count(&verdict, operation.effect, now);
         match verdict {
-            Verdict::Allow { rule } => Judgement::Permit(Permit { rule, approval: None, durable }),
+            Verdict::Allow { rule, shadow, .. } => {
+                let obligations = Obligations { shadow, ..Obligations::default() }.some();
+                Judgement::Permit(Permit { rule, approval: None, durable, obligations })
+            }
             Verdict::Deny { rule, reason, hint } => {
                 Judgement::Deny(Denial { rule, reason, hint, side: Side::Policy, approval: None })
             }
-            Verdict::Hold { rule, terms } => {
+            Verdict::Hold { rule, terms, .. } => {
                 let policy_version = policy.version.clone();
-                Judgement::Hold(Hold { rule, terms, policy_version, locks: false, durable })
+                let obligations = None;
+                Judgement::Hold(Hold { rule, terms, policy_version, locks: false, durable, obligations })
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::decide::{HttpOperation, PostgresOperation, SshAsked, UnreadBody, objects_of};
-use super::rule::{Claims, Connection, Policy, Protocol, SshRules, Verdict, Who};
+use super::rule::{Claims, Connection, Policy, Protocol, SshRules, Used, Verdict, Who};
 use crate::request::http::{HttpRequest, Scheme, analyze as analyze_http};
 use crate::request::sql::{Analysis, analyze};
 use crate::request::ssh::{OperationKind, SshOperation, described, exec};
@@ -37,11 +37,33 @@ pub struct Circumstances {
     pub user: Option<String>,
     /// The planner's row estimate for every statement; without it unknown.
     pub rows: Option<u64>,
+    /// When it is asked, in milliseconds since 1970-01-01T00:00:00Z; without it, now is what the caller says.
+    pub at_ms: Option<u64>,
+    /// Names of rules whose budget the run has used up.
+    pub used_up: Vec<String>,
 }
 
 impl Circumstances {
     fn who(&self) -> Who<'_> {
-        Who { groups: &self.groups, claims: self.claims.as_ref() }
+        Who { groups: &self.groups, claims: self.claims.as_ref(), at_ms: self.at_ms.unwrap_or_default() }
+    }
+
+    /// What a run that has used up these budgets, and nothing of the others, has had of each.
+    fn used(&self, policy: &Policy) -> Vec<Used> {
+        const ALL: Used = Used { statements: u64::MAX, rows: u64::MAX, bytes: u64::MAX };
+        let budgets = policy.guards.iter().filter(|guard| guard.when.over.is_some());
+        budgets.map(|guard| if self.used_up.contains(&guard.name) { ALL } else { Used::default() }).collect()
+    }
+
+    /// Sets when it is asked, as RFC 3339 writes it: `2026-11-28T10:00:00Z`.
+    ///
+    /// # Errors
+    /// When it is no moment from 1970 on.
+    pub fn at(&mut self, text: &str) -> Result<(), String> {
+        let moment = text.parse::<jiff::Timestamp>().ok();
+        let ms = moment.and_then(|moment| u64::try_from(moment.as_millisecond()).ok());
+        self.at_ms = Some(ms.ok_or("write a moment as 2026-11-28T10:00:00Z")?);
+        Ok(())
     }
 
     /// Adds a claim, as `NAME=VALUE`; names between dots are tables inside of tables.
@@ -244,6 +266,7 @@ pub fn judge_analysis(
         effect: analysis.effect,
         search_path: Some(&path),
         estimates: &estimates,
+        used: &circumstances.used(policy),
     };
     let verdict = policy.decide(&operation, circumstances.who());
     let operations = analysis.statements.iter().map(|statement| Tried {

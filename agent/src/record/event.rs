@@ -141,6 +141,18 @@ pub struct Intent {
     /// The human's decision, when the rule held the operation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalRecord>,
+    /// What a rule that is only tried out would have done with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowRecord>,
+}
+
+/// What a rule that is only tried out (`mode = "shadow"`) would have done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowRecord {
+    /// The rule.
+    pub rule: String,
+    /// `held` or `denied`.
+    pub verdict: String,
 }
 
 /// The gate refused an operation; nothing of it went upstream.

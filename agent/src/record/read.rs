@@ -422,7 +422,7 @@ mod tests {
 
     fn allow(record: &mut SessionRecord, text: &str) {
         let asked = asked(record.next_operation(), text);
-        record.intent(&Intent { asked, rule: "default".to_owned(), approval: None }).unwrap();
+        record.intent(&Intent { asked, rule: "default".to_owned(), approval: None, shadow: None }).unwrap();
     }
 
     fn refuse(record: &mut SessionRecord, text: &str) {

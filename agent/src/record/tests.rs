@@ -83,7 +83,8 @@ pub(crate) fn asked(operation: u64, text: &str) -> Asked {
 
 fn intent(record: &mut SessionRecord, text: &str) -> Result<(u64, Lsn), RecordError> {
     let operation = record.next_operation();
-    let intent = Intent { asked: asked(operation, text), rule: "default".to_owned(), approval: None };
+    let intent =
+        Intent { asked: asked(operation, text), rule: "default".to_owned(), approval: None, shadow: None };
     record.intent(&intent).map(|lsn| (operation, lsn))
 }
 

@@ -138,7 +138,7 @@ impl Journal {
     }
 
     fn intent(&mut self, asked: Asked, rule: &str) -> Result<Lsn, RecordError> {
-        self.record.intent(&Intent { asked, rule: rule.to_owned(), approval: None })
+        self.record.intent(&Intent { asked, rule: rule.to_owned(), approval: None, shadow: None })
     }
 
     /// Records what the agent is told.

@@ -146,7 +146,7 @@ impl Resolver {
 
     fn tidy_up(&self) {
         let is_over = |run| self.runs.get(run).is_none();
-        self.gate.given().forget(is_over);
+        self.gate.forget(is_over);
         let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         asking.retain(|id, run| {
             if is_over(*id) {

@@ -50,10 +50,10 @@ impl Subject {
         }
     }
 
-    /// As rules see it.
+    /// As rules see it, at this moment (milliseconds since 1970-01-01T00:00:00Z).
     #[must_use]
-    pub fn who(&self) -> Who<'_> {
-        Who { groups: &self.groups, claims: self.identity.as_ref().map(|identity| &identity.claims) }
+    pub fn who(&self, at_ms: u64) -> Who<'_> {
+        Who { groups: &self.groups, claims: self.identity.as_ref().map(|identity| &identity.claims), at_ms }
     }
 
     /// For people: what the token calls it, or the login name.

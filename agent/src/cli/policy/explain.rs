@@ -7,10 +7,11 @@ use serde::Serialize;
 use super::check::report;
 use super::{Colour, Console, Exit, ExplainArgs, ExplainProtocol, Look, cannot_read, read_text};
 use crate::policy::load::{LoadError, load};
-use crate::policy::rule::{Policy, Protocol, Verdict};
+use crate::policy::rule::{Limits, Policy, Protocol, Shadow, Verdict};
 use crate::policy::trial::{Circumstances, Trial, judge, judge_analysis, judge_ssh};
 use crate::request::sql::Analysis;
 use crate::request::{ColumnUse, Effect, SessionAction, Statement};
+use crate::run::now_ms;
 
 /// Longest operation read from stdin, in bytes.
 const OPERATION_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -24,6 +25,16 @@ struct Explanation<'a> {
     input: &'a str,
     operations: Vec<Explained<'a>>,
     effect: Effect,
+    verdict: &'static str,
+    rule: &'a str,
+    /// `held` or `denied`, and by which rule, where one that is tried out would have done so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would: Option<Would<'a>>,
+}
+
+/// What a rule that is tried out would have done.
+#[derive(Serialize)]
+struct Would<'a> {
     verdict: &'static str,
     rule: &'a str,
 }
@@ -48,7 +59,12 @@ fn circumstances(args: &ExplainArgs, protocol: Protocol) -> Result<Circumstances
         operation: Some(args.operation),
         user: args.user.clone(),
         rows: args.rows,
+        at_ms: Some(now_ms()),
+        used_up: args.used_up.clone(),
     };
+    if let Some(moment) = &args.at {
+        circumstances.at(moment).map_err(|problem| format!("--at {moment}: {problem}"))?;
+    }
     for claim in &args.claims {
         circumstances.claim(claim).map_err(|problem| format!("--claim {claim}: {problem}"))?;
     }
@@ -171,6 +187,10 @@ fn write_json(input: &str, trial: &Trial, stdout: &mut dyn Write) -> io::Result<
         effect: trial.effect,
         verdict: trial.verdict.word(),
         rule: trial.verdict.rule(),
+        would: trial
+            .verdict
+            .shadow()
+            .map(|shadow| Would { verdict: shadow.verdict.participle(), rule: &shadow.rule }),
     };
     serde_json::to_writer(&mut *stdout, &explanation)?;
     writeln!(stdout)
@@ -205,24 +225,40 @@ fn write_plain(input: &str, trial: &Trial, policy: &Policy, console: &mut Consol
 /// The rule and what it asks for.
 fn rule_of(verdict: &Verdict, policy: &Policy) -> String {
     match verdict {
-        Verdict::Allow { rule } => format!("\"{rule}\" of policy {}", policy.name),
+        Verdict::Allow { rule, limits, shadow } => {
+            format!("\"{rule}\" of policy {}{}{}", policy.name, held_to(*limits), tried_out(shadow.as_ref()))
+        }
         Verdict::Deny { rule, hint, .. } => {
             let hint = hint.as_ref().map_or_else(String::new, |hint| format!("; the client is told: {hint}"));
             format!("\"{rule}\" of policy {}{hint}", policy.name)
         }
-        Verdict::Hold { rule, terms } => {
+        Verdict::Hold { rule, terms, limits } => {
             let approvers = if terms.approvers.is_empty() {
                 "any approver".to_owned()
             } else {
                 terms.approvers.join(", ")
             };
             format!(
-                "\"{rule}\" of policy {}; waits {} s for {approvers}",
+                "\"{rule}\" of policy {}; waits {} s for {approvers}{}",
                 policy.name,
-                terms.timeout.as_secs()
+                terms.timeout.as_secs(),
+                held_to(*limits)
             )
         }
     }
+}
+
+/// What it is held to while it runs.
+fn held_to(limits: Limits) -> String {
+    let rows = limits.rows.map_or_else(String::new, |rows| format!("; at most {rows} rows"));
+    let time = limits.time.map_or_else(String::new, |time| format!("; at most {} s", time.as_secs()));
+    rows + &time
+}
+
+fn tried_out(shadow: Option<&Shadow>) -> String {
+    shadow.map_or_else(String::new, |shadow| {
+        format!("; would be {} by \"{}\", which is tried out", shadow.verdict.participle(), shadow.rule)
+    })
 }
 
 /// The operation on one bounded line.

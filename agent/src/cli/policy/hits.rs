@@ -36,7 +36,8 @@ fn listing(policies: &[PolicyHits], now: u64) -> String {
         let since = duration(now.saturating_sub(policy.loaded_ms));
         let (name, version) = (shown(&policy.policy, false), shown(&policy.version, false));
         line(&mut text, format_args!("{name} (version {version}), loaded {since} ago"));
-        let mut rows = vec![["  RULE", "ON", "ACTION", "DECIDED", "LAST"].map(str::to_owned).to_vec()];
+        let mut rows =
+            vec![["  RULE", "ON", "ACTION", "DECIDED", "WOULD HAVE", "LAST"].map(str::to_owned).to_vec()];
         rows.extend(policy.rules.iter().map(|rule| {
             let last = rule.last_ms.map_or_else(
                 || "never".to_owned(),
@@ -47,6 +48,7 @@ fn listing(policies: &[PolicyHits], now: u64) -> String {
                 rule.on.map_or("-", protocol_name).to_owned(),
                 rule.action.as_deref().map_or_else(|| "-".to_owned(), |action| shown(action, false)),
                 rule.hits.to_string(),
+                rule.would.to_string(),
                 last,
             ]
         }));
@@ -68,6 +70,7 @@ mod tests {
             action: action.map(str::to_owned),
             hits,
             last_ms,
+            would: 0,
         };
         let policies = [PolicyHits {
             policy: "shop".to_owned(),
@@ -81,10 +84,10 @@ mod tests {
         }];
         let expected = "\
 shop (version v1), loaded 1m 0s ago
-  RULE            ON        ACTION  DECIDED  LAST
-  no drops        postgres  deny    12       30s ago
-  default (read)  -         allow   0        never
-  (others)        -         -       0        never
+  RULE            ON        ACTION  DECIDED  WOULD HAVE  LAST
+  no drops        postgres  deny    12       0           30s ago
+  default (read)  -         allow   0        0           never
+  (others)        -         -       0        0           never
 ";
         assert_eq!(listing(&policies, 60_000), expected);
         assert_eq!(listing(&[], 0), "no policy is loaded\n");

@@ -30,7 +30,7 @@ enum PolicyCommand {
     /// Check policy files: every error, with file, line and column
     Check(CheckArgs),
     /// Judge operations from stdin without running them
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
     /// Print the JSON Schema of a policy file
     Schema,
     /// Run NAME.cases beside each NAME.toml
@@ -86,6 +86,12 @@ struct ExplainArgs {
     /// The planner's row estimate [default: unknown, which matches every deny or hold that has a bound]
     #[arg(long, value_name = "NUMBER")]
     rows: Option<u64>,
+    /// When they are asked, such as 2026-11-28T10:00:00Z [default: now]
+    #[arg(long, value_name = "MOMENT")]
+    at: Option<String>,
+    /// A rule whose budget (`over`) the run has used up; may be repeated [default: nothing is]
+    #[arg(long = "used-up", value_name = "RULE")]
+    used_up: Vec<String>,
 }
 
 /// Protocols whose operations can be judged.

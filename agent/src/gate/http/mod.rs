@@ -1,8 +1,8 @@
 //! Judging HTTP requests.
 
-use super::{Admission, Denial, Gate, Hold, Judgement, Permit, stricter, terms_of};
+use super::{Admission, Denial, Gate, Hold, Judgement, Obligations, Permit, stricter, terms_of};
 use crate::flow::Side;
-use crate::policy::rule::{Policy, Uninspected};
+use crate::policy::rule::{Limits, Policy, Uninspected};
 use crate::policy::{HttpOperation, UnreadBody, Verdict};
 use crate::request::http::{Analysis, HttpRequest, depends_on_body};
 use crate::run::now_ms;
@@ -47,7 +47,7 @@ impl Gate {
             Ok(policy) => policy,
             Err(denial) => return judged(Judgement::Deny(denial)),
         };
-        let who = admission.subject.who();
+        let who = admission.subject.who(now_ms());
         let connection = &admission.connection.name;
         let asked = HttpOperation { connection, request, analysis, unread: UnreadBody::Doubted };
         let wanted = match read {
@@ -84,13 +84,17 @@ impl Gate {
         policy.count(&verdict, analysis.effect, now_ms());
         let durable = policy.record.durable.contains(&analysis.effect);
         match verdict {
-            Verdict::Allow { rule } => Judgement::Permit(Permit { rule, approval: None, durable }),
+            Verdict::Allow { rule, shadow, .. } => {
+                let obligations = Obligations { shadow, ..Obligations::default() }.some();
+                Judgement::Permit(Permit { rule, approval: None, durable, obligations })
+            }
             Verdict::Deny { rule, reason, hint } => {
                 Judgement::Deny(Denial { rule, reason, hint, side: Side::Policy, approval: None })
             }
-            Verdict::Hold { rule, terms } => {
+            Verdict::Hold { rule, terms, .. } => {
                 let policy_version = policy.version.clone();
-                Judgement::Hold(Hold { rule, terms, policy_version, locks: false, durable })
+                let obligations = None;
+                Judgement::Hold(Hold { rule, terms, policy_version, locks: false, durable, obligations })
             }
         }
     }
@@ -108,7 +112,7 @@ fn unread_body(policy: &Policy) -> Option<Verdict> {
         Uninspected::Allow => None,
         Uninspected::Deny => Some(deny()),
         Uninspected::Hold => match terms_of(policy) {
-            Some(terms) => Some(Verdict::Hold { rule, terms }),
+            Some(terms) => Some(Verdict::Hold { rule, terms, limits: Limits::default() }),
             None => Some(deny()),
         },
     }

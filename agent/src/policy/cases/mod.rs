@@ -10,7 +10,8 @@
 //! ```
 //! `@` lines set what a live session would know, for the next case only: `as GROUP, …`, `connection NAME`, `database
 //! NAME`, `protocol http` (the lines are then a request: METHOD URL, header fields, an empty line, a body) or
-//! `protocol ssh` (a command line, or what `operation KIND` says: a path, where a forward leads), `user ACCOUNT`, `search_path SCHEMA, …`, `rows NUMBER`. `=` gives verdict, effect, rule (`default` when no guard decides) and
+//! `protocol ssh` (a command line, or what `operation KIND` says: a path, where a forward leads), `user ACCOUNT`, `search_path SCHEMA, …`, `rows NUMBER`,
+//! `at MOMENT` (`2026-11-28T10:00:00Z`), `used_up RULE` (the run has used up that rule's budget; once for each). `=` gives verdict, effect, rule (`default` when no guard decides) and
 //! the reason, which is what a failing case shows to whoever changed the policy.
 
 use std::fmt;
@@ -170,9 +171,11 @@ fn set(circumstances: &mut Circumstances, text: &str) -> Result<(), String> {
             let rows = value.parse().map_err(|_| format!("{value:?} is not a number of rows"))?;
             circumstances.rows = Some(rows);
         }
+        "at" => circumstances.at(value)?,
+        "used_up" => circumstances.used_up.push(value.to_owned()),
         _ => {
             return Err(format!(
-                "{key:?} cannot be set (one of: as, claim, connection, database, operation, protocol, search_path, rows, user)"
+                "{key:?} cannot be set (one of: as, at, claim, connection, database, operation, protocol, search_path, rows, used_up, user)"
             ));
         }
     }

@@ -30,6 +30,8 @@ fn a_file_with_everything() {
             database: Some("shop".to_owned()),
             search_path: Some(words(&["a", "b"])),
             rows: Some(50),
+            at_ms: None,
+            used_up: Vec::new(),
         }
     );
     assert_eq!(second.circumstances, Circumstances::default(), "settings are for one case");

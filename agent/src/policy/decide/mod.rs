@@ -14,12 +14,15 @@
 
 use super::DEFAULT_RULE;
 use super::rule::{
-    Action, Guard, HoldTerms, InTransaction, ObjectPattern, Policy, Protocol, RowBound, Verdict, When, Who,
+    Action, Guard, Limits, Mode, ObjectPattern, Policy, Protocol, RowBound, Shadow, Used, Verdict, When, Who,
 };
 use crate::request::{Effect, ObjectName, SessionAction, Statement};
 
+use self::strict::{stricter, strictest};
+
 mod http;
 mod ssh;
+mod strict;
 
 pub use http::{HttpOperation, UnreadBody};
 pub use ssh::SshAsked;
@@ -49,6 +52,8 @@ pub struct PostgresOperation<'a> {
     pub search_path: Option<&'a [String]>,
     /// The planner's row estimates, by statement. `None`, and what the slice is too short for, is unknown.
     pub estimates: &'a [Option<u64>],
+    /// What the run has had of each budget of the policy, by its place; what the slice is too short for is nothing.
+    pub used: &'a [Used],
 }
 
 /// Whether a condition holds. Ordered: a conjunction is the least of its parts, a disjunction the greatest.
@@ -103,7 +108,7 @@ impl Policy {
         });
         match verdicts.reduce(stricter) {
             Some(verdict) => verdict,
-            None if operation.effect == Effect::Read => Verdict::Allow { rule: DEFAULT_RULE.to_owned() },
+            None if operation.effect == Effect::Read => Verdict::allow(DEFAULT_RULE, Limits::default()),
             // No statement to judge, and yet the analysers saw something: nothing may rest on that.
             None => Verdict::Deny {
                 rule: DEFAULT_RULE.to_owned(),
@@ -120,16 +125,32 @@ impl Policy {
         asked(operation, who)
             .enumerate()
             .filter(|(_, asked)| {
-                let mut reached = self.guards.iter().map(|guard| (guard, guard.matches_without_rows(asked)));
-                let decisive = reached.find(|(guard, matched)| match matched {
-                    Match::No => false,
-                    Match::Perhaps => asks_planner(guard, asked),
-                    Match::Yes => asks_planner(guard, asked) || guard.matches_rows(asked, None) == Match::Yes,
-                });
-                decisive.is_some_and(|(guard, _)| asks_planner(guard, asked))
+                let among = |wanted: &dyn Fn(&Guard) -> bool| {
+                    let guards = self.guards.iter().filter(|guard| wanted(guard));
+                    let mut reached = guards.map(|guard| (guard, guard.matches_without_rows(asked)));
+                    let decisive = reached.find(|(guard, matched)| match matched {
+                        Match::No => false,
+                        Match::Perhaps => asks_planner(guard, asked),
+                        Match::Yes => {
+                            asks_planner(guard, asked) || guard.matches_rows(asked, None) == Match::Yes
+                        }
+                    });
+                    decisive.is_some_and(|(guard, _)| asks_planner(guard, asked))
+                };
+                among(&|_| true) || (self.tries_guards() && among(&Guard::is_enforced))
             })
             .map(|(index, _)| index)
             .collect()
+    }
+
+    /// Places of the budgets that count this message, if it passes: what their guards say beside `over` may match one of its
+    /// statements.
+    #[must_use]
+    pub fn budgets_of(&self, operation: &PostgresOperation<'_>, who: Who<'_>) -> Vec<usize> {
+        let budgets = self.guards.iter().filter_map(|guard| Some((guard, guard.when.over?)));
+        let counts =
+            |guard: &Guard| asked(operation, who).any(|asked| guard.matches_apart(&asked) != Match::No);
+        budgets.filter(|(guard, _)| counts(guard)).map(|(_, budget)| budget.place).collect()
     }
 
     /// The verdict on one statement.
@@ -138,33 +159,75 @@ impl Policy {
         self.first_match(asked.effect, &matches, &|| describe(asked.statement, asked.effect))
     }
 
-    /// The stricter verdict of all rules that may be the first to match. `what` names the operation in a refusal.
+    /// The stricter verdict of all rules that may be the first to match. `what` names the operation in a refusal. Rules that
+    /// are tried out decide nothing; what they would have done is in the verdict.
     fn first_match(
         &self,
         effect: Effect,
         matches: &dyn Fn(&Guard) -> Match,
         what: &dyn Fn() -> String,
     ) -> Verdict {
+        let first = |wanted: &dyn Fn(&Guard) -> bool| {
+            let guards = self.guards.iter().filter(|guard| wanted(guard));
+            self.first_of(guards, effect, matches, what)
+        };
+        let verdict = self.in_mode(first(&|_| true));
+        match (self.mode, self.tries_guards()) {
+            (Mode::Enforce, true) => first(&Guard::is_enforced).noting(Shadow::of(&verdict)),
+            (Mode::Enforce, false) | (Mode::Shadow, _) => verdict,
+        }
+    }
+
+    fn first_of<'g>(
+        &self,
+        guards: impl Iterator<Item = &'g Guard>,
+        effect: Effect,
+        matches: &dyn Fn(&Guard) -> Match,
+        what: &dyn Fn() -> String,
+    ) -> Verdict {
         let mut possible: Option<Verdict> = None;
-        for guard in &self.guards {
+        for guard in guards {
             let matched = matches(guard);
             if matched == Match::No {
                 continue;
             }
-            let verdict = strictest(possible, self.verdict(&guard.name, Some(&guard.action), what));
+            let verdict = self.verdict(&guard.name, Some(&guard.action), guard.limits, what);
+            let verdict = strictest(possible, verdict);
             if matched == Match::Yes {
                 return verdict;
             }
             possible = Some(verdict);
         }
-        strictest(possible, self.verdict(DEFAULT_RULE, self.defaults.unmatched.get(&effect), what))
+        let unmatched = self.defaults.unmatched.get(&effect);
+        strictest(possible, self.verdict(DEFAULT_RULE, unmatched, Limits::default(), what))
     }
 
-    fn verdict(&self, rule: &str, action: Option<&Action>, what: &dyn Fn() -> String) -> Verdict {
+    /// Whether some guards are only tried out.
+    fn tries_guards(&self) -> bool {
+        self.guards.iter().any(|guard| !guard.is_enforced())
+    }
+
+    /// Under a policy that is only tried out everything passes, with a note of what would not have.
+    fn in_mode(&self, verdict: Verdict) -> Verdict {
+        match self.mode {
+            Mode::Enforce => verdict,
+            Mode::Shadow => Verdict::allow(verdict.rule(), Limits::default()).noting(Shadow::of(&verdict)),
+        }
+    }
+
+    fn verdict(
+        &self,
+        rule: &str,
+        action: Option<&Action>,
+        limits: Limits,
+        what: &dyn Fn() -> String,
+    ) -> Verdict {
+        let limits = limits.or(self.defaults.limits);
         let rule = rule.to_owned();
         match action {
-            Some(Action::Allow) => Verdict::Allow { rule },
-            Some(Action::Hold(terms)) => Verdict::Hold { rule, terms: terms.clone() },
+            Some(Action::Allow) => Verdict::Allow { rule, limits, shadow: None },
+            Some(Action::Hold(terms)) => Verdict::Hold { rule, terms: terms.clone(), limits },
+
             Some(Action::Deny { hint }) => Verdict::Deny {
                 reason: self.reason(&rule, &what()),
                 hint: Some(hint.clone().unwrap_or_else(|| self.hint())),
@@ -193,11 +256,35 @@ impl Policy {
 }
 
 impl Verdict {
+    /// It may pass, by this rule, within these limits.
+    pub(crate) fn allow(rule: &str, limits: Limits) -> Self {
+        Self::Allow { rule: rule.to_owned(), limits, shadow: None }
+    }
+
+    /// The same, with what a rule that is tried out would have done; a verdict that lets nothing pass needs no such note.
+    fn noting(self, tried: Option<Shadow>) -> Self {
+        match self {
+            Self::Allow { rule, limits, shadow } => {
+                Self::Allow { rule, limits, shadow: Shadow::stricter(shadow, tried) }
+            }
+            other @ (Self::Deny { .. } | Self::Hold { .. }) => other,
+        }
+    }
+
+    /// What a rule that is tried out would have done, where this lets it pass.
+    #[must_use]
+    pub fn shadow(&self) -> Option<&Shadow> {
+        match self {
+            Self::Allow { shadow, .. } => shadow.as_ref(),
+            Self::Deny { .. } | Self::Hold { .. } => None,
+        }
+    }
+
     /// Name of the rule that decided.
     #[must_use]
     pub fn rule(&self) -> &str {
         match self {
-            Self::Allow { rule } | Self::Deny { rule, .. } | Self::Hold { rule, .. } => rule,
+            Self::Allow { rule, .. } | Self::Deny { rule, .. } | Self::Hold { rule, .. } => rule,
         }
     }
 
@@ -236,7 +323,21 @@ impl Asked<'_> {
 }
 
 impl Guard {
+    /// Whether it decides.
+    fn is_enforced(&self) -> bool {
+        self.mode == Mode::Enforce
+    }
+
     fn matches_without_rows(&self, asked: &Asked<'_>) -> Match {
+        let used = |place: usize| asked.operation.used.get(place).copied().unwrap_or_default();
+        match self.when.over {
+            Some(budget) if !budget.is_used_up(used(budget.place)) => Match::No,
+            Some(_) | None => self.matches_apart(asked),
+        }
+    }
+
+    /// The same but for the planner's estimate and the budget.
+    fn matches_apart(&self, asked: &Asked<'_>) -> Match {
         let Asked { operation, statement, effect, who } = *asked;
         let stance = Stance::of(&self.action);
         let path = operation.search_path;
@@ -247,7 +348,7 @@ impl Guard {
             && (kinds.is_empty() || kinds.iter().any(|glob| glob.is_match(&statement.kind)))
             && (connections.is_empty() || connections.iter().any(|name| name == operation.connection))
             && (databases.is_empty() || databases.iter().any(|glob| glob.is_match(operation.database)))
-            && who.is(&self.when.groups, &self.when.claims)
+            && who.meets(&self.when)
             && self.when.unbounded.is_none_or(|unbounded| unbounded == statement.unbounded);
         if !certain {
             return Match::No;
@@ -342,83 +443,6 @@ impl RowBound {
     }
 }
 
-/// The stricter of what was possible before and one more possibility.
-fn strictest(possible: Option<Verdict>, verdict: Verdict) -> Verdict {
-    match possible {
-        Some(earlier) => stricter(earlier, verdict),
-        None => verdict,
-    }
-}
-
-/// The stricter of two verdicts; the earlier one when they are alike.
-fn stricter(first: Verdict, second: Verdict) -> Verdict {
-    match (first, second) {
-        (deny @ Verdict::Deny { .. }, _) | (_, deny @ Verdict::Deny { .. }) => deny,
-        (Verdict::Hold { rule, terms }, Verdict::Hold { rule: other, terms: others }) => {
-            both(rule, terms, &other, &others)
-        }
-        (hold @ Verdict::Hold { .. }, Verdict::Allow { .. })
-        | (Verdict::Allow { .. }, hold @ Verdict::Hold { .. }) => hold,
-        (allow @ Verdict::Allow { .. }, Verdict::Allow { .. }) => allow,
-    }
-}
-
-/// One decision releases the whole message, so whoever makes it must be entitled to every hold that may apply.
-fn both(rule: String, terms: HoldTerms, other: &str, others: &HoldTerms) -> Verdict {
-    let denied = |rule: String, why: &str| Verdict::Deny {
-        reason: format!("the rules \"{rule}\" and \"{other}\" hold this{why}"),
-        hint: Some("If these are several statements, send them one at a time.".to_owned()),
-        rule,
-    };
-    let approvers: Vec<String> = match (terms.approvers.is_empty(), others.approvers.is_empty()) {
-        (true, _) => others.approvers.clone(),
-        (false, true) => terms.approvers,
-        (false, false) => {
-            let shared: Vec<String> =
-                terms.approvers.into_iter().filter(|name| others.approvers.contains(name)).collect();
-            if shared.is_empty() {
-                return denied(rule, " for people who have no group in common");
-            }
-            shared
-        }
-    };
-    let (quorum, distinct_groups) =
-        (terms.quorum.max(others.quorum), terms.distinct_groups || others.distinct_groups);
-    if distinct_groups && approvers.len() < usize::try_from(quorum).unwrap_or(usize::MAX) {
-        return denied(rule, ", and too few groups may decide for both");
-    }
-    let step_up = match (terms.step_up, &others.step_up) {
-        (Some(one), Some(other)) => match one.and(other) {
-            Some(both) => Some(both),
-            None => {
-                return denied(rule, ", and no sign-in of whoever approves is good enough for both (acr)");
-            }
-        },
-        (one, other) => one.or_else(|| other.clone()),
-    };
-    let in_transaction = match (terms.in_transaction, others.in_transaction) {
-        (InTransaction::Hold, InTransaction::Hold) => InTransaction::Hold,
-        (InTransaction::Refuse, _) | (_, InTransaction::Refuse) => InTransaction::Refuse,
-    };
-    let break_glass = terms.break_glass.into_iter().filter(|name| others.break_glass.contains(name));
-    Verdict::Hold {
-        rule,
-        terms: HoldTerms {
-            approvers,
-            timeout: terms.timeout.min(others.timeout),
-            in_transaction,
-            // The shorter patience; none is the longest.
-            inline: terms.inline.into_iter().chain(others.inline).min(),
-            quorum,
-            distinct_groups,
-            break_glass: break_glass.collect(),
-            step_up,
-            // The narrower one.
-            chat: terms.chat.max(others.chat),
-        },
-    }
-}
-
 /// `drop database shop (admin)`: a statement in one bounded line without control characters.
 fn describe(statement: &Statement, effect: Effect) -> String {
     let objects = objects_of(statement);
@@ -468,5 +492,7 @@ pub fn objects_of(statement: &Statement) -> Vec<&ObjectName> {
     names
 }
 
+#[cfg(test)]
+mod bounds_tests;
 #[cfg(test)]
 mod tests;

@@ -60,6 +60,7 @@ fn message<'a>(statements: &'a [Statement], estimates: &'a [Option<u64>]) -> Pos
         effect: statements.iter().map(|statement| statement.effect).max().unwrap_or(Effect::Read),
         search_path: None,
         estimates,
+        used: &[],
     }
 }
 
@@ -397,7 +398,7 @@ fn one_decision_must_be_entitled_to_every_hold() {
         let statements: Vec<Statement> = kinds.iter().map(|kind| statement(kind, Effect::Write)).collect();
         policy.decide(&message(&statements, &[]), Who::in_groups(&[]))
     };
-    let Verdict::Hold { rule, terms } = of(&["insert", "update"]) else { panic!("it is held") };
+    let Verdict::Hold { rule, terms, .. } = of(&["insert", "update"]) else { panic!("it is held") };
     assert_eq!((rule.as_str(), terms.approvers.as_slice()), ("a", ["dba".to_owned()].as_slice()));
     assert_eq!((terms.timeout.as_secs(), terms.in_transaction), (300, InTransaction::Hold));
     assert_eq!(terms.chat, ChatUse::Link, "the narrower one");

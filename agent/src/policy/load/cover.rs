@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::shape::FileTable;
 use super::table::Findings;
 use crate::policy::diagnostic::quoted;
-use crate::policy::rule::{Action, Connection, Destination, Guard, HttpWhen, ObjectPattern, Policy};
+use crate::policy::rule::{Action, Connection, Destination, Guard, HttpWhen, Mode, ObjectPattern, Policy};
 use crate::request::Effect;
 use crate::request::http::PairPattern;
 
@@ -73,7 +73,12 @@ fn covers(earlier: &Guard, later: &Guard) -> bool {
         Action::Deny { .. } | Action::Hold(_) => false,
     };
     earlier.on == later.on
-        && before.estimated_rows.is_none()
+                && before.estimated_rows.is_none()
+        && before.over.is_none()
+        && before.during.windows.is_empty()
+        // One that is only tried out decides nothing, and what it covers of another such one is still told apart.
+        && earlier.mode == Mode::Enforce
+
         && before.claims.is_empty()
         && before.unbounded.is_none_or(|unbounded| after.unbounded == Some(unbounded))
         && effects_cover(&before.effects, &after.effects, allows)

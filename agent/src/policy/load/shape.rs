@@ -2,17 +2,17 @@
 
 use super::table::{List, key, table};
 use super::value::{
-    AbsolutePath, Acr, Act, Approver, ByteSize, CgroupGlob, CommandGlob, CredentialName, FieldGlob, Folder,
-    HeaderPattern, Hint, HoldTime, HostGlob, HostKey, HostName, HostPort, HttpMethod, HttpsUrl, Identifier,
-    KindGlob, Leeway, LoginMethod, Name, NameGlob, OneOrMore, PathGlob, ProofAge, QueryPattern, Quorum,
-    RuleName, Settings, Slug, UnitGlob, Version,
+    AbsolutePath, Acr, Act, Approver, BudgetWindow, ByteSize, CgroupGlob, CommandGlob, Count, CredentialName,
+    FieldGlob, Folder, HeaderPattern, Hint, HoldTime, HostGlob, HostKey, HostName, HostPort, HttpMethod,
+    HttpsUrl, Identifier, KindGlob, Leeway, LoginMethod, Name, NameGlob, OneOrMore, PathGlob, ProofAge,
+    QueryPattern, Quorum, RuleName, Settings, Slug, StatementTime, UnitGlob, Version, ZoneName,
 };
 use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
 use crate::policy::rule::{
     Algorithm, ChatUse, ClaimPath, ClaimsWhen, ClientTls, ColumnPattern, Destination, Egress, InTransaction,
-    Injection, Interactive, MaskDirection, ObjectPattern, OnExpiry, Protocol, RowBound, Uninspected,
-    UnknownOrigin, UpstreamTls,
+    Injection, Interactive, MaskDirection, Mode, ObjectPattern, OnExpiry, Protocol, RowBound, Uninspected,
+    UnknownOrigin, UpstreamTls, Window,
 };
 use crate::request::Effect;
 use crate::request::http::{GraphqlPattern, GrpcPattern, JsonPathPattern, PathPattern};
@@ -24,7 +24,10 @@ table! {
         /// Version of the file's shape; 1.
         required version: Version,
         /// What `portcullis run --policy` takes.
-        required name: Slug,
+                required name: Slug,
+        /// enforce (unless written), or shadow: everything that guards and [defaults] would hold or deny passes, and what they would
+        /// have done is recorded and counted. Masks, interactive shells that a connection denies, and what nobody can read stay as they are.
+        optional mode: Mode,
         /// Which existing cgroups and units this policy governs. `portcullis run` needs none.
         optional matches as "match": MatchTable,
         /// Who may start a run under this policy. Without it everyone may.
@@ -228,8 +231,18 @@ table! {
         optional claims: ClaimsWhen,
         /// true: only an UPDATE or DELETE (or MERGE, TRUNCATE) of whole tables. false: only others.
         optional unbounded: bool,
-        /// Bound on the planner's estimate of rows touched, such as "> 1000".
+                /// Bound on the planner's estimate of rows touched, such as "> 1000".
         optional estimated_rows: RowBound,
+        /// Hours at which it applies, such as "Mon-Fri 08:00-18:00", by the clocks of [defaults] time_zone.
+        optional during: List<Window>,
+        /// With postgres and hold or deny: only once the run has had so much of what the guard otherwise matches.
+        optional over: BudgetTable,
+        /// With postgres and allow or hold: rows of one result that the client gets; then the statement ends with an error.
+        optional max_rows: Count,
+        /// With postgres and allow or hold: how long a statement may run before it is cancelled, such as "30s".
+        optional timeout: StatementTime,
+        /// enforce (unless written), or shadow: it decides nothing, and what it would have done is recorded and counted.
+        optional mode: Mode,
         /// With http: globs over the host name, without its port.
         optional hosts: List<HostGlob>,
         /// With http: methods, such as "POST".
@@ -321,6 +334,20 @@ table! {
 }
 
 table! {
+    /// How much of something a run may have.
+    struct BudgetTable in "over" {
+        /// Statements.
+        optional statements: Count,
+        /// Rows of results.
+        optional rows: Count,
+        /// Bytes of results, such as "50MiB".
+        optional bytes: ByteSize,
+        /// Counted over this long, up to now, such as "1m". Without it, over the whole run.
+        optional per: BudgetWindow,
+    }
+}
+
+table! {
     /// What happens when no guard matches, and in corner cases.
     struct DefaultsTable in "[defaults]" {
         /// Reads that no guard matches; allow unless written.
@@ -341,6 +368,12 @@ table! {
         optional in_transaction: InTransaction,
         /// What chats are for when a hold's guard does not say; decide unless written.
         optional chat: ChatUse,
+                /// Of PostgreSQL, rows of one result that the client gets where its guard does not say; no bound unless written.
+        optional max_rows: Count,
+        /// Of PostgreSQL, how long a statement may run where its guard does not say; no bound unless written.
+        optional timeout: StatementTime,
+        /// Whose clocks `during` goes by, such as "Europe/Berlin"; UTC unless written.
+        optional time_zone: ZoneName,
         /// Output of unknown origin from a statement that reads a masked column: mask (unless written), hold, deny.
         optional unknown_origin: UnknownOrigin,
         /// How long the client of a held operation waits when its guard does not say, before it is told to come again; for HTTP

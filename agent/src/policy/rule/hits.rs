@@ -25,6 +25,8 @@ pub struct Hits {
 struct Counter {
     times: AtomicU64,
     last_ms: AtomicU64,
+    /// How often it would have kept something back, had it not been tried out only.
+    would: AtomicU64,
 }
 
 const EFFECTS: [Effect; 5] = [Effect::Read, Effect::Write, Effect::Ddl, Effect::Admin, Effect::Unknown];
@@ -58,6 +60,9 @@ pub struct RuleHits {
     /// When it did last; milliseconds since 1970-01-01T00:00:00Z.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_ms: Option<u64>,
+    /// How often it would have held or denied what passed, had it not been tried out only (`mode = "shadow"`).
+    #[serde(default)]
+    pub would: u64,
 }
 
 impl Counter {
@@ -66,9 +71,15 @@ impl Counter {
         self.last_ms.fetch_max(now_ms, Ordering::Relaxed);
     }
 
-    fn read(&self) -> (u64, Option<u64>) {
+    fn would(&self, now_ms: u64) {
+        self.would.fetch_add(1, Ordering::Relaxed);
+        self.last_ms.fetch_max(now_ms, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> (u64, u64, Option<u64>) {
         let hits = self.times.load(Ordering::Relaxed);
-        (hits, (hits > 0).then(|| self.last_ms.load(Ordering::Relaxed)))
+        let would = self.would.load(Ordering::Relaxed);
+        (hits, would, (hits + would > 0).then(|| self.last_ms.load(Ordering::Relaxed)))
     }
 }
 
@@ -88,22 +99,33 @@ impl Policy {
 
     /// Counts a verdict of this policy on an operation with this effect that somebody acts on now.
     pub fn count(&self, verdict: &Verdict, effect: Effect, now_ms: u64) {
-        let rule = verdict.rule();
+        match verdict.shadow() {
+            // Under a policy that is only tried out the rule itself decided nothing.
+            Some(shadow) if shadow.rule == verdict.rule() => self.counter(&shadow.rule, effect).would(now_ms),
+            Some(shadow) => {
+                self.counter(&shadow.rule, effect).would(now_ms);
+                self.counter(verdict.rule(), effect).count(now_ms);
+            }
+            None => self.counter(verdict.rule(), effect).count(now_ms),
+        }
+    }
+
+    fn counter(&self, rule: &str, effect: Effect) -> &Counter {
         let by_default = || {
             let place = EFFECTS.iter().position(|known| *known == effect)?;
             self.hits.defaults.get(place).filter(|_| rule == DEFAULT_RULE)
         };
         let place = self.guards.iter().position(|guard| guard.name == rule);
         let counter = place.and_then(|place| self.hits.guards.get(place)).or_else(by_default);
-        counter.unwrap_or(&self.hits.beside).count(now_ms);
+        counter.unwrap_or(&self.hits.beside)
     }
 
     /// What its rules have decided so far.
     #[must_use]
     pub fn hits(&self) -> PolicyHits {
         let of = |rule: String, on, action: Option<&Action>, counter: &Counter| {
-            let (hits, last_ms) = counter.read();
-            RuleHits { rule, on, action: action.map(|action| action.word().to_owned()), hits, last_ms }
+            let (hits, would, last_ms) = counter.read();
+            RuleHits { rule, on, action: action.map(|action| action.word().to_owned()), hits, last_ms, would }
         };
         let guards = self.guards.iter().zip(&self.hits.guards);
         let guards = guards
@@ -137,6 +159,7 @@ impl Action {
 mod tests {
     use super::*;
     use crate::policy::load;
+    use crate::policy::rule::{Limits, Shadow, ShadowVerdict};
 
     #[test]
     fn each_verdict_counts_for_the_rule_that_made_it() {
@@ -144,7 +167,7 @@ mod tests {
                     [[guard]]\nname = \"b\"\non = \"http\"\naction = \"allow\"\n";
         let policy = load(text).unwrap().policy;
         policy.begin(5);
-        let allow = |rule: &str| Verdict::Allow { rule: rule.to_owned() };
+        let allow = |rule: &str| Verdict::allow(rule, Limits::default());
         for (rule, effect, now) in [
             ("b", Effect::Write, 10),
             ("b", Effect::Read, 30),
@@ -174,5 +197,15 @@ mod tests {
         assert_eq!(told, expected);
         assert_eq!(hits.rules[0].action.as_deref(), Some("deny"));
         assert_eq!(hits.rules[3].action.as_deref(), Some("hold"));
+        let shadow = |by: &str, tried: &str| Verdict::Allow {
+            rule: by.to_owned(),
+            limits: Limits::default(),
+            shadow: Some(Shadow { rule: tried.to_owned(), verdict: ShadowVerdict::Deny }),
+        };
+        policy.count(&shadow("b", "a"), Effect::Read, 70);
+        policy.count(&shadow("default", "default"), Effect::Write, 80);
+        let hits = policy.hits();
+        let told: Vec<_> = hits.rules.iter().map(|rule| (rule.hits, rule.would, rule.last_ms)).collect();
+        assert_eq!(told[..4], [(1, 1, Some(70)), (4, 0, Some(70)), (1, 0, Some(40)), (0, 1, Some(80))]);
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use globset::GlobMatcher;
 use serde_json::Value;
 
+use super::When;
+
 /// The claims of a token (RFC 7519 section 4), as its issuer signed them.
 pub type Claims = serde_json::Map<String, Value>;
 
@@ -15,20 +17,22 @@ pub const LEEWAY_DEFAULT: Duration = Duration::from_secs(30);
 /// Most leeway a file may ask for: more would make expired tokens useful.
 pub const LEEWAY_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// Whom an operation is for, as far as rules ask.
+/// Whom an operation is for and when it is asked, as far as rules go by that.
 #[derive(Clone, Copy, Debug)]
 pub struct Who<'a> {
     /// Unix groups; under `[identity]`, those of the run's token instead.
     pub groups: &'a [String],
     /// Claims of the run's token; `None` without `[identity]`.
     pub claims: Option<&'a Claims>,
+    /// Now, in milliseconds since 1970-01-01T00:00:00Z.
+    pub at_ms: u64,
 }
 
 impl<'a> Who<'a> {
     /// Somebody of whom only groups are known.
     #[must_use]
     pub fn in_groups(groups: &'a [String]) -> Self {
-        Self { groups, claims: None }
+        Self { groups, claims: None, at_ms: 0 }
     }
 
     /// Whether they are in one of these groups and have these claims. An empty list does not constrain.
@@ -36,6 +40,12 @@ impl<'a> Who<'a> {
     pub fn is(&self, groups: &[String], claims: &ClaimsWhen) -> bool {
         (groups.is_empty() || groups.iter().any(|group| self.groups.contains(group)))
             && claims.hold(self.claims)
+    }
+
+    /// Whether a guard's conditions on whom and when hold.
+    #[must_use]
+    pub fn meets(&self, when: &When) -> bool {
+        self.is(&when.groups, &when.claims) && when.during.contains(self.at_ms)
     }
 }
 

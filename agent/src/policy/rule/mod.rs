@@ -12,12 +12,16 @@ use crate::mask::http::JsonPath;
 use crate::mask::{Detector, Method};
 use crate::request::Effect;
 
+mod during;
 mod hits;
 mod http;
 mod identity;
+mod limits;
+mod mode;
 mod ssh;
 mod step_up;
 
+pub use during::{DAY_MINUTES, During, Window};
 pub use hits::{Hits, PolicyHits, RuleHits};
 pub use http::{
     ClientTls, HttpWhen, INLINE_TIME_DEFAULT, INSPECT_BYTES_DEFAULT, INSPECT_BYTES_LIMIT, Injection,
@@ -26,6 +30,8 @@ pub use http::{
 pub use identity::{
     Algorithm, ClaimIs, ClaimPath, Claims, ClaimsWhen, IssuerRules, LEEWAY_DEFAULT, LEEWAY_MAX, OnExpiry, Who,
 };
+pub use limits::{BUDGET_WINDOW_MAX, Budget, Limits, STATEMENT_TIME_MAX, Used};
+pub use mode::{Mode, Shadow, ShadowVerdict};
 pub use ssh::{
     CommandPattern, ENV_DEFAULT, Interactive, SshAuth, SshRules, SshUpstream, SshWhen, VALIDITY_DEFAULT,
     known_hosts_names,
@@ -54,6 +60,8 @@ pub struct Policy {
     pub name: String,
     /// Version of the text.
     pub version: PolicyVersion,
+    /// `mode =`: whether its guards and `[defaults]` decide, or are only tried out.
+    pub mode: Mode,
     /// `[match]`: which existing cgroups and units this policy governs.
     pub matches: Matches,
     /// `[run]`: which Unix groups and users may start a run under this policy. Empty means everyone.
@@ -212,6 +220,10 @@ pub struct Guard {
     pub when: When,
     /// What then happens.
     pub action: Action,
+    /// What passes by it is held to this.
+    pub limits: Limits,
+    /// `mode =`.
+    pub mode: Mode,
 }
 
 /// Conditions of a guard. An empty list or `None` does not constrain.
@@ -239,6 +251,10 @@ pub struct When {
     pub unbounded: Option<bool>,
     /// `estimated_rows = "> 1000"`: the planner's estimate. An estimate that cannot be had matches.
     pub estimated_rows: Option<RowBound>,
+    /// `during = [...]`.
+    pub during: During,
+    /// `over = {...}`.
+    pub over: Option<Budget>,
     /// What only HTTP requests have.
     pub http: HttpWhen,
     /// What only SSH operations have.
@@ -397,6 +413,8 @@ pub struct ColumnPattern {
 pub struct Defaults {
     /// Action by effect when no guard matches: `read` is allowed, the rest held, unless the file says otherwise.
     pub unmatched: BTreeMap<Effect, Action>,
+    /// What passes is held to this where its guard says nothing, or there is none.
+    pub limits: Limits,
     /// An output of unknown origin from a statement that reads a masked column.
     pub unknown_origin: UnknownOrigin,
     /// How much of an HTTP body is read before it is judged, in bytes.
@@ -438,6 +456,10 @@ pub enum Verdict {
     Allow {
         /// Name of the guard, or `default` when none matched.
         rule: String,
+        /// What it is held to.
+        limits: Limits,
+        /// What a rule that is tried out would have done instead.
+        shadow: Option<Shadow>,
     },
     /// Refuse it.
     Deny {
@@ -454,6 +476,8 @@ pub enum Verdict {
         rule: String,
         /// Terms.
         terms: HoldTerms,
+        /// What it is held to once it may pass.
+        limits: Limits,
     },
 }
 

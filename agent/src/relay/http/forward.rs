@@ -283,6 +283,7 @@ pub(super) async fn intend(exchange: &Exchange, permit: &Permit) -> Result<(), P
         asked: exchange.asked(),
         rule: permit.rule().to_owned(),
         approval: permit.approval().cloned(),
+        shadow: permit.shadow(),
     };
     let session = &exchange.session;
     let lsn = session.with_record(|record| record.intent(&intent)).map_err(|error| unrecorded(&error))?;

@@ -103,12 +103,18 @@ impl CancelTicket {
 
     /// Asks the server to cancel what the session runs, without waiting for it.
     pub(crate) fn forward(&self) {
-        let Some((target, key)) = self.upstream.clone() else { return };
-        tokio::spawn(async move {
+        tokio::spawn(self.forwarded());
+    }
+
+    /// The same; completes when the server has read it, or cannot be told.
+    pub(crate) fn forwarded(&self) -> impl Future<Output = ()> + Send + use<> {
+        let upstream = self.upstream.clone();
+        async move {
+            let Some((target, key)) = upstream else { return };
             if let Err(error) = crate::upstream::cancel::cancel(&target, &key).await {
                 tracing::warn!(%error, "cannot pass a cancel request on");
             }
-        });
+        }
     }
 }
 

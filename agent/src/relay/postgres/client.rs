@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use super::conversation::{Broken, ClientState, Conversation, Message, Portal, Step, Wires, record_refusal};
 use super::facts::{Facts, Prepared};
 use super::forward::lexer_switch;
+use super::limits::terms_of;
 use super::names::{Meaning, key};
 use super::operation::{Operation, OperationId};
 use super::parameters::readable;
@@ -16,6 +17,7 @@ use crate::codec::postgres::encode::{self, EncodeError, frontend};
 use crate::codec::postgres::frontend::{Bind, Execute, Object, Parse, Query};
 use crate::codec::postgres::{DecodeError, Frame, FrontendTag, Item, SqlState, Text, sqlstate};
 use crate::flow::Side;
+use crate::gate::Judgement;
 use crate::record::asked::Parameters;
 use crate::record::event::Intent;
 
@@ -146,6 +148,7 @@ impl Conversation {
                 Err(Broken::Client(DecodeError::UnknownTag { side: Side::Client, byte: b'p' }))
             }
             FrontendTag::Query => self.query(frame, wires),
+            FrontendTag::Sync if self.sync_waits() => Ok(Step::Wait),
             FrontendTag::Sync => {
                 self.sync(frame.bytes, wires);
                 Ok(Step::Done)
@@ -395,9 +398,16 @@ impl Conversation {
     fn cursor_operation(&mut self, name: &[u8], facts: &Arc<Facts>) -> Result<OperationId, Broken> {
         let id = self.record.next_operation();
         let asked = self.asked(id, facts, Parameters::default(), None);
-        let lsn = self.record.intent(&Intent { asked, rule: "cursor".to_owned(), approval: None })?;
+        let lsn =
+            self.record.intent(&Intent { asked, rule: "cursor".to_owned(), approval: None, shadow: None })?;
         self.barrier = Some(lsn);
-        self.operations.insert(id, Operation::new(id, Arc::clone(facts)));
+        // What it is held to is asked anew: the statement that declared it has ended.
+        let terms = match self.gate.judge(&self.admission, &self.judged(facts, None)) {
+            Judgement::Permit(permit) => terms_of(&permit),
+            Judgement::Deny(_) | Judgement::Estimate | Judgement::Hold(_) => None,
+        };
+        self.bounds.begins(terms.as_deref());
+        self.operations.insert(id, Operation::new(id, Arc::clone(facts), terms));
         let names_epoch = self.names_epoch;
         let portal =
             Portal { operation: id, facts: Arc::clone(facts), described: true, layout: None, names_epoch };

@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use super::copy::CopyOut;
 use super::facts::{Facts, FactsCache, Known, Prepared};
 use super::layout::{LargeRow, Layout, Passing};
+use super::limits::Bounds;
 use super::masking::Masking;
 use super::names::{Group, Names};
 use super::operation::{Operation, OperationId};
@@ -91,6 +92,7 @@ pub(crate) struct Conversation {
     /// Counts the changes to what names mean.
     pub(super) names_epoch: u64,
     pub(super) search_path: SearchPath,
+    pub(super) bounds: Bounds,
 }
 
 /// A message to be handled once the server has answered what came before it.
@@ -200,6 +202,9 @@ pub(crate) enum Broken {
     /// The client broke the protocol.
     #[error("{0}")]
     Client(DecodeError),
+    /// A result is longer than may pass, and only the session's end keeps what follows from taking effect.
+    #[error("{}", .0.message)]
+    Cut(Box<Refusal>),
     /// The client uses more than we follow.
     #[error("the client {0}")]
     Excess(&'static str),
@@ -220,6 +225,7 @@ impl Broken {
         match self {
             Self::Client(_) | Self::Excess(_) => Side::Client,
             Self::Copy(error) => error.side(),
+            Self::Cut(_) => Side::Policy,
             Self::Encode(_) | Self::Record(_) => Side::Portcullis,
             Self::Server(_) | Self::Unasked(_) => Side::Upstream,
         }
@@ -233,6 +239,7 @@ impl Broken {
                 Refusal::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, format!("portcullis: the client {what}"))
             }
             Self::Record(error) => record_refusal(error),
+            Self::Cut(refusal) => Refusal::clone(refusal),
             Self::Copy(_) | Self::Encode(_) | Self::Server(_) | Self::Unasked(_) => {
                 Refusal::new(sqlstate::CONNECTION_FAILURE, "portcullis: the server broke the protocol")
                     .hint("the operator's log names the message")
@@ -305,6 +312,7 @@ impl Conversation {
             generic_exchange: false,
             names_epoch: 0,
             search_path,
+            bounds: Bounds::default(),
         }
     }
 
@@ -312,7 +320,10 @@ impl Conversation {
     pub(crate) fn takes_client(&self) -> bool {
         self.waiting.is_none()
             && self.postponed.is_none()
-            && self.client != ClientState::Finished
+                        && self.client != ClientState::Finished
+                        // What skips to the next Sync is read: without that the server would never be ready.
+            && !(self.bounds.has_cut() && self.client == ClientState::Normal)
+
             && !self.replies.is_full()
     }
 
@@ -330,6 +341,11 @@ impl Conversation {
     pub(super) fn postpone(&mut self, frame: Frame<'_, FrontendTag>, wires: &mut Wires<'_>) {
         self.postponed = Some(Postponed { tag: frame.tag, bytes: frame.bytes.to_vec() });
         frontend::flush(wires.upstream.0);
+    }
+
+    /// Whether what is postponed is a Sync.
+    pub(super) fn keeps_sync(&self) -> bool {
+        self.postponed.as_ref().is_some_and(|postponed| postponed.tag == FrontendTag::Sync)
     }
 
     /// Handles the postponed message if it may be handled now.
@@ -437,9 +453,7 @@ impl Conversation {
         if quiet {
             wires.client.extend_from_slice(&response);
         } else {
-            let (name, text) = (Text::before_nul(REFUSED_NAME), Text::before_nul(REFUSED_TEXT));
-            frontend::parse(wires.upstream.0, name, text, [].into_iter())?;
-            self.replies.push(Reply::Refusal { response: response.as_ref().into() });
+            self.fail_upstream(&response, wires)?;
         }
         match message {
             Message::Bind(_) => self.client = ClientState::SkipToSync,
@@ -453,6 +467,24 @@ impl Conversation {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Has the server fail, with our own word for it on the way to the client.
+    pub(super) fn fail_upstream(&mut self, response: &[u8], wires: &mut Wires<'_>) -> Result<(), Broken> {
+        let (name, text) = (Text::before_nul(REFUSED_NAME), Text::before_nul(REFUSED_TEXT));
+        frontend::parse(wires.upstream.0, name, text, [].into_iter())?;
+        self.replies.push(Reply::Refusal { response: response.into() });
+        Ok(())
+    }
+
+    /// Has the server fail the open transaction. The client was told of an error already; what it hears is that the server
+    /// is ready again, in a transaction that has failed.
+    pub(super) fn fail_transaction(&mut self, wires: &mut Wires<'_>) -> Result<(), Broken> {
+        self.fail_upstream(&[], wires)?;
+        frontend::sync(wires.upstream.0);
+        self.replies.push(Reply::Sync);
+        self.group = self.group.next();
         Ok(())
     }
 

@@ -141,6 +141,10 @@ impl Conversation {
     /// The payload of one CopyData message, or a piece of a long one.
     pub(super) fn copy_data_out(&mut self, data: &[u8], wires: &mut Wires<'_>) -> Result<(), Broken> {
         let Some(copy) = &mut self.copy_out else { return Err(Broken::Unasked("CopyData")) };
+        let (id, done) = (copy.operation, copy.masker.as_ref().map_or(0, CopyMasker::rows));
+        if self.operations.get(&id).is_some_and(|operation| done >= operation.rows_left()) {
+            return self.cut(id, wires);
+        }
         copy.out.clear();
         let out = match &mut copy.masker {
             Some(masker) => {

@@ -7,6 +7,7 @@ use super::conversation::{
     Answer, Broken, Conversation, Message, Portal, Question, Step, Waiting, Wires, record_refusal,
 };
 use super::facts::Facts;
+use super::limits::terms_of;
 use super::operation::{Operation, OperationId};
 use super::refusal::Refusal;
 use super::replies::Reply;
@@ -216,6 +217,7 @@ impl Conversation {
             asked: self.asked(operation, &facts, parameters, estimated_rows),
             rule: permit.rule().to_owned(),
             approval: permit.approval().cloned(),
+            shadow: permit.shadow(),
         };
         match self.record.intent(&intent) {
             Ok(lsn) if permit.durable() => self.barrier = Some(lsn),
@@ -225,7 +227,9 @@ impl Conversation {
                 return Ok(Step::Done);
             }
         }
-        self.operations.insert(operation, Operation::new(operation, Arc::clone(&facts)));
+        let terms = terms_of(&permit);
+        self.bounds.begins(terms.as_deref());
+        self.operations.insert(operation, Operation::new(operation, Arc::clone(&facts), terms));
         self.transaction_operations += u64::from(!only_begins(&facts.analysis.statements));
         self.generic_transaction |= facts.sensitivity.generic_errors;
         self.generic_exchange |= facts.sensitivity.generic_errors;

@@ -13,7 +13,7 @@ use crate::record::rows::{ResultColumn, ValueFormat};
 
 use super::conversation::{Broken, Conversation, Wires};
 use super::masking::Masking;
-use super::operation::OperationId;
+use super::operation::{Operation, OperationId};
 
 /// The columns of one result.
 #[derive(Debug)]
@@ -95,6 +95,8 @@ pub(crate) struct Passing {
     operation: OperationId,
     /// `None` when nobody described them: they pass as they are.
     layout: Option<Arc<Layout>>,
+    /// Rows that may still go to the client when the first of these came.
+    left: u64,
     rows: u64,
     bytes: usize,
     masked: u64,
@@ -111,6 +113,11 @@ impl Conversation {
             Some(passing) => passing,
             None => self.rows_begin(frame.body())?,
         };
+        if passing.rows >= passing.left {
+            let operation = passing.operation;
+            self.passing = Some(passing);
+            return self.cut(operation, wires);
+        }
         let Passing { layout, masked, findings, .. } = &mut passing;
         if let Some(layout) = layout {
             layout.check(column_count(frame.body()))?;
@@ -135,7 +142,8 @@ impl Conversation {
         let Some(operation) = self.current_operation() else { return Err(Broken::Unasked("DataRow")) };
         let layout = self.current_layout(operation);
         self.begin_result(operation, layout.as_deref(), first_row)?;
-        Ok(Passing { operation, layout, rows: 0, bytes: 0, masked: 0, findings: Findings::default() })
+        let left = self.operations.get(&operation).map_or(0, Operation::rows_left);
+        Ok(Passing { operation, layout, left, rows: 0, bytes: 0, masked: 0, findings: Findings::default() })
     }
 
     /// Sends and records a row with its cells masked and searched; gives its length on the wire.
@@ -216,6 +224,9 @@ impl Conversation {
         let Some(operation) = self.current_operation() else { return Err(Broken::Unasked("DataRow")) };
         let layout = self.current_layout(operation);
         self.begin_result(operation, layout.as_deref(), &[])?;
+        if self.operations.get(&operation).is_some_and(|operation| operation.rows_left() == 0) {
+            return self.cut(operation, wires);
+        }
         encode::large_header(wires.client, BackendTag::DataRow, body);
         let splitter = RowSplitter::new(body);
         self.large_row =

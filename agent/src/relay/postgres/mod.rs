@@ -46,6 +46,7 @@ mod facts;
 mod forward;
 mod greeting;
 mod layout;
+mod limits;
 mod masking;
 mod names;
 mod operation;

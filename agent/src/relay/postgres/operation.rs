@@ -6,7 +6,10 @@ use std::time::Instant;
 
 use super::facts::Facts;
 use super::layout::Layout;
+use crate::gate::Charged;
 use crate::mask::Findings;
+use crate::policy::rule::Limits;
+
 use crate::record::event::{Outcome, OutcomeStatus, ServerError};
 
 /// Number of an operation within its session, as in the record.
@@ -25,6 +28,12 @@ pub(crate) struct Operation {
     pub(crate) layout: Option<Arc<Layout>>,
     /// The record knows the current result's columns.
     pub(crate) rows_begun: bool,
+    /// What it is held to.
+    terms: Option<Box<Terms>>,
+    /// Rows of the current result that went to the client.
+    result_rows: u64,
+    /// It ran for too long, and the server was asked to cancel it.
+    overtime: bool,
     /// The server answered it, even if without completing a statement.
     answered: bool,
     started: Instant,
@@ -35,14 +44,36 @@ pub(crate) struct Operation {
     error: Option<ServerError>,
 }
 
+/// What an operation is held to, and by which rule.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) rule: String,
+    pub(crate) limits: Limits,
+    /// The budgets that it counts for.
+    pub(crate) charged: Charged,
+}
+
+impl Terms {
+    /// Whether they hold it to anything.
+    pub(crate) fn means_something(&self) -> bool {
+        self.limits != Limits::default() || !self.charged.is_empty()
+    }
+}
+
 impl Operation {
-    pub(crate) fn new(id: OperationId, facts: Arc<Facts>) -> Self {
+    pub(crate) fn new(id: OperationId, facts: Arc<Facts>, terms: Option<Box<Terms>>) -> Self {
+        if let Some(terms) = &terms {
+            terms.charged.statement();
+        }
         Self {
             id,
             facts,
             statement: 0,
             layout: None,
             rows_begun: false,
+            terms,
+            result_rows: 0,
+            overtime: false,
             answered: false,
             started: Instant::now(),
             tags: Vec::new(),
@@ -56,7 +87,32 @@ impl Operation {
     /// Counts rows sent to the client, with their bytes.
     pub(crate) fn sent(&mut self, rows: u64, bytes: usize) {
         self.rows += rows;
+        self.result_rows += rows;
         self.bytes += bytes as u64;
+        if let Some(terms) = &self.terms {
+            terms.charged.result(rows, bytes as u64);
+        }
+    }
+
+    /// What it is held to.
+    pub(crate) fn terms(&self) -> Option<&Terms> {
+        self.terms.as_deref()
+    }
+
+    /// How many more rows of the current result may go to the client.
+    pub(crate) fn rows_left(&self) -> u64 {
+        let most = self.terms.as_ref().and_then(|terms| terms.limits.rows);
+        most.map_or(u64::MAX, |most| most.saturating_sub(self.result_rows))
+    }
+
+    /// It runs for too long.
+    pub(crate) fn overtime(&mut self) {
+        self.overtime = true;
+    }
+
+    /// Whether it did, and the server was asked to cancel it.
+    pub(crate) fn is_overtime(&self) -> bool {
+        self.overtime
     }
 
     /// Counts masked values.
@@ -82,6 +138,7 @@ impl Operation {
     pub(crate) fn completed(&mut self, tag: &str) {
         self.tags.push(tag.to_owned());
         self.statement += 1;
+        self.result_rows = 0;
         self.layout = None;
         self.rows_begun = false;
     }
@@ -92,8 +149,9 @@ impl Operation {
     }
 
     /// The server failed it.
+    /// The first word on it counts.
     pub(crate) fn failed(&mut self, error: ServerError) {
-        self.error = Some(error);
+        self.error.get_or_insert(error);
     }
 
     /// What goes into the record.

@@ -5,10 +5,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Buf as _;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep_until, timeout};
 
 use super::cancel::CancelTicket;
 use super::conversation::{Answer, Broken, Conversation, Step, Upstream, Wires};
@@ -64,6 +64,8 @@ enum Event {
     ServerGone(Option<std::io::Error>),
     /// The daemon stops.
     ShuttingDown,
+    /// The server runs a statement for longer than its rule lets it.
+    TimedOut,
 }
 
 /// What the pump waits for besides bytes.
@@ -73,6 +75,10 @@ struct Pending {
     cancelled: Future_<()>,
     stopping: Future_<()>,
     durable: Option<Future_<Result<(), RecordError>>>,
+    /// When the statement that runs has had its time.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// The server reads a cancel of ours: what comes next must not be hit by it.
+    cancelling: Option<Future_<()>>,
     /// Until the catalogue is known again, nothing of the client is judged.
     masking: Option<Future_<Result<Masking, MaskingError>>>,
 }
@@ -93,6 +99,10 @@ impl Pump {
                 let recorder = Arc::clone(&self.recorder);
                 pending.durable = Some(Box::pin(async move { recorder.durable(lsn).await }));
             }
+            if self.conversation.take_cancel() {
+                pending.cancelling = Some(Box::pin(self.cancel.forwarded()));
+            }
+            pending.set_timer(self.conversation.deadline());
             if self.conversation.is_finished() && !self.conversation.is_busy() {
                 break self.said_goodbye(pending).await;
             }
@@ -117,6 +127,7 @@ impl Pump {
                 Event::ServerGone(error) => break self.server_gone(error).await,
                 Event::NotDurable(error) => break self.broken(&Broken::Record(error)).await,
                 Event::ShuttingDown => break self.stopped().await,
+                Event::TimedOut => self.conversation.timed_out(),
             }
         };
         (ended, self.conversation, moved)
@@ -162,15 +173,14 @@ impl Pump {
         let inbox = std::mem::take(&mut client.inbox);
         let mut input: &[u8] = &inbox;
         let mut wires = Wires { client: &mut client.outbox, upstream: Upstream(&mut server.outbox) };
-        if pending.masking.is_none()
-            && let Step::Question(question) = conversation.resume(&mut wires)?
-        {
+        let halted = pending.masking.is_some() || pending.cancelling.is_some();
+        if !halted && let Step::Question(question) = conversation.resume(&mut wires)? {
             pending.answer = Some(self.planner.ask(question, conversation));
         }
         while wires.upstream.len() < OUTBOX_BYTES_HIGH
             && wires.client.len() < OUTBOX_BYTES_HIGH
             && conversation.takes_client()
-            && pending.masking.is_none()
+            && !halted
         {
             let Some(item) = from_client.next(&mut input).map_err(Broken::Client)? else { break };
             match conversation.client_item(item, &mut wires)? {
@@ -293,7 +303,21 @@ impl Pending {
             cancelled: Box::pin(cancel.asked()),
             stopping: Box::pin(async move { shutdown.begun().await }),
             durable: None,
+            timer: None,
+            cancelling: None,
             masking: None,
+        }
+    }
+
+    fn set_timer(&mut self, deadline: Option<Instant>) {
+        let Some(deadline) = deadline.map(tokio::time::Instant::from_std) else {
+            self.timer = None;
+            return;
+        };
+        match &mut self.timer {
+            Some(timer) if timer.deadline() == deadline => {}
+            Some(timer) => timer.as_mut().reset(deadline),
+            None => self.timer = Some(Box::pin(sleep_until(deadline))),
         }
     }
 
@@ -311,6 +335,18 @@ impl Pending {
         {
             self.masking = None;
             return Poll::Ready(Event::Masking(outcome));
+        }
+        if let Some(timer) = &mut self.timer
+            && timer.as_mut().poll(context).is_ready()
+        {
+            self.timer = None;
+            return Poll::Ready(Event::TimedOut);
+        }
+        if let Some(cancelling) = &mut self.cancelling
+            && cancelling.as_mut().poll(context).is_ready()
+        {
+            self.cancelling = None;
+            return Poll::Ready(Event::Moved);
         }
         if let Some(answer) = &mut self.answer
             && let Poll::Ready(answer) = answer.as_mut().poll(context)

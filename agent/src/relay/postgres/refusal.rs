@@ -25,6 +25,11 @@ impl Refusal {
         Self { sqlstate, message: message.into(), detail: None, hint: None }
     }
 
+    pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

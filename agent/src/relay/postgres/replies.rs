@@ -151,6 +151,18 @@ impl Replies {
         self.queue.len() >= REPLIES_MAX
     }
 
+    /// Whether more than the first one runs something before the next Sync.
+    pub(crate) fn runs_more_before_sync(&self) -> bool {
+        let rest = self.queue.iter().skip(1).take_while(|reply| **reply != Reply::Sync);
+        matches!(self.head(), Some(Reply::Execute { .. }))
+            && rest.into_iter().any(|reply| reply.operation().is_some())
+    }
+
+    /// Whether a Sync was sent.
+    pub(crate) fn has_sync(&self) -> bool {
+        self.queue.contains(&Reply::Sync)
+    }
+
     /// Whether an operation among them may take COPY data.
     pub(crate) fn copies(&self) -> bool {
         self.copies > 0

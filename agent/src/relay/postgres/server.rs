@@ -30,6 +30,9 @@ impl Conversation {
         if !matches!(item, Item::Frame(Frame { tag: BackendTag::DataRow, .. })) {
             self.rows_pause();
         }
+        if self.bounds.has_cut() {
+            return self.after_cut(item, wires);
+        }
         match item {
             Item::Frame(frame) => self.server_frame(frame, wires),
             Item::Large { tag: BackendTag::DataRow, body } => self.large_row_begins(body, wires),
@@ -61,7 +64,11 @@ impl Conversation {
         }
     }
 
-    fn server_frame(&mut self, frame: Frame<'_, BackendTag>, wires: &mut Wires<'_>) -> Result<(), Broken> {
+    pub(super) fn server_frame(
+        &mut self,
+        frame: Frame<'_, BackendTag>,
+        wires: &mut Wires<'_>,
+    ) -> Result<(), Broken> {
         match frame.tag {
             BackendTag::DataRow => return self.data_row(frame, wires),
             BackendTag::CopyData => return self.copy_data_out(frame.body(), wires),
@@ -309,6 +316,10 @@ impl Conversation {
         {
             // The server could not parse what went in place of the refused statement. Anything else is news.
             wires.client.extend_from_slice(response);
+        } else if report.sqlstate() == Some(sqlstate::QUERY_CANCELED)
+            && let Some(refusal) = self.current_operation().and_then(|id| self.overtime(id))
+        {
+            wires.client.extend_from_slice(&refusal.error());
         } else {
             self.masking.forward_report(frame, &report, generic, wires.client);
         }
@@ -338,11 +349,15 @@ impl Conversation {
     }
 
     /// The server drops what the client sends up to the next Sync, so we do. What waits belongs to it.
-    fn skip_client(&mut self) -> Result<(), Broken> {
-        if self.client != ClientState::Finished {
-            self.client = ClientState::SkipToSync;
+    pub(super) fn skip_client(&mut self) -> Result<(), Broken> {
+        // A Sync that was kept back is where the skipping ends.
+        if !self.keeps_sync() {
+            if self.client != ClientState::Finished {
+                self.client = ClientState::SkipToSync;
+            }
+            self.postponed = None;
         }
-        self.postponed = None;
+
         let Some(waiting) = self.waiting.take() else { return Ok(()) };
         self.record_withdrawal(&waiting)?;
         let estimated_rows = waiting.estimated_rows();

@@ -150,7 +150,12 @@ impl OperationLog {
                 .map(|terminal| format!("{} {}x{}", terminal.term, terminal.size.0, terminal.size.1));
             ssh.variables = with.variables.iter().map(|(name, _)| name.clone()).collect();
         }
-        let intent = Intent { asked, rule: permit.rule().to_owned(), approval: permit.approval().cloned() };
+        let intent = Intent {
+            asked,
+            rule: permit.rule().to_owned(),
+            approval: permit.approval().cloned(),
+            shadow: permit.shadow(),
+        };
         let lsn = connection.with_record(|record| record.intent(&intent))?;
         if permit.durable() {
             connection.relay.recorder.durable(lsn).await?;

@@ -97,7 +97,7 @@ async fn who_may_see_a_request_sees_what_its_run_did_before() {
     let mut record = recorder.session(&opened, SHARE).unwrap();
     for text in ["SELECT 'one' -- <script>\u{202e}", "SELECT 'two'"] {
         let asked = asked(record.next_operation(), text);
-        record.intent(&Intent { asked, rule: "default".to_owned(), approval: None }).unwrap();
+        record.intent(&Intent { asked, rule: "default".to_owned(), approval: None, shadow: None }).unwrap();
     }
     record.close(finished()).unwrap();
     drop(recorder);

@@ -8,7 +8,7 @@ use crate::record::{Recorder, SessionRecord};
 
 fn allow(record: &mut SessionRecord, text: &str) {
     let asked: Asked = asked(record.next_operation(), text);
-    record.intent(&Intent { asked, rule: "default".to_owned(), approval: None }).unwrap();
+    record.intent(&Intent { asked, rule: "default".to_owned(), approval: None, shadow: None }).unwrap();
 }
 
 /// What comes next on a stream, comments left out.

@@ -26,7 +26,8 @@ const SSH_CORES: &str = "0,1";
 /// Set once we run on that core.
 const PINNED: &str = "PORTCULLIS_BENCH_PINNED";
 
-const USAGE: &str = "usage: bench postgres|http|ssh|holds [--quick] [--json] [--only TARGET[,TARGET]...] [--baseline PORTCULLIS]";
+const USAGE: &str = "usage: bench postgres|http|ssh|holds [--quick] [--json] [--only TARGET[,TARGET]...] \
+                     [--scenario WORD[,WORD]...] [--baseline PORTCULLIS]";
 
 fn main() -> ExitCode {
     match run() {
@@ -80,6 +81,8 @@ pub(crate) struct Options {
     pub(crate) json: bool,
     /// Only targets with these words in their names, besides `direct`; all when empty.
     pub(crate) only: Vec<String>,
+    /// Only scenarios with these words in their titles, where there are several; all when empty.
+    pub(crate) scenarios: Vec<String>,
     /// Another build of the agent to measure in the same run.
     pub(crate) baseline: Option<String>,
 }
@@ -95,6 +98,10 @@ impl Options {
                 "--only" => {
                     let names = words.next().context(USAGE)?;
                     options.only = names.split(',').map(str::to_owned).collect();
+                }
+                "--scenario" => {
+                    let words = words.next().context(USAGE)?;
+                    options.scenarios = words.split(',').map(str::to_owned).collect();
                 }
                 "--baseline" => options.baseline = Some((*words.next().context(USAGE)?).to_owned()),
                 _ => bail!(USAGE),

@@ -34,6 +34,12 @@ pub(crate) enum Unit {
 impl Scenario {
     pub(crate) const ALL: [Self; 4] = [Self::Simple, Self::Prepared, Self::PreparedEight, Self::Rows];
 
+    /// Those with one of these words in their titles; all when there are none.
+    pub(crate) fn wanted(words: &[String]) -> Vec<Self> {
+        let named = |scenario: &Self| words.iter().any(|word| scenario.title().contains(word.as_str()));
+        Self::ALL.into_iter().filter(|scenario| words.is_empty() || named(scenario)).collect()
+    }
+
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Simple => "simple protocol, one client",

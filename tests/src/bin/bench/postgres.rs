@@ -36,14 +36,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let server = Server::start(ADDRESS, 5432)?;
     fill(&server)?;
     let targets = targets(&server, options, folder.path())?;
+    let scenarios = Scenario::wanted(&options.scenarios);
     let mut results: Vec<Vec<Series>> =
-        Scenario::ALL.iter().map(|_| targets.iter().map(|_| Series::default()).collect()).collect();
+        scenarios.iter().map(|_| targets.iter().map(|_| Series::default()).collect()).collect();
     for round in 0..=rounds {
         report::progress(&match round {
             0 => "warming up".to_owned(),
             _ => format!("round {round} of {rounds}, {} targets in turn", targets.len()),
         });
-        for (scenario, series) in Scenario::ALL.into_iter().zip(&mut results) {
+        for (scenario, series) in scenarios.iter().copied().zip(&mut results) {
             for (target, series) in targets.iter().zip(series) {
                 let figure = measure(target, scenario, time, &script)?;
                 if round > 0 {
@@ -55,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     report::progress("memory");
     let memory = Memory::measure(&server, &targets::binary()?)?;
     let names: Vec<String> = targets.iter().map(|target| target.name().to_owned()).collect();
-    let tables = Scenario::ALL.into_iter().zip(results).map(|(scenario, series)| {
+    let tables = scenarios.into_iter().zip(results).map(|(scenario, series)| {
         let rows = names.iter().cloned().zip(series).map(|(target, series)| Row { target, series });
         (scenario, rows.collect::<Vec<_>>())
     });

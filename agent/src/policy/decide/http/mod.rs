@@ -78,7 +78,7 @@ impl Guard {
                 || when.kinds.iter().any(|glob| glob.is_match(analysis.kind.to_lowercase())))
             && (when.connections.is_empty()
                 || when.connections.iter().any(|name| name == operation.connection))
-            && who.is(&when.groups, &when.claims)
+            && who.meets(when)
             && (hosts.is_empty() || hosts.iter().any(|glob| glob.is_match(&request.host)))
             && (methods.is_empty() || methods.contains(&request.method))
             && (query.is_empty() || query.iter().any(|pattern| pattern.matches_query(&request.query)))

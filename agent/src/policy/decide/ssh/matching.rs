@@ -24,7 +24,7 @@ impl Guard {
             && (when.effects.is_empty() || when.effects.contains(&effect))
             && (effect != Effect::Unknown || stance == Stance::Restrains || self.means_unknown(unit))
             && (when.connections.is_empty() || when.connections.iter().any(|name| name == asked.connection))
-            && who.is(&when.groups, &when.claims)
+            && who.meets(when)
             && (operations.contains(&kind)
                 || operations.is_empty() && (stance == Stance::Restrains || !leads_away(kind)))
             && (targets.is_empty()

@@ -3,7 +3,7 @@
 
 use super::{describe_text, stricter};
 use crate::policy::DEFAULT_RULE;
-use crate::policy::rule::{Guard, Interactive, Policy, SshRules, Verdict, Who};
+use crate::policy::rule::{Guard, Interactive, Limits, Policy, SshRules, Verdict, Who};
 use crate::request::Effect;
 use crate::request::shell::Command;
 use crate::request::ssh::{Access, OperationKind, SshOperation};
@@ -56,7 +56,9 @@ impl Policy {
         let each = commands.iter().map(|command| verdict(Some(command)));
         let verdict = each.reduce(stricter).unwrap_or_else(|| verdict(None));
         match (verdict.rule() == DEFAULT_RULE, without_a_guard(asked)) {
-            (true, Some(unguarded)) => unguarded.verdict(self, asked),
+            (true, Some(unguarded)) => {
+                self.in_mode(unguarded.verdict(self, asked)).noting(verdict.shadow().cloned())
+            }
             (true | false, _) => verdict,
         }
     }
@@ -117,7 +119,7 @@ impl Unguarded {
     fn verdict(self, policy: &Policy, asked: &SshAsked<'_>) -> Verdict {
         let rule = DEFAULT_RULE.to_owned();
         match self {
-            Self::Allow => Verdict::Allow { rule },
+            Self::Allow => Verdict::Allow { rule, limits: Limits::default(), shadow: None },
             Self::Deny => Verdict::Deny {
                 rule,
                 reason: format!(

@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use sha2::{Digest, Sha256};
 use toml::Spanned;
 
-use super::shape::{ConnectionTable, DefaultsTable, FileTable, GuardTable, MaskTable, UpstreamTable};
+use super::shape::{
+    BudgetTable, ConnectionTable, DefaultsTable, FileTable, GuardTable, MaskTable, UpstreamTable,
+};
 use super::table::{Choice, List};
-use super::value::{Act, LoginMethod, ProofAge, Version};
+use super::value::{Act, Count, LoginMethod, ProofAge, StatementTime, Version};
 use crate::policy::rule::{
-    Action, ChatUse, ClientTls, Connection, Defaults, Egress, Guard, HOLD_TIME_DEFAULT, Hits, HoldTerms,
-    HttpWhen, INSPECT_BYTES_DEFAULT, InTransaction, MaskDirection, MaskRule, MaskTarget, Matches, Policy,
-    RESULT_BYTES_DEFAULT, RecordRules, RunRules, SshUpstream, SshWhen, StepUp, Uninspected, UnknownOrigin,
-    Upstream, UpstreamTls, When,
+    Action, Budget, ChatUse, ClientTls, Connection, Defaults, During, Egress, Guard, HOLD_TIME_DEFAULT, Hits,
+    HoldTerms, HttpWhen, INSPECT_BYTES_DEFAULT, InTransaction, Limits, MaskDirection, MaskRule, MaskTarget,
+    Matches, Policy, RESULT_BYTES_DEFAULT, RecordRules, RunRules, SshUpstream, SshWhen, StepUp, Uninspected,
+    UnknownOrigin, Upstream, UpstreamTls, When,
 };
 use crate::request::Effect;
 
@@ -31,10 +34,14 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
     let record = file.record.map(Spanned::into_inner);
     let defaults = file.defaults.map(Spanned::into_inner);
     let terms = default_terms(defaults.as_ref());
-    let guards = tables(file.guard, |index, table| guard(index, table, &terms))?;
+    let zone = defaults.as_ref().and_then(|table| table.time_zone.as_ref());
+    let zone = zone.map_or(TimeZone::UTC, |zone| zone.get_ref().0.clone());
+    let mut budgets = 0..;
+    let guards = tables(file.guard, |index, table| guard(index, table, &terms, &zone, &mut budgets))?;
     Some(Policy {
         name: value(file.name)?.0,
         version: version(text),
+        mode: value(file.mode).unwrap_or_default(),
         matches: matches.map_or_else(Matches::default, |table| Matches {
             units: list(table.units, |glob| glob.0),
             cgroups: list(table.cgroups, |glob| glob.0),
@@ -49,7 +56,7 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
         hits: Arc::new(Hits::of(guards.len())),
         guards,
         masks: tables(file.mask, |_, table| mask(table))?,
-        defaults: defaults_of(defaults.as_ref(), &terms),
+        defaults: defaults_of(defaults, &terms),
         record: record.map_or_else(
             || RecordRules {
                 durable: every_effect(),
@@ -82,7 +89,10 @@ fn list<T, U>(field: Option<Spanned<List<T>>>, each: impl Fn(T) -> U) -> Vec<U> 
     field.map(|list| list.into_inner().0).into_iter().flatten().map(|item| each(item.into_inner())).collect()
 }
 
-fn tables<T, U>(field: Option<Spanned<List<T>>>, each: impl Fn(usize, T) -> Option<U>) -> Option<Vec<U>> {
+fn tables<T, U>(
+    field: Option<Spanned<List<T>>>,
+    mut each: impl FnMut(usize, T) -> Option<U>,
+) -> Option<Vec<U>> {
     let items = field.map(|list| list.into_inner().0).unwrap_or_default();
     items.into_iter().enumerate().map(|(index, item)| each(index, item.into_inner())).collect()
 }
@@ -151,8 +161,16 @@ pub(super) fn guard_name(index: usize, table: &GuardTable) -> String {
     }
 }
 
-fn guard(index: usize, table: GuardTable, terms: &HoldTerms) -> Option<Guard> {
+fn guard(
+    index: usize,
+    table: GuardTable,
+    terms: &HoldTerms,
+    zone: &TimeZone,
+    budgets: &mut impl Iterator<Item = usize>,
+) -> Option<Guard> {
     let name = guard_name(index, &table);
+    let limits = limits(table.max_rows, table.timeout);
+    let mode = value(table.mode).unwrap_or_default();
     let action = match value(table.action)? {
         Act::Allow => Action::Allow,
         Act::Deny => Action::Deny { hint: value(table.hint).map(|hint| hint.0) },
@@ -182,6 +200,9 @@ fn guard(index: usize, table: GuardTable, terms: &HoldTerms) -> Option<Guard> {
         claims: value(table.claims).unwrap_or_default(),
         unbounded: value(table.unbounded),
         estimated_rows: value(table.estimated_rows),
+        during: During { windows: list(table.during, |window| window), zone: zone.clone() },
+        over: value(table.over).and_then(|table| budget(table, budgets.next()?)),
+
         http: HttpWhen {
             hosts: list(table.hosts, |glob| glob.0),
             methods: list(table.methods, |method| method.0),
@@ -202,7 +223,21 @@ fn guard(index: usize, table: GuardTable, terms: &HoldTerms) -> Option<Guard> {
             users: list(table.user, |glob| glob.0),
         },
     };
-    Some(Guard { name, on: value(table.on)?, when, action })
+    Some(Guard { name, on: value(table.on)?, when, action, limits, mode })
+}
+
+fn limits(rows: Option<Spanned<Count>>, time: Option<Spanned<StatementTime>>) -> Limits {
+    Limits { rows: value(rows).map(|rows| rows.0), time: value(time).map(|time| time.0) }
+}
+
+fn budget(table: BudgetTable, place: usize) -> Option<Budget> {
+    Some(Budget {
+        place,
+        statements: value(table.statements).map(|count| count.0),
+        rows: value(table.rows).map(|count| count.0),
+        bytes: value(table.bytes).map(|size| size.0),
+        per: value(table.per).map(|time| time.0),
+    })
 }
 
 fn step_up(age: Option<ProofAge>, acr: Vec<String>) -> Option<StepUp> {
@@ -252,7 +287,9 @@ fn default_terms(table: Option<&DefaultsTable>) -> HoldTerms {
     }
 }
 
-fn defaults_of(table: Option<&DefaultsTable>, terms: &HoldTerms) -> Defaults {
+fn defaults_of(table: Option<DefaultsTable>, terms: &HoldTerms) -> Defaults {
+    let written = table;
+    let table = written.as_ref();
     let unmatched: BTreeMap<Effect, Action> = Effect::ALL
         .iter()
         .map(|(_, effect)| {
@@ -273,7 +310,8 @@ fn defaults_of(table: Option<&DefaultsTable>, terms: &HoldTerms) -> Defaults {
     let uninspected = table
         .and_then(|table| table.uninspected.as_ref())
         .map_or(Uninspected::Hold, |choice| *choice.get_ref());
-    Defaults { unmatched, unknown_origin, inspect_bytes, uninspected }
+    let (rows, time) = written.map_or((None, None), |table| (table.max_rows, table.timeout));
+    Defaults { unmatched, limits: limits(rows, time), unknown_origin, inspect_bytes, uninspected }
 }
 
 /// What happens to an effect that no guard matches.

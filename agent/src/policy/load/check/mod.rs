@@ -19,6 +19,7 @@ use crate::request::Effect;
 
 mod http;
 mod identity;
+mod limits;
 mod ssh;
 
 /// Checks everything that spans more than one value.
@@ -191,6 +192,7 @@ fn guard(table: &GuardTable, connections: &[&ConnectionTable], tags: &[String], 
     }
     known_connections(table.connections.as_ref(), connections, findings);
     http::guard(table, findings);
+    limits::guard(table, findings);
     let postgres = table.on.as_ref().is_some_and(|on| *on.get_ref() == Protocol::Postgres);
     for glob in table.kind.iter().filter(|_| postgres).flat_map(|list| list.get_ref().0.iter()) {
         let matcher = &glob.get_ref().0;

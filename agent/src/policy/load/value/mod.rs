@@ -20,6 +20,7 @@ use crate::request::Effect;
 
 pub(super) use claims::{HttpsUrl, Identifier, Leeway, OneOrMore, Quorum};
 pub(super) use http::{FieldGlob, HeaderPattern, HostGlob, HttpMethod, QueryPattern};
+pub(super) use limits::{BudgetWindow, Count, StatementTime, ZoneName};
 pub(super) use pattern::{CgroupGlob, KindGlob, NameGlob, UnitGlob};
 pub(super) use place::{HostName, HostPort};
 pub(super) use proof::{Acr, ProofAge};
@@ -28,6 +29,7 @@ pub(super) use ssh::{CommandGlob, Folder, HostKey, LoginMethod, PathGlob};
 
 mod claims;
 mod http;
+mod limits;
 mod pattern;
 mod place;
 mod proof;
