@@ -157,7 +157,7 @@ fn policy(name: &str, users: &[&str]) -> Arc<Policy> {
             inspect_bytes: 0,
             uninspected: portcullis::policy::rule::Uninspected::Hold,
         },
-        record: RecordRules { durable: Vec::new(), result_bytes_max: 0, files: false, typed: false },
+        record: RecordRules { durable: Vec::new(), gather: false, result_bytes_max: 0, files: false, typed: false },
     })
 }
 

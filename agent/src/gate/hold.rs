@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Approval, Denial, Gate, Obligations, Permit};
 use crate::approval::{Outcome, Pending, Request, Reviewer, Settled};
 use crate::flow::{ApprovalId, Side};
-use crate::policy::rule::{HoldTerms, PolicyVersion};
+use crate::policy::rule::{Durability, HoldTerms, PolicyVersion};
 use crate::record::event::{ApprovalOutcome, ApprovalRecord};
 
 /// A hold that policy asks for, not yet put to anyone.
@@ -15,14 +15,14 @@ pub struct Hold {
     pub(super) terms: HoldTerms,
     pub(super) policy_version: PolicyVersion,
     pub(super) locks: bool,
-    pub(super) durable: bool,
+    pub(super) durability: Durability,
     pub(super) obligations: Option<Box<Obligations>>,
 }
 
 /// A hold that is being decided, or was before it was asked. Dropped early, it is withdrawn.
 pub struct Held {
     rule: String,
-    durable: bool,
+    durability: Durability,
     obligations: Option<Box<Obligations>>,
     policy_version: PolicyVersion,
     pending: Pending,
@@ -76,9 +76,9 @@ impl Hold {
     /// # Errors
     /// When too many operations wait already.
     pub fn ask(self, gate: &Gate, request: Request) -> Result<Held, Denial> {
-        let Self { rule, durable, obligations, policy_version, .. } = self;
+        let Self { rule, durability, obligations, policy_version, .. } = self;
         match gate.approvals.ask(request) {
-            Ok(pending) => Ok(Held { rule, durable, obligations, policy_version, pending }),
+            Ok(pending) => Ok(Held { rule, durability, obligations, policy_version, pending }),
             Err(error) => Err(Denial {
                 rule,
                 reason: error.to_string(),
@@ -130,7 +130,7 @@ impl Held {
             Outcome::Approved { .. } => {
                 let approval = Some(Approval { record, policy_version: self.policy_version });
                 let obligations = self.obligations;
-                return Ok(Permit { rule, approval, durable: self.durable, obligations });
+                return Ok(Permit { rule, approval, durability: self.durability, obligations });
             }
             Outcome::Denied { ref by, ref reason, .. } if reason.is_empty() => {
                 format!("denied by {}", by.user)

@@ -8,7 +8,7 @@ use crate::approval::Approvals;
 use crate::flow::{Flow, RunId, Side};
 use crate::mask::plan::Taint;
 use crate::policy::decide::PostgresOperation;
-use crate::policy::rule::{HoldTerms, InTransaction, Limits, PolicyVersion, Shadow, UnknownOrigin};
+use crate::policy::rule::{Durability, HoldTerms, InTransaction, Limits, PolicyVersion, Shadow, UnknownOrigin};
 use crate::policy::{Action, Connection, DEFAULT_RULE, Policy, PolicySet, Verdict};
 use crate::record::event::{ApprovalOutcome, ApprovalRecord, ShadowRecord};
 use crate::request::Effect;
@@ -127,7 +127,7 @@ impl Denial {
 pub struct Permit {
     rule: String,
     approval: Option<Approval>,
-    durable: bool,
+    durability: Durability,
     obligations: Option<Box<Obligations>>,
 }
 
@@ -170,7 +170,13 @@ impl Permit {
     /// Whether its intent must be on stable storage before it is forwarded; otherwise written is enough.
     #[must_use]
     pub fn durable(&self) -> bool {
-        self.durable
+        self.durability == Durability::Synced
+    }
+
+    /// What must have become of its intent before it is forwarded.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.durability
     }
 
     /// What it is held to while it runs.
@@ -302,7 +308,7 @@ impl Gate {
         if operation.estimates.is_none() && !policy.needs_estimate(&asked, who).is_empty() {
             return Judgement::Estimate;
         }
-        let durable = policy.record.durable.contains(&operation.analysis.effect);
+        let durability = policy.record.durability(operation.analysis.effect);
         let verdict = stricter(policy.decide(&asked, who), masked_data(operation.taint, &policy));
         if counts(&verdict) {
             policy.count(&verdict, operation.analysis.effect, now);
@@ -311,7 +317,7 @@ impl Gate {
         match verdict {
             Verdict::Allow { rule, limits, shadow } => {
                 let obligations = Obligations { limits, charged: charged(), shadow }.some();
-                Judgement::Permit(Permit { rule, approval: None, durable, obligations })
+                Judgement::Permit(Permit { rule, approval: None, durability, obligations })
             }
             Verdict::Deny { rule, reason, hint } => {
                 Judgement::Deny(Denial { rule, reason, hint, side: Side::Policy, approval: None })
@@ -329,7 +335,7 @@ impl Gate {
                     terms,
                     policy_version,
                     locks: operation.locks,
-                    durable,
+                    durability,
                     obligations,
                 })
             }
@@ -347,7 +353,7 @@ impl Gate {
             Judgement::Deny(denial) => Err(denial),
             Judgement::Estimate | Judgement::Hold(_) => {
                 let obligations = None;
-                Ok(Permit { rule: DEFAULT_RULE.to_owned(), approval: None, durable: false, obligations })
+                Ok(Permit { rule: DEFAULT_RULE.to_owned(), approval: None, durability: Durability::Written, obligations })
             }
             Judgement::Permit(permit) => Ok(permit),
         }

@@ -20,14 +20,14 @@ impl Gate {
             user,
             operation,
         };
-        let durable = policy.record.durable.contains(&operation.effect);
+        let durability = policy.record.durability(operation.effect);
         let now = now_ms();
         let verdict = policy.decide_ssh(&asked, admission.subject.who(now));
         policy.count(&verdict, operation.effect, now);
         match verdict {
             Verdict::Allow { rule, shadow, .. } => {
                 let obligations = Obligations { shadow, ..Obligations::default() }.some();
-                Judgement::Permit(Permit { rule, approval: None, durable, obligations })
+                Judgement::Permit(Permit { rule, approval: None, durability, obligations })
             }
             Verdict::Deny { rule, reason, hint } => {
                 Judgement::Deny(Denial { rule, reason, hint, side: Side::Policy, approval: None })
@@ -35,7 +35,7 @@ impl Gate {
             Verdict::Hold { rule, terms, .. } => {
                 let policy_version = policy.version.clone();
                 let obligations = None;
-                Judgement::Hold(Hold { rule, terms, policy_version, locks: false, durable, obligations })
+                Judgement::Hold(Hold { rule, terms, policy_version, locks: false, durability, obligations })
             }
         }
     }

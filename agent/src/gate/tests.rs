@@ -143,7 +143,7 @@ impl Rig {
             Judgement::Deny(denial) => ("deny", denial.rule),
             Judgement::Estimate => ("estimate", String::new()),
             Judgement::Hold(hold) => ("hold", hold.rule),
-            Judgement::Permit(permit) if permit.durable => ("durable", permit.rule),
+            Judgement::Permit(permit) if permit.durable() => ("durable", permit.rule),
             Judgement::Permit(permit) => ("permit", permit.rule),
         }
     }

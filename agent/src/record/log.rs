@@ -136,7 +136,7 @@ struct Space {
 
 /// How a frame of this kind is treated when space is short, and how soon it must be in the kernel's hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
+pub(super) enum Class {
     /// Something new begins: refused when space is short; written now, because forwarding depends on it.
     BeginsNow,
     /// Something new begins, but nothing depends on it yet.
@@ -148,7 +148,7 @@ enum Class {
 }
 
 impl Class {
-    fn of(kind: Kind) -> Self {
+        pub(super) fn of(kind: Kind) -> Self {
         match kind {
             Kind::Intent | Kind::Held | Kind::Refused => Self::BeginsNow,
             Kind::SessionOpened
@@ -314,8 +314,7 @@ impl SharedLog {
     }
 
     /// Appends one frame; adds the clocks and the checksum.
-    pub(super) fn append(&self, address: Address, frame: FrameBytes) -> Result<Lsn, RecordError> {
-        let class = Class::of(address.kind);
+        pub(super) fn append(&self, address: Address, frame: FrameBytes, class: Class) -> Result<Lsn, RecordError> {
         let header = FrameHeader {
             kind: address.kind,
             session: address.session,

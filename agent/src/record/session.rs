@@ -90,7 +90,18 @@ impl SessionRecord {
         self.event(Kind::Intent, intent.asked.operation, intent)
     }
 
+        /// The same, without the frame's being written when this returns: a daemon that is killed within 10 ms loses it.
+    ///
+    /// # Errors
+    /// `DiskFull`, `TooLarge`, `Poisoned`.
+    pub fn intent_gathered(&mut self, intent: &Intent) -> Result<Lsn, RecordError> {
+        let frame = self.frame(intent)?;
+        let operation = intent.asked.operation;
+        self.append(Kind::Intent, operation, frame, Recorder::append_gathered)
+    }
+
     /// The gate refused an operation.
+
     ///
     /// # Errors
     /// `DiskFull`, `TooLarge`, `Poisoned`.
@@ -233,7 +244,7 @@ impl SessionRecord {
         } else {
             self.recorder.compress(block)?
         };
-        self.append(Kind::ResultRows, operation, frame).map(|_| ())
+                self.append(Kind::ResultRows, operation, frame, Recorder::append).map(|_| ())
     }
 
     /// Ends the recording.
@@ -285,22 +296,33 @@ impl SessionRecord {
             Ok::<_, RecordError>(())
         })?;
         if frame.stored_payload().len() >= COMPRESS_FROM_BYTES {
-            frame = self.recorder.compress(frame.stored_payload())?;
+                        frame = self.recorder.compress(frame.stored_payload())?;
         }
-        self.append(kind, operation, frame)
+        self.append(kind, operation, frame, Recorder::append)
     }
 
     fn event<T: Serialize>(&mut self, kind: Kind, operation: u64, event: &T) -> Result<Lsn, RecordError> {
-        let mut frame = json_frame(event)?;
-        if frame.stored_payload().len() >= COMPRESS_FROM_BYTES {
-            frame = self.recorder.compress(frame.stored_payload())?;
-        }
-        self.append(kind, operation, frame)
+        let frame = self.frame(event)?;
+        self.append(kind, operation, frame, Recorder::append)
     }
 
-    fn append(&mut self, kind: Kind, operation: u64, frame: FrameBytes) -> Result<Lsn, RecordError> {
+    fn frame<T: Serialize>(&self, event: &T) -> Result<FrameBytes, RecordError> {
+        let frame = json_frame(event)?;
+        if frame.stored_payload().len() >= COMPRESS_FROM_BYTES {
+            return self.recorder.compress(frame.stored_payload());
+        }
+        Ok(frame)
+    }
+
+    fn append(
+        &mut self,
+        kind: Kind,
+        operation: u64,
+        frame: FrameBytes,
+        append: impl Fn(&Recorder, Address, FrameBytes) -> Result<Lsn, RecordError>,
+    ) -> Result<Lsn, RecordError> {
         let address = Address { kind, session: self.session, sequence: self.sequence + 1, operation };
-        let lsn = self.recorder.append(address, frame)?;
+                let lsn = append(&self.recorder, address, frame)?;
         self.sequence += 1;
         Ok(lsn)
     }

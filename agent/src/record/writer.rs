@@ -13,7 +13,7 @@ use super::error::RecordError;
 use super::event::{EndReason, Ended, OpenOperation, Outcome, Recovered, SessionClosed, json_frame};
 use super::format::{COMPRESSION_LEVEL, FormatError, FrameBytes, FrameHeader, Kind, StoreId};
 use super::index::Follower;
-use super::log::{Address, Lsn, SharedLog};
+use super::log::{Address, Class, Lsn, SharedLog};
 use super::recovery;
 use super::segment::SEGMENT_FILE_BYTES_MAX;
 use crate::flow::{SessionId, Side};
@@ -118,8 +118,14 @@ impl Recorder {
 
     /// Appends one frame.
     pub(super) fn append(&self, address: Address, frame: FrameBytes) -> Result<Lsn, RecordError> {
-        self.log.append(address, frame)
+                self.log.append(address, frame, Class::of(address.kind))
     }
+
+    /// The same of an intent that nothing waits for.
+    pub(super) fn append_gathered(&self, address: Address, frame: FrameBytes) -> Result<Lsn, RecordError> {
+        self.log.append(address, frame, Class::BeginsSoon)
+    }
+
 
     /// Operations of a session that were held or forwarded and have no outcome yet.
     pub(super) fn unfinished(&self, session: SessionId) -> Vec<OpenOperation> {
@@ -170,7 +176,7 @@ fn mend(log: &SharedLog, mut report: Recovered) -> Result<(), RecordError> {
             sequence: 0,
             operation: 0,
         };
-        log.append(store, json_frame(&report)?)?;
+        log.append(store, json_frame(&report)?, Class::of(Kind::Recovered))?;
     }
     for session in open {
         let mut sequence = session.sequence;
@@ -180,11 +186,11 @@ fn mend(log: &SharedLog, mut report: Recovered) -> Result<(), RecordError> {
         };
         for open in session.operations {
             let outcome = Outcome::missing(open);
-            log.append(address(Kind::Outcome, open.operation), json_frame(&outcome)?)?;
+            log.append(address(Kind::Outcome, open.operation), json_frame(&outcome)?, Class::of(Kind::Outcome))?;
         }
         let ended = Ended { reason: EndReason::DaemonDied, side: Side::Portcullis, detail: None };
         let closed = SessionClosed { ended, bytes_to_upstream: None, bytes_to_client: None };
-        log.append(address(Kind::SessionClosed, 0), json_frame(&closed)?)?;
+        log.append(address(Kind::SessionClosed, 0), json_frame(&closed)?, Class::of(Kind::SessionClosed))?;
     }
     log.sync_now()
 }

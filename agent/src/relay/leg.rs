@@ -2,6 +2,7 @@
 //! task serves both directions and never blocks on one while the other could move.
 
 use std::io;
+
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
@@ -13,6 +14,9 @@ const READ_BYTES_MIN: usize = 8 * 1024;
 
 /// Room for a read once the peer has filled the smaller one: what a loopback socket hands over in one go.
 const READ_BYTES_BULK: usize = 64 * 1024;
+
+/// Room that an empty outbox keeps.
+const OUTBOX_BYTES_KEPT: usize = 4 * 1024;
 
 /// A stream and the bytes waiting on either side of it.
 #[derive(Debug)]
@@ -74,14 +78,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         if self.ended {
             return Poll::Pending;
         }
+                if self.inbox.is_empty() && self.inbox.capacity() == 0 {
+            self.inbox = spare::take();
+        }
         if self.inbox.capacity() - self.inbox.len() < READ_BYTES_MIN {
             self.inbox.reserve(if self.bulk { READ_BYTES_BULK } else { READ_BYTES_MIN });
         }
         let read = {
             // The future holds no state of its own, so making it anew for each poll loses nothing.
             let read = pin!(self.stream.read_buf(&mut self.inbox));
-            ready!(read.poll(context))?
+            match read.poll(context) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => {
+                    if self.inbox.is_empty() {
+                        spare::give(std::mem::take(&mut self.inbox));
+                    }
+                    return Poll::Pending;
+                }
+            }
         };
+
         self.bulk = read >= READ_BYTES_MIN;
         if read == 0 {
             self.ended = true;
@@ -104,7 +120,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.outbox.advance(sent);
+                        self.outbox.advance(sent);
+        }
+        if self.outbox.capacity() > OUTBOX_BYTES_KEPT {
+            self.outbox = BytesMut::new();
         }
         Pin::new(&mut self.stream).poll_flush(context)
     }
@@ -132,5 +151,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
     pub async fn finish(&mut self) -> io::Result<()> {
         self.drain().await?;
         std::future::poll_fn(|context| Pin::new(&mut self.stream).poll_shutdown(context)).await
+    }
+}
+
+/// Empty buffers of the connections that a thread serves: one that waits for its peer needs none of its own.
+mod spare {
+    use std::cell::RefCell;
+
+    use bytes::BytesMut;
+
+    use super::READ_BYTES_BULK;
+
+    /// Buffers kept by each thread.
+    const KEPT: usize = 8;
+
+    thread_local! {
+        static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// A buffer, with room if one is spare.
+    pub(super) fn take() -> BytesMut {
+        SPARE.with_borrow_mut(|spare| spare.pop().unwrap_or_default())
+    }
+
+    /// Gives an empty buffer back.
+    pub(super) fn give(buffer: BytesMut) {
+        if buffer.capacity() == 0 || buffer.capacity() > READ_BYTES_BULK {
+            return;
+        }
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < KEPT {
+                spare.push(buffer);
+            }
+        });
     }
 }

@@ -58,6 +58,14 @@ impl Shutdown {
         }
     }
 
+        /// Whether [`Shutdown::begun`] may have something to say.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        // An error means that the trigger is gone.
+        self.daemon.has_changed().unwrap_or(true)
+            || self.session.as_ref().is_some_and(|session| session.has_changed().unwrap_or(true))
+    }
+
     /// Who ended it, when it was an operator.
     fn kill(&self) -> Option<Kill> {
         self.session.as_ref().and_then(|session| session.borrow().clone())

@@ -82,11 +82,11 @@ impl Gate {
 
     fn judgement(&self, policy: &Policy, verdict: Verdict, analysis: &Analysis) -> Judgement {
         policy.count(&verdict, analysis.effect, now_ms());
-        let durable = policy.record.durable.contains(&analysis.effect);
+        let durability = policy.record.durability(analysis.effect);
         match verdict {
             Verdict::Allow { rule, shadow, .. } => {
                 let obligations = Obligations { shadow, ..Obligations::default() }.some();
-                Judgement::Permit(Permit { rule, approval: None, durable, obligations })
+                Judgement::Permit(Permit { rule, approval: None, durability, obligations })
             }
             Verdict::Deny { rule, reason, hint } => {
                 Judgement::Deny(Denial { rule, reason, hint, side: Side::Policy, approval: None })
@@ -94,7 +94,7 @@ impl Gate {
             Verdict::Hold { rule, terms, .. } => {
                 let policy_version = policy.version.clone();
                 let obligations = None;
-                Judgement::Hold(Hold { rule, terms, policy_version, locks: false, durable, obligations })
+                Judgement::Hold(Hold { rule, terms, policy_version, locks: false, durability, obligations })
             }
         }
     }

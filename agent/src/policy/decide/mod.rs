@@ -12,14 +12,18 @@
 //! EXECUTE of text nobody saw. Deny and hold guards judge an unknown statement by what is visible of it; what they do
 //! not match falls to the later guards and to `[defaults]`, which holds it.
 
+use globset::GlobMatcher;
+
 use super::DEFAULT_RULE;
 use super::rule::{
     Action, Guard, Limits, Mode, ObjectPattern, Policy, Protocol, RowBound, Shadow, Used, Verdict, When, Who,
 };
 use crate::request::{Effect, ObjectName, SessionAction, Statement};
 
+use self::columns::match_columns;
 use self::strict::{stricter, strictest};
 
+mod columns;
 mod http;
 mod ssh;
 mod strict;
@@ -341,7 +345,7 @@ impl Guard {
         let Asked { operation, statement, effect, who } = *asked;
         let stance = Stance::of(&self.action);
         let path = operation.search_path;
-        let When { effects, kinds, objects, writes, functions, connections, databases, .. } = &self.when;
+                let When { effects, kinds, objects, writes, columns, functions, connections, databases, .. } = &self.when;
         let certain = self.on == Protocol::Postgres
             && (effects.is_empty() || effects.contains(&effect))
             && (effect != Effect::Unknown || stance == Stance::Restrains || self.names_unknown(statement))
@@ -355,7 +359,8 @@ impl Guard {
         }
         objects_match(objects, statement.reads.iter().chain(&statement.writes), path, stance)
             .min(objects_match(writes, statement.writes.iter(), path, stance))
-            .min(objects_match(functions, statement.functions.iter(), path, stance))
+                        .min(objects_match(functions, statement.functions.iter(), path, stance))
+            .min(match_columns(columns, statement, path, stance))
     }
 
     fn matches_rows(&self, asked: &Asked<'_>, estimate: Option<u64>) -> Match {
@@ -405,30 +410,40 @@ fn objects_match<'a>(
 }
 
 impl ObjectPattern {
-    fn matches(&self, object: &ObjectName, search_path: Option<&[String]>) -> Match {
-        if !self.name.is_match(&object.name) {
-            return Match::No;
-        }
-        let Some(wanted) = &self.schema else {
-            return Match::Yes;
-        };
-        match (&object.schema, search_path) {
-            (Some(schema), _) => wanted.is_match(schema).into(),
-            (None, None) => Match::Perhaps,
-            (None, Some(path)) => {
-                let matching = path.iter().filter(|schema| wanted.is_match(schema)).count();
-                if matching > 0 && matching == path.len() {
-                    Match::Yes
-                } else if matching > 0 || wanted.is_match("pg_catalog") {
-                    // PostgreSQL looks into pg_catalog before the path, whatever the path says.
-                    Match::Perhaps
-                } else {
-                    Match::No
-                }
+        fn matches(&self, object: &ObjectName, search_path: Option<&[String]>) -> Match {
+        names_match(&self.name, self.schema.as_ref(), object, search_path)
+    }
+}
+
+fn names_match(
+    name: &GlobMatcher,
+    schema: Option<&GlobMatcher>,
+    object: &ObjectName,
+    search_path: Option<&[String]>,
+) -> Match {
+    if !name.is_match(&object.name) {
+        return Match::No;
+    }
+    let Some(wanted) = schema else {
+        return Match::Yes;
+    };
+    match (&object.schema, search_path) {
+        (Some(schema), _) => wanted.is_match(schema).into(),
+        (None, None) => Match::Perhaps,
+        (None, Some(path)) => {
+            let matching = path.iter().filter(|schema| wanted.is_match(schema)).count();
+            if matching > 0 && matching == path.len() {
+                Match::Yes
+            } else if matching > 0 || wanted.is_match("pg_catalog") {
+                // PostgreSQL looks into pg_catalog before the path, whatever the path says.
+                Match::Perhaps
+            } else {
+                Match::No
             }
         }
     }
 }
+
 
 impl RowBound {
     /// Whether a number of rows is within the bound.

@@ -74,7 +74,9 @@ fn covers(earlier: &Guard, later: &Guard) -> bool {
     };
     earlier.on == later.on
                 && before.estimated_rows.is_none()
-        && before.over.is_none()
+                && before.over.is_none()
+        && before.columns.is_empty()
+
         && before.during.windows.is_empty()
         // One that is only tried out decides nothing, and what it covers of another such one is still told apart.
         && earlier.mode == Mode::Enforce

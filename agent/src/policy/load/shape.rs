@@ -217,8 +217,12 @@ table! {
         /// Globs over objects read or written, such as "public.customers", or "customers" in any schema. An allow guard needs every
         /// object of the statement to match, another needs one.
         optional objects: List<ObjectPattern>,
-        /// As objects, over written ones only.
+                /// As objects, over written ones only.
         optional writes: List<ObjectPattern>,
+        /// With postgres: globs over columns read or written, such as "customers.ssn" or "hr.people.*". A deny or hold needs one
+        /// of them to be touched, or that it may be (`SELECT *`); an allow, that nothing else is.
+        optional columns: List<ColumnPattern>,
+
         /// Globs over functions called. An allow guard needs every function of the statement to match, another needs one.
         optional functions: List<ObjectPattern>,
         /// Names of connections it is for.
@@ -391,6 +395,9 @@ table! {
     struct RecordTable in "[record]" {
         /// Effects whose record is on stable storage before the operation is forwarded; all unless written.
         optional durable: List<Effect>,
+                /// true: what is recorded of PostgreSQL statements with other effects is written with others', within 10 ms, and they do not
+        /// wait for it. A daemon that is killed in between loses it. false unless written.
+        optional gather: bool,
         /// Masked result kept per statement, and of an HTTP body in each direction, such as "16MiB".
         optional result_bytes: ByteSize,
         /// With ssh: true keeps the content of transferred files, within result_bytes each. false unless written; size and

@@ -32,6 +32,17 @@ impl Limits {
     }
 }
 
+/// What has to have become of an intent before its operation is forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// It is on stable storage.
+    Synced,
+    /// It is written: it survives the daemon's death, not the machine's.
+    Written,
+    /// Nothing: it is written soon.
+    Gathered,
+}
+
 /// `over = { … }`: a condition that holds once a run has had so much of what its guard otherwise matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {

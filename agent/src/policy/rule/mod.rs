@@ -30,7 +30,7 @@ pub use http::{
 pub use identity::{
     Algorithm, ClaimIs, ClaimPath, Claims, ClaimsWhen, IssuerRules, LEEWAY_DEFAULT, LEEWAY_MAX, OnExpiry, Who,
 };
-pub use limits::{BUDGET_WINDOW_MAX, Budget, Limits, STATEMENT_TIME_MAX, Used};
+pub use limits::{BUDGET_WINDOW_MAX, Budget, Durability, Limits, STATEMENT_TIME_MAX, Used};
 pub use mode::{Mode, Shadow, ShadowVerdict};
 pub use ssh::{
     CommandPattern, ENV_DEFAULT, Interactive, SshAuth, SshRules, SshUpstream, SshWhen, VALIDITY_DEFAULT,
@@ -237,7 +237,10 @@ pub struct When {
     pub objects: Vec<ObjectPattern>,
     /// `writes = [...]`: as `objects`, written ones only.
     pub writes: Vec<ObjectPattern>,
+        /// `columns = [...]`: patterns over columns touched.
+    pub columns: Vec<ColumnPattern>,
     /// `functions = [...]`: patterns over functions called.
+
     pub functions: Vec<ObjectPattern>,
     /// `connections = [...]`: names of connections.
     pub connections: Vec<String>,
@@ -440,6 +443,9 @@ pub struct RecordRules {
     /// Effects whose intent must be on stable storage before forwarding; the others are only written (they survive
     /// the daemon's death, not the machine's). Default: all.
     pub durable: Vec<Effect>,
+        /// `gather =`: whether the intents of the other effects may be forwarded before they are written, with others, within
+    /// 10 ms. A daemon that is killed in between loses them.
+    pub gather: bool,
     /// Masked result bytes kept per statement; beyond it the record says how much was left out.
     pub result_bytes_max: u64,
     /// `files =`: whether the content of transferred files is kept, within as many bytes each.
@@ -489,6 +495,18 @@ impl Connection {
             && self.protocol == other.protocol
             && self.client_tls == other.client_tls
             && self.upstream == other.upstream
+    }
+}
+
+impl RecordRules {
+    /// What must have become of the intent of an operation with this effect.
+    #[must_use]
+    pub fn durability(&self, effect: Effect) -> Durability {
+        match (self.durable.contains(&effect), self.gather) {
+            (true, _) => Durability::Synced,
+            (false, true) => Durability::Gathered,
+            (false, false) => Durability::Written,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! else (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS>).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use subtle::ConstantTimeEq as _;
@@ -22,7 +23,14 @@ pub struct Cancels(Mutex<HashMap<u32, Entry>>);
 struct Entry {
     key: Secret,
     run: RunId,
-    asked: Arc<Notify>,
+    asked: Arc<Asked>,
+}
+
+/// Whether a cancel was asked for, and who waits for it. The flag is looked at for each message, the queue is not.
+#[derive(Debug, Default)]
+struct Asked {
+    flag: AtomicBool,
+    notify: Notify,
 }
 
 impl std::fmt::Debug for Entry {
@@ -35,8 +43,8 @@ impl std::fmt::Debug for Entry {
 pub(crate) struct CancelTicket {
     cancels: Arc<Cancels>,
     process_id: u32,
-    key: Secret,
-    asked: Arc<Notify>,
+        key: Secret,
+    asked: Arc<Asked>,
     upstream: Option<(Target, BackendKey)>,
 }
 
@@ -54,7 +62,7 @@ impl Cancels {
         let mut key = vec![0; if minor >= 2 { KEY_BYTES } else { 4 }];
         getrandom::fill(&mut key)?;
         let key = Secret::new(key);
-        let asked = Arc::new(Notify::new());
+                let asked = Arc::new(Asked::default());
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let process_id = loop {
             // Positive as an i32: clients print it as one.
@@ -75,7 +83,8 @@ impl Cancels {
         if entry.run != run || !bool::from(entry.key.expose().ct_eq(request.secret_key)) {
             return Requested::Unknown;
         }
-        entry.asked.notify_one();
+                entry.asked.flag.store(true, Ordering::Release);
+        entry.asked.notify.notify_one();
         Requested::PassedOn
     }
 }
@@ -98,7 +107,15 @@ impl CancelTicket {
     /// Completes when a cancel was asked for.
     pub(crate) fn asked(&self) -> impl Future<Output = ()> + use<> {
         let asked = Arc::clone(&self.asked);
-        async move { asked.notified().await }
+                async move {
+            asked.notify.notified().await;
+            asked.flag.store(false, Ordering::Release);
+        }
+    }
+
+    /// Whether [`CancelTicket::asked`] has something to say.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked.flag.load(Ordering::Acquire)
     }
 
     /// Asks the server to cancel what the session runs, without waiting for it.

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 
 use super::copy::CopyOut;
 use super::facts::{Facts, FactsCache, Known, Prepared};
-use super::layout::{LargeRow, Layout, Passing};
+use super::layout::{LargeRow, Latest, Layout, Passing};
 use super::limits::Bounds;
 use super::masking::Masking;
 use super::names::{Group, Names};
@@ -78,7 +78,9 @@ pub(crate) struct Conversation {
     pub(super) large_row: Option<LargeRow>,
     /// Rows on their way, until another message comes.
     pub(super) passing: Option<Passing>,
-    pub(super) rewriter: RowRewriter,
+        pub(super) rewriter: RowRewriter,
+    pub(super) latest_layout: Option<Latest>,
+
     /// Nothing may be sent upstream before the record is durable up to here.
     pub(super) barrier: Option<Lsn>,
     /// The schema changed: the catalogue of masked columns is to be read again when the transaction has ended. It is
@@ -305,7 +307,9 @@ impl Conversation {
             copy_out: None,
             large_row: None,
             passing: None,
-            rewriter: RowRewriter::default(),
+                        rewriter: RowRewriter::default(),
+            latest_layout: None,
+
             barrier: None,
             schema_changed: false,
             generic_transaction: false,

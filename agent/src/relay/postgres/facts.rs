@@ -1,7 +1,7 @@
 //! What one statement text was understood to be, and what that means for masking: made once per text and shared by
 //! every execution of it.
 
-use std::num::NonZeroUsize;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use lru::LruCache;
@@ -19,7 +19,7 @@ use crate::request::sql::{Analysis, AnalysisCache};
 use crate::request::{ColumnUse, Effect, SessionAction, Statement};
 
 /// Texts one session remembers the facts of.
-const FACTS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+const FACTS_MAX: usize = 256;
 
 /// Longest text whose facts are remembered, in bytes.
 const FACTS_TEXT_BYTES_MAX: usize = 16 * 1024;
@@ -210,7 +210,8 @@ pub(crate) struct FactsCache {
 
 impl FactsCache {
     pub(crate) fn new(analyses: Arc<AnalysisCache>) -> Self {
-        Self { analyses, texts: LruCache::new(FACTS_MAX), analysed: LruCache::new(FACTS_MAX), epoch: 0 }
+                // Bounded by `remember`: a bounded one takes all of its room at once, and most sessions send a few texts.
+        Self { analyses, texts: LruCache::unbounded(), analysed: LruCache::unbounded(), epoch: 0 }
     }
 
     /// The masks changed: what was known of texts no longer holds, also of those that are prepared.
@@ -218,6 +219,11 @@ impl FactsCache {
         self.texts.clear();
         self.analysed.clear();
         self.epoch += 1;
+    }
+
+        /// Changes with the masks.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Whether facts made earlier still hold.
@@ -242,10 +248,18 @@ impl FactsCache {
         let facts = Arc::new(Facts { refers, late: refers || facts.late, ..facts });
         // What EXECUTE and FETCH mean changes with the name they refer to.
         if !refers && text.len() <= FACTS_TEXT_BYTES_MAX {
-            self.texts.put(Arc::clone(&facts.text), Arc::clone(&facts));
-            self.analysed.put(address(&facts.analysis), Arc::clone(&facts));
+                        remember(&mut self.texts, Arc::clone(&facts.text), Arc::clone(&facts));
+            remember(&mut self.analysed, address(&facts.analysis), Arc::clone(&facts));
         }
         Some(facts)
+    }
+}
+
+/// Remembers facts, and forgets the ones that were used longest ago when they are too many.
+fn remember<K: Eq + Hash>(cache: &mut LruCache<K, Arc<Facts>>, key: K, facts: Arc<Facts>) {
+    cache.put(key, facts);
+    while cache.len() > FACTS_MAX {
+        cache.pop_lru();
     }
 }
 

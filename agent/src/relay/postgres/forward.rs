@@ -16,6 +16,7 @@ use crate::codec::postgres::report::{OwnReport, Severity};
 use crate::codec::postgres::sqlstate;
 use crate::flow::Side;
 use crate::gate::{self, Denial, Hold, Judgement, Permit, withdrawal};
+use crate::policy::rule::Durability;
 use crate::record::asked::Parameters;
 use crate::record::event::{Decided, Held, Intent, Refused};
 use crate::request::{SessionAction, Statement};
@@ -219,7 +220,11 @@ impl Conversation {
             approval: permit.approval().cloned(),
             shadow: permit.shadow(),
         };
-        match self.record.intent(&intent) {
+                let recorded = match permit.durability() {
+            Durability::Synced | Durability::Written => self.record.intent(&intent),
+            Durability::Gathered => self.record.intent_gathered(&intent),
+        };
+        match recorded {
             Ok(lsn) if permit.durable() => self.barrier = Some(lsn),
             Ok(_) => {}
             Err(error) => {

@@ -12,6 +12,7 @@ use crate::mask::{DetectedCell, Findings, MaskedCell, Overwriter, StreamScanner,
 use crate::record::rows::{ResultColumn, ValueFormat};
 
 use super::conversation::{Broken, Conversation, Wires};
+use super::facts::Facts;
 use super::masking::Masking;
 use super::operation::{Operation, OperationId};
 
@@ -103,7 +104,42 @@ pub(crate) struct Passing {
     findings: Findings,
 }
 
+/// The layout that was made last: clients that run a prepared statement again have it described each time.
+#[derive(Debug)]
+pub(crate) struct Latest {
+    facts: Arc<Facts>,
+    statement: usize,
+    /// As the server described it.
+    description: Box<[u8]>,
+    /// Of the masks.
+    epoch: u64,
+    layout: Arc<Layout>,
+}
+
 impl Conversation {
+    /// How the rows that `frame` describes are treated; `description` is what it says.
+    pub(super) fn layout_of(
+        &mut self,
+        facts: &Arc<Facts>,
+        statement: usize,
+        frame: Frame<'_, BackendTag>,
+        description: RowDescription<'_>,
+    ) -> Arc<Layout> {
+        let epoch = self.facts.epoch();
+        if let Some(latest) = &self.latest_layout
+            && latest.epoch == epoch
+            && latest.statement == statement
+            && Arc::ptr_eq(&latest.facts, facts)
+            && *latest.description == *frame.body()
+        {
+            return Arc::clone(&latest.layout);
+        }
+        let layout = Arc::new(self.masking.layout(facts, statement, description));
+        let (facts, description) = (Arc::clone(facts), frame.body().into());
+        self.latest_layout = Some(Latest { facts, statement, description, epoch, layout: Arc::clone(&layout) });
+        layout
+    }
+
     pub(super) fn data_row(
         &mut self,
         frame: Frame<'_, BackendTag>,

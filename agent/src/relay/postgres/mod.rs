@@ -88,7 +88,8 @@ pub(crate) async fn serve(
     record: SessionRecord,
     shutdown: Shutdown,
 ) {
-    let greeting = match welcome(tcp, admission.flow(), relay).await {
+        // What opens a session is on the heap only until it is open.
+    let greeting = match Box::pin(welcome(tcp, admission.flow(), relay)).await {
         Ok(greeting) => greeting,
         Err(ended) => return finish(record, ended),
     };
@@ -105,7 +106,7 @@ async fn serve_greeted(
 ) {
     // What is leased is held to the end.
     let Opened { client, server, parts, planner, cancel, held } =
-        match open(greeting, admission, relay, record).await {
+                match Box::pin(open(greeting, admission, relay, record)).await {
             Ok(opened) => opened,
             Err((record, ended)) => return finish(record, ended),
         };

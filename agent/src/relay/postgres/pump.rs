@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Buf as _;
@@ -73,7 +73,9 @@ struct Pending {
     answer: Option<Future_<Answer>>,
     /// Kept from event to event: a place in a queue is dear to take and to give up.
     cancelled: Future_<()>,
-    stopping: Future_<()>,
+        stopping: Future_<()>,
+    /// Whom those two wake: they are polled again when there is news for them, not for each message.
+    registered: Option<Waker>,
     durable: Option<Future_<Result<(), RecordError>>>,
     /// When the statement that runs has had its time.
     timer: Option<Pin<Box<Sleep>>>,
@@ -211,9 +213,9 @@ impl Pump {
     }
 
     async fn next_event(&mut self, pending: &mut Pending, moved: &mut Moved) -> Event {
-        let Self { client, server, conversation, .. } = self;
+                let Self { client, server, conversation, cancel, shutdown, .. } = self;
         std::future::poll_fn(|context| {
-            if let Poll::Ready(event) = pending.poll(context) {
+                        if let Poll::Ready(event) = pending.poll(context, || cancel.is_asked() || shutdown.has_news()) {
                 return Poll::Ready(event);
             }
             let held_back = pending.durable.is_some();
@@ -301,7 +303,8 @@ impl Pending {
         Self {
             answer: None,
             cancelled: Box::pin(cancel.asked()),
-            stopping: Box::pin(async move { shutdown.begun().await }),
+                        stopping: Box::pin(async move { shutdown.begun().await }),
+            registered: None,
             durable: None,
             timer: None,
             cancelling: None,
@@ -321,7 +324,8 @@ impl Pending {
         }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Event> {
+        /// `news` says whether somebody cancels or ends the session.
+    fn poll(&mut self, context: &mut Context<'_>, news: impl Fn() -> bool) -> Poll<Event> {
         if let Some(durable) = &mut self.durable
             && let Poll::Ready(outcome) = durable.as_mut().poll(context)
         {
@@ -354,7 +358,13 @@ impl Pending {
             self.answer = None;
             return Poll::Ready(Event::Answered(answer));
         }
+                let known = self.registered.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
+        if known && !news() {
+            return Poll::Pending;
+        }
+        self.registered = Some(context.waker().clone());
         if self.cancelled.as_mut().poll(context).is_ready() {
+            self.registered = None;
             return Poll::Ready(Event::Cancelled);
         }
         if self.stopping.as_mut().poll(context).is_ready() {

@@ -170,24 +170,34 @@ impl Conversation {
         let description = RowDescription::decode(frame.body()).map_err(Broken::Server)?;
         match self.replies.head() {
             Some(Reply::Query { operation, .. }) => {
-                if let Some(operation) = self.operations.get_mut(operation) {
-                    let layout = self.masking.layout(&operation.facts, operation.statement, description);
-                    operation.layout = Some(Arc::new(layout));
+                                let id = *operation;
+                if let Some(operation) = self.operations.get(&id) {
+                    let (facts, statement) = (Arc::clone(&operation.facts), operation.statement);
+                    let layout = self.layout_of(&facts, statement, frame, description);
+                    if let Some(operation) = self.operations.get_mut(&id) {
+                        operation.layout = Some(layout);
+                    }
                 }
+
                 wires.client.extend_from_slice(frame.bytes);
             }
             Some(Reply::DescribeStatement) => {
                 wires.client.extend_from_slice(frame.bytes);
                 self.replies.pop();
             }
-            Some(Reply::DescribePortal { portal, injected }) => {
-                if let Some(portal) = self.portals.settled_mut(portal) {
-                    portal.layout = Some(Arc::new(self.masking.layout(&portal.facts, 0, description)));
-                }
-                if !injected {
+                        Some(Reply::DescribePortal { injected, .. }) => {
+                                if !injected {
                     wires.client.extend_from_slice(frame.bytes);
                 }
-                self.replies.pop();
+                let Some(Reply::DescribePortal { portal, .. }) = self.replies.pop() else { return Ok(()) };
+                let Some(facts) = self.portals.settled(&portal).map(|portal| Arc::clone(&portal.facts)) else {
+                    return Ok(());
+                };
+                let layout = self.layout_of(&facts, 0, frame, description);
+                if let Some(portal) = self.portals.settled_mut(&portal) {
+                    portal.layout = Some(layout);
+                }
+
             }
             Some(
                 Reply::Bind { .. }

@@ -59,7 +59,8 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
         defaults: defaults_of(defaults, &terms),
         record: record.map_or_else(
             || RecordRules {
-                durable: every_effect(),
+                                durable: every_effect(),
+                gather: false,
                 result_bytes_max: RESULT_BYTES_DEFAULT,
                 files: false,
                 typed: false,
@@ -67,7 +68,9 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
             |table| RecordRules {
                 durable: table
                     .durable
-                    .map_or_else(every_effect, |durable| list(Some(durable), |effect| effect)),
+                                        .map_or_else(every_effect, |durable| list(Some(durable), |effect| effect)),
+                gather: value(table.gather).unwrap_or(false),
+
                 result_bytes_max: value(table.result_bytes).map_or(RESULT_BYTES_DEFAULT, |size| size.0),
                 files: value(table.files).unwrap_or(false),
                 typed: value(table.typed).unwrap_or(false),
@@ -192,7 +195,9 @@ fn guard(
         effects: list(table.effect, |effect| effect),
         kinds: list(table.kind, |glob| glob.0),
         objects: list(table.objects, |pattern| pattern),
-        writes: list(table.writes, |pattern| pattern),
+                writes: list(table.writes, |pattern| pattern),
+        columns: list(table.columns, |pattern| pattern),
+
         functions: list(table.functions, |pattern| pattern),
         connections: list(table.connections, |name| name.0),
         databases: list(table.databases, |glob| glob.0),
