@@ -154,6 +154,7 @@ fn policy(name: &str, users: &[&str]) -> Arc<Policy> {
             inspect_bytes: 0,
             uninspected: portcullis::policy::rule::Uninspected::Hold,
         },
+        postgres: portcullis::policy::rule::PostgresRules::default(),
         record: RecordRules { durable: Vec::new(), result_bytes_max: 0, files: false, typed: false },
     })
 }

@@ -12,6 +12,7 @@ pub mod http;
 pub mod inject;
 pub mod login;
 mod query;
+mod routines;
 pub mod side;
 mod sigv4;
 pub mod ssh;

@@ -15,6 +15,7 @@ use crate::request::Effect;
 mod hits;
 mod http;
 mod identity;
+mod postgres;
 mod ssh;
 mod step_up;
 
@@ -26,6 +27,7 @@ pub use http::{
 pub use identity::{
     Algorithm, ClaimIs, ClaimPath, Claims, ClaimsWhen, IssuerRules, LEEWAY_DEFAULT, LEEWAY_MAX, OnExpiry, Who,
 };
+pub use postgres::PostgresRules;
 pub use ssh::{
     CommandPattern, ENV_DEFAULT, Interactive, SshAuth, SshRules, SshUpstream, SshWhen, VALIDITY_DEFAULT,
     known_hosts_names,
@@ -72,6 +74,8 @@ pub struct Policy {
     pub defaults: Defaults,
     /// `[record]`.
     pub record: RecordRules,
+    /// `[postgres]`.
+    pub postgres: PostgresRules,
     /// How often its rules have decided.
     pub hits: Arc<Hits>,
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use super::calls::Calls;
 use super::copy::CopyOut;
 use super::facts::{Facts, FactsCache, Known, Prepared};
 use super::layout::{LargeRow, Layout, Passing};
@@ -41,6 +42,8 @@ pub(crate) struct Parts {
     pub(crate) admission: Admission,
     pub(crate) analyses: Arc<AnalysisCache>,
     pub(crate) masking: Masking,
+    /// What calls do.
+    pub(crate) calls: Calls,
     pub(crate) record: SessionRecord,
     /// Database of the session.
     pub(crate) database: String,
@@ -53,6 +56,7 @@ pub(crate) struct Conversation {
     pub(super) gate: Arc<Gate>,
     pub(super) admission: Admission,
     pub(super) masking: Masking,
+    pub(super) calls: Calls,
     pub(super) record: SessionRecord,
     pub(super) database: String,
     pub(super) facts: FactsCache,
@@ -274,11 +278,12 @@ impl Upstream<'_> {
 
 impl Conversation {
     pub(crate) fn new(parts: Parts, transaction: TransactionStatus) -> Self {
-        let Parts { gate, admission, analyses, masking, record, database, search_path } = parts;
+        let Parts { gate, admission, analyses, masking, calls, record, database, search_path } = parts;
         Self {
             gate,
             admission,
             masking,
+            calls,
             record,
             database,
             facts: FactsCache::new(analyses),
@@ -369,16 +374,24 @@ impl Conversation {
         self.gate.policy(&self.admission)
     }
 
-    /// The catalogue of masked columns is new.
-    pub(crate) fn set_masking(&mut self, masking: Masking) {
+    /// The catalogue is new.
+    pub(crate) fn set_catalogue(&mut self, masking: Masking, calls: Calls) {
         // What was read is of no use any more if the schema changed meanwhile.
-        self.masking = if self.schema_changed { masking.without_catalogue() } else { masking };
+        (self.masking, self.calls) = match self.schema_changed {
+            true => (masking.without_catalogue(), calls.doubted_as(std::mem::take(&mut self.calls))),
+            false => (masking, calls),
+        };
         self.facts.forget();
     }
 
     /// The masks of this session.
     pub(crate) fn masking(&self) -> &Masking {
         &self.masking
+    }
+
+    /// What the session knows of calls.
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     /// The message that waits, for whoever answers the question.
@@ -459,7 +472,8 @@ impl Conversation {
     /// What a text means now; `None` when that awaits the server's answer.
     pub(super) fn facts_of(&mut self, sql: &str) -> Option<Arc<Facts>> {
         let (statements, cursors, portals) = (&self.statements, &self.cursors, &self.portals);
-        let known = Known { statements, cursors, portals, group: self.group };
+        let (calls, path) = (&self.calls, &self.search_path);
+        let known = Known { statements, cursors, portals, group: self.group, calls, path };
         self.facts.of(sql, &self.masking, &known)
     }
 

@@ -35,6 +35,7 @@ use crate::tls::Stream;
 use crate::upstream::{LoggedIn, LoginProblem, Startup, Target, UpstreamError, login};
 
 mod asynchronous;
+mod calls;
 mod cancel;
 mod client;
 mod conversation;
@@ -299,8 +300,8 @@ async fn open(
     };
     let side = relay.sides.side(&admission, &target, &user, &database, held.clone());
     let mut planner = Planner::new(side, admission.policy(), Arc::clone(&relay.hash_key));
-    let masking = match planner.renew(admission.policy(), &admission).await {
-        Ok(masking) => masking,
+    let (masking, calls) = match planner.renew(admission.policy(), &admission).await {
+        Ok(known) => known,
         Err(error) => {
             tracing::error!(session = %admission.flow().session, %error, "masks cannot be applied");
             let refusal = Refusal::new(sqlstate::CANNOT_CONNECT, format!("portcullis: {error}"))
@@ -326,6 +327,7 @@ async fn open(
         admission,
         analyses: Arc::clone(&relay.analyses),
         masking,
+        calls,
         record,
         database,
         search_path,

@@ -18,6 +18,7 @@ use crate::policy::rule::{
 use crate::request::Effect;
 
 mod identity;
+mod postgres;
 mod ssh;
 
 /// Bytes of the digest kept as the version: enough to tell texts apart, short enough to read aloud.
@@ -29,6 +30,7 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
     let matches = file.matches.map(Spanned::into_inner);
     let run = file.run.map(Spanned::into_inner);
     let record = file.record.map(Spanned::into_inner);
+    let postgres = postgres::rules(value(file.postgres));
     let defaults = file.defaults.map(Spanned::into_inner);
     let terms = default_terms(defaults.as_ref());
     let guards = tables(file.guard, |index, table| guard(index, table, &terms))?;
@@ -50,6 +52,7 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
         guards,
         masks: tables(file.mask, |_, table| mask(table))?,
         defaults: defaults_of(defaults.as_ref(), &terms),
+        postgres,
         record: record.map_or_else(
             || RecordRules {
                 durable: every_effect(),

@@ -19,6 +19,7 @@ use crate::request::Effect;
 
 mod http;
 mod identity;
+mod postgres;
 mod ssh;
 
 /// Checks everything that spans more than one value.
@@ -55,6 +56,9 @@ pub(super) fn file(file: &FileTable, findings: &mut Findings<'_>) {
     }
     if let Some(table) = &file.record {
         record(table.get_ref(), findings);
+    }
+    if let Some(table) = &file.postgres {
+        postgres::rules(table.get_ref(), findings);
     }
 }
 
