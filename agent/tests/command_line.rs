@@ -186,6 +186,7 @@ fn held() -> Request {
         step_up: None,
         shape: None,
         patience: None,
+        side_effects: None,
         again: Some(String::new()),
     }
 }

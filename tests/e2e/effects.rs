@@ -3,7 +3,9 @@
 
 use harness::agent;
 use harness::daemon::{Daemon, shop_policy};
-use harness::process::{NOBODY, Talking};
+use harness::process::{NOBODY, REVIEWER, Talking, finish};
+use harness::reviewer::{decide, id_of};
+use serde_json::Value;
 
 use crate::spine::server;
 
@@ -247,4 +249,140 @@ ask(a, "passes", "SELECT * FROM tickets")
 ask(a, "denied", "SELECT digest('a', 'sha256')")
 "#,
     );
+}
+
+/// Writes are held for the reviewer; clients are sent away after a moment.
+fn holding(rules: &str) -> String {
+    policy(rules).replace(
+        "effect = [\"write\", \"admin\", \"unknown\"]\naction = \"deny\"",
+        "effect = [\"write\", \"admin\", \"unknown\"]\naction = \"hold\"\napprovers = [\"user:daemon\"]\nhold = \"10m\"\n\
+         inline = \"1s\"",
+    )
+}
+
+fn session(daemon: &Daemon, database: &str) -> Talking {
+    let mut shell = agent::psql_shell(daemon, server(), NOBODY, database).unwrap();
+    Talking::spawn(&mut shell).unwrap()
+}
+
+/// The one request that waits.
+fn waiting(daemon: &Daemon) -> Value {
+    let listed = finish(daemon.command_as(REVIEWER).unwrap().args(["approvals", "list", "--json"])).unwrap();
+    let entries: Vec<Value> = serde_json::from_str(&listed.stdout).unwrap();
+    let mut waiting = entries.into_iter().filter(|entry| entry["outcome"].is_null());
+    let entry = waiting.next().expect("something waits");
+    assert_eq!(waiting.next(), None);
+    entry
+}
+
+fn approve(daemon: &Daemon, id: &str) {
+    let approved = decide(daemon, REVIEWER, "approve", id, "fine").unwrap();
+    assert_eq!(approved.code, 0, "{}", approved.stderr);
+}
+
+const SHOP: &str = "
+    CREATE TABLE app.customers (id int PRIMARY KEY, name text);
+    CREATE TABLE app.orders (id int PRIMARY KEY, customer int REFERENCES app.customers ON DELETE CASCADE);
+    CREATE TABLE app.items (id int, ordered int REFERENCES app.orders ON DELETE SET NULL ON UPDATE CASCADE);
+    CREATE TABLE app.visits (id int REFERENCES app.customers);
+    CREATE VIEW app.people AS SELECT * FROM app.customers;
+    CREATE TABLE app.events (at int) PARTITION BY RANGE (at);
+    CREATE TABLE app.events_1 PARTITION OF app.events FOR VALUES FROM (1) TO (100);
+    CREATE TABLE app.events_2 PARTITION OF app.events FOR VALUES FROM (100) TO (200);
+    INSERT INTO app.customers SELECT n, 'x' FROM generate_series(1, 300) n;
+    INSERT INTO app.events SELECT n FROM generate_series(1, 199) n;
+    CREATE FUNCTION app.log() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    CREATE TRIGGER audit AFTER DELETE OR UPDATE ON app.orders FOR EACH ROW EXECUTE FUNCTION app.log();
+    CREATE TRIGGER asleep BEFORE INSERT ON app.orders EXECUTE FUNCTION app.log();
+    ALTER TABLE app.orders DISABLE TRIGGER asleep;
+    CREATE RULE kept AS ON DELETE TO app.items WHERE OLD.id = 1 DO INSTEAD NOTHING;
+    ANALYZE;
+    GRANT ALL ON ALL TABLES IN SCHEMA app TO shop_agent";
+
+#[test]
+fn a_hold_shows_what_the_statement_sets_off() {
+    database("effects_holds", SHOP);
+    let daemon = Daemon::start(&[("shop", &holding(""))]).unwrap();
+    let mut psql = session(&daemon, "effects_holds");
+    psql.say("DELETE FROM people WHERE id = 7;").unwrap();
+    psql.until_contains("waits for a human's approval").unwrap();
+    let entry = waiting(&daemon);
+    let id = id_of(&entry);
+    let found = &entry["request"]["side_effects"];
+    let relations = found["relations"].as_array().unwrap();
+    let names: Vec<&str> = relations.iter().map(|found| found["name"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["people", "customers", "orders", "items"], "{found}");
+    assert_eq!(
+        (&relations[1]["rows"], &relations[1]["through"]["name"]),
+        (&Value::from(300), &Value::from("people"))
+    );
+    assert!(relations[1]["bytes"].as_u64().unwrap() > 8192, "{found}");
+    let shown = finish(daemon.command_as(REVIEWER).unwrap().args(["approvals", "show", &id])).unwrap().stdout;
+    for part in [
+        "sets off:\n  view app.people\n  table app.customers, through app.people, ~300 rows, ",
+        "    foreign key orders_customer_fkey of app.orders on delete cascade",
+        "  table app.orders, through app.customers, ~0 rows, ",
+        "    trigger asleep before insert for each statement runs app.log (disabled)",
+        "    trigger audit after delete or update for each row runs app.log\n",
+        "    foreign key items_ordered_fkey of app.items on delete set null on update cascade",
+        "    rule kept acts instead of delete",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    assert!(!shown.contains("visits"), "its key only refuses: {shown}");
+    let session_id = entry["request"]["session"].as_str().unwrap();
+    let events = daemon.json_lines(&["sessions", "show", session_id]).unwrap();
+    let held = events.iter().find(|event| event["event"] == "held").unwrap();
+    assert_eq!(&held["side_effects"], found, "recorded as shown");
+
+    // More rows are the same operation, and another trigger is not.
+    server()
+        .psql("effects_holds", "INSERT INTO app.customers VALUES (1000, 'y'); ANALYZE app.customers")
+        .unwrap();
+    approve(&daemon, &id);
+    psql.say("DELETE FROM people WHERE id = 7;").unwrap();
+    psql.until_contains("DELETE 1").unwrap();
+    psql.say("DELETE FROM people WHERE id = 8;").unwrap();
+    psql.until_contains("waits for a human's approval").unwrap();
+    let first = id_of(&waiting(&daemon));
+    approve(&daemon, &first);
+    let trigger = "CREATE TRIGGER late AFTER DELETE ON app.customers FOR EACH ROW EXECUTE FUNCTION app.log()";
+    server().psql("effects_holds", trigger).unwrap();
+    psql.say("DELETE FROM people WHERE id = 8;").unwrap();
+    psql.until_contains("waits for a human's approval").unwrap();
+    let second = id_of(&waiting(&daemon));
+    assert_ne!(first, second, "asked anew");
+    assert_eq!(
+        server().psql("effects_holds", "SELECT count(*) FROM app.customers WHERE id = 8").unwrap().trim(),
+        "1"
+    );
+
+    // Nothing waits any more, so that the next request is the one.
+    approve(&daemon, &second);
+    psql.say("TRUNCATE app.events;").unwrap();
+    psql.until_contains("waits for a human's approval").unwrap();
+    let events = waiting(&daemon)["request"]["side_effects"]["relations"][0].clone();
+    assert_eq!(
+        (&events["kind"], &events["partitions"]),
+        (&Value::from("partitioned table"), &Value::from(2))
+    );
+    assert_eq!(events["rows"], 199);
+    psql.finish().unwrap();
+}
+
+#[test]
+fn a_hold_says_when_the_server_could_not_be_asked() {
+    database("effects_alone", SHOP);
+    // Room for the client's connection and none beside it.
+    server().psql("postgres", "ALTER DATABASE effects_alone CONNECTION LIMIT 1").unwrap();
+    let daemon = Daemon::start(&[("shop", &holding(""))]).unwrap();
+    let mut psql = session(&daemon, "effects_alone");
+    psql.say("DELETE FROM customers;").unwrap();
+    psql.until_contains("waits for a human's approval").unwrap();
+    let entry = waiting(&daemon);
+    assert_eq!(entry["request"]["side_effects"]["not_asked"], true);
+    let show = ["approvals", "show", &id_of(&entry)];
+    let shown = finish(daemon.command_as(REVIEWER).unwrap().args(show)).unwrap().stdout;
+    assert!(shown.contains("could not be asked"), "{shown}");
+    psql.finish().unwrap();
 }

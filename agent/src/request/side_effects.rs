@@ -111,6 +111,26 @@ impl SideEffects {
         serde_json::to_string(&bound).unwrap_or_default()
     }
 
+    /// For people, in a few words.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        if self.not_asked {
+            return "could not be asked".to_owned();
+        }
+        let count = |of: &dyn Fn(&Reached) -> usize| self.relations.iter().map(of).sum::<usize>();
+        let parts = [
+            ("triggers", count(&|reached| reached.triggers.len())),
+            ("rules", count(&|reached| reached.rules.len())),
+            ("foreign keys", count(&|reached| reached.cascades.len())),
+        ];
+        let parts: Vec<String> = parts
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(what, count)| format!("{what}: {count}"))
+            .collect();
+        if parts.is_empty() { "nothing that is known".to_owned() } else { parts.join(", ") }
+    }
+
     /// For people: a line for each relation with what it is, and lines below it with what it sets off.
     #[must_use]
     pub fn lines(&self) -> Vec<(String, Vec<String>)> {
@@ -118,6 +138,9 @@ impl SideEffects {
             self.relations.iter().map(|reached| (reached.headline(), reached.parts())).collect();
         if self.not_asked {
             lines.push(("could not be asked: what it sets off is not known".to_owned(), Vec::new()));
+        }
+        if lines.is_empty() {
+            lines.push(("nothing: no relation of these names is known".to_owned(), Vec::new()));
         }
         if self.cut {
             lines.push(("CUT: there is more than is shown".to_owned(), Vec::new()));
@@ -233,7 +256,10 @@ mod tests {
         ];
         assert_eq!(parts, expected);
         assert!(cut.starts_with("CUT"));
+        assert_eq!(found().brief(), "triggers: 1, rules: 1, foreign keys: 1");
+        assert_eq!(SideEffects::not_asked().brief(), "could not be asked");
         assert_eq!(SideEffects::not_asked().lines().len(), 1);
+        assert!(SideEffects::default().lines()[0].0.starts_with("nothing"));
         for (bytes, text) in [(0, "0 KiB"), (8192, "8 KiB"), (10_485_760, "10 MiB"), (u64::MAX, "16383 PiB")]
         {
             assert_eq!(size(bytes), text);

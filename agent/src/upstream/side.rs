@@ -14,11 +14,13 @@ use super::estimate::{PlanRequest, estimate};
 use super::login::{Startup, login};
 use super::query::Client;
 use super::routines;
+use super::side_effects::{Written, side_effects};
 use super::wire::within;
 use crate::credential::{Credential, Credentials};
 use crate::gate::Admission;
 use crate::mask::catalog::Relation;
 use crate::policy::rule::PolicyVersion;
+use crate::request::side_effects::SideEffects;
 use crate::request::sql::catalogue::Catalogue;
 
 /// Databases whose catalogue is kept.
@@ -32,6 +34,8 @@ pub const CATALOG_TIME_MAX: Duration = Duration::from_secs(30);
 const CATALOG_TRIES_MAX: usize = 4;
 /// How long an estimate may take, login included.
 pub const ESTIMATE_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long asking for side effects may take, login included.
+pub const SIDE_EFFECTS_TIME_MAX: Duration = Duration::from_secs(5);
 /// How the connection shows in `pg_stat_activity`.
 const APPLICATION_NAME: &str = "portcullis";
 
@@ -233,6 +237,25 @@ impl Side {
                 None
             }
         }
+    }
+
+    /// What writing to relations sets off, for whoever decides about it.
+    pub async fn side_effects(&self, written: &Written) -> SideEffects {
+        match self.link.ask(written, SIDE_EFFECTS_TIME_MAX).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "the catalogue does not say what a held statement sets off");
+                SideEffects::not_asked()
+            }
+        }
+    }
+}
+
+impl Question for Written {
+    type Answer = SideEffects;
+
+    async fn put(&self, client: &mut Client) -> Result<SideEffects, UpstreamError> {
+        side_effects(client, self).await
     }
 }
 

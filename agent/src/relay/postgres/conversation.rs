@@ -21,13 +21,15 @@ use crate::codec::postgres::encode::{EncodeError, backend, frontend};
 use crate::codec::postgres::row::RowRewriter;
 use crate::codec::postgres::{DecodeError, Frame, FrontendTag, Text, sqlstate};
 use crate::flow::{ApprovalId, Side};
-use crate::gate::{Admission, Denial, Gate, Held, Permit, withdrawal};
+use crate::gate::{Admission, Denial, Gate, Held, Hold, Permit, withdrawal};
 use crate::mask::copy::CopyError;
 use crate::policy::Policy;
 use crate::record::asked::{Asked, Parameters};
 use crate::record::event::{Decided, OutcomeStatus, Refused};
 use crate::record::{Lsn, RecordError, SessionRecord};
+use crate::request::side_effects::SideEffects;
 use crate::request::sql::AnalysisCache;
+use crate::upstream::Written;
 
 /// Text that no server can parse, sent in place of a refused statement when the transaction has to fail with it. The
 /// server's log shows it.
@@ -141,6 +143,8 @@ pub(crate) struct Waiting {
     pub(super) parameter_types: Arc<[u32]>,
     /// The planner's estimates by statement, once asked.
     pub(super) estimates: Option<Vec<Option<u64>>>,
+    /// What it sets off besides, once asked.
+    pub(super) side_effects: Option<SideEffects>,
     pub(super) operation: OperationId,
     /// The human decision it waits for, once asked.
     pub(super) approval: Option<ApprovalId>,
@@ -180,6 +184,8 @@ pub(crate) enum Question {
     Estimate,
     /// Ask a human.
     Held(Box<Held>),
+    /// Ask the catalogue what the statement sets off, before a human is asked.
+    SideEffects(Box<Hold>, Written),
 }
 
 /// The answer to a question.
@@ -190,6 +196,8 @@ pub(crate) enum Answer {
     Decided(Result<Permit, Denial>),
     /// The planner's, by statement.
     Estimated(Vec<Option<u64>>),
+    /// The catalogue's, for this hold.
+    SideEffects(Box<Hold>, SideEffects),
 }
 
 /// Why the session cannot go on.

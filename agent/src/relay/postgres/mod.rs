@@ -58,6 +58,7 @@ mod refusal;
 mod replies;
 mod search_path;
 mod server;
+mod side_effects;
 mod waiting;
 
 #[cfg(test)]

@@ -100,6 +100,10 @@ impl Planner {
     ) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
         match question {
             Question::Held(held) => Box::pin(async move { Answer::Decided(held.decision().await) }),
+            Question::SideEffects(hold, written) => {
+                let side = self.side.clone();
+                Box::pin(async move { Answer::SideEffects(hold, side.side_effects(&written).await) })
+            }
             Question::Estimate => {
                 let side = self.side.clone();
                 let asked = Estimate::of(conversation);

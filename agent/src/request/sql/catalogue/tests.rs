@@ -55,6 +55,7 @@ fn catalogue() -> Catalogue {
         of_extension(20_012, "dblink", "dblink", true),
         routine(20_013, "pg_catalog", "pg_made_by_hand", Volatile),
         routine(20_014, "app", "half", Immutable),
+        routine(20_015, "pg_temp_3", "half", Immutable),
     ];
     let operators = vec![
         operator("app", "===", 20_001),
@@ -89,7 +90,7 @@ fn catalogue() -> Catalogue {
 
 fn settled(text: &str, path: Option<&[&str]>, doubt: &Doubt) -> Analysis {
     let path: Option<Vec<String>> = path.map(|path| path.iter().map(|name| (*name).to_owned()).collect());
-    let trusts = |routine: &Routine| routine.schema == "app" && routine.volatility < Volatility::Volatile;
+    let trusts = |routine: &Routine| routine.schema != "evil" && routine.volatility < Volatility::Volatile;
     let settle = Settle { catalogue: &catalogue(), trusts: &trusts, path: path.as_deref(), doubt };
     let analysis = analyze(text);
     let settled = settle.analysis(&analysis).unwrap_or(analysis);
@@ -112,6 +113,7 @@ fn a_text_has_the_effect_of_what_it_calls() {
         ("PREPARE p AS SELECT price_of(1)", Read),
         ("SELECT evil.price_of(1)", Unknown),
         ("SELECT pg_temp.price_of(1)", Unknown),
+        ("SELECT pg_temp_3.half(1)", Unknown),
         ("SELECT price_of(1), purge()", Unknown),
         ("SELECT purge()", Unknown),
         ("SELECT app.twice(1)", Unknown),
