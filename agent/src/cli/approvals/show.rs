@@ -172,12 +172,16 @@ pub(super) fn details(entry: &Entry, now: u64) -> String {
         rows.into_iter().map(|(name, value)| vec![format!("{name}:"), shown(&value, false)]).collect();
     let mut text = columns(&rows);
     text.push_str(&statement(request));
-    if let Some(found) = &request.side_effects {
-        text.push_str("sets off:\n");
-        for (relation, parts) in found.lines() {
-            line(&mut text, format_args!("  {}", shown(&relation, false)));
-            parts.iter().for_each(|part| line(&mut text, format_args!("    {}", shown(part, false))));
-        }
+    text.push_str(&side_effects(request));
+    text
+}
+
+fn side_effects(request: &Held) -> String {
+    let Some(found) = &request.side_effects else { return String::new() };
+    let mut text = "sets off:\n".to_owned();
+    for (relation, parts) in found.lines() {
+        line(&mut text, format_args!("  {}", shown(&relation, false)));
+        parts.iter().for_each(|part| line(&mut text, format_args!("    {}", shown(part, false))));
     }
     text
 }

@@ -269,13 +269,8 @@ async fn open(
     let profile = &admission.connection().upstream;
     let user = profile.user.clone().unwrap_or(user);
     let database = profile.database.clone().unwrap_or(database);
-    let startup = Startup {
-        user,
-        database: database.clone(),
-        minor,
-        parameters,
-        settings: admission.connection().upstream.settings.clone(),
-    };
+    let settings = profile.settings.clone();
+    let startup = Startup { user, database: database.clone(), minor, parameters, settings };
     let Connected { logged_in, target, user, held } = match connect(&mut client, &admission, relay, startup)
         .await
     {

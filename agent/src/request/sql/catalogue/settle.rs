@@ -4,7 +4,7 @@
 use super::doubt::Doubt;
 use super::{Catalogue, Routine, Source, is_dangerous, is_users, own_effect};
 use crate::request::sql::Analysis;
-use crate::request::sql::lists;
+use crate::request::sql::lists::{self, Function};
 use crate::request::{Effect, ObjectName, SessionAction, Statement};
 
 /// How a session looks at a catalogue.
@@ -138,7 +138,8 @@ impl Settle<'_> {
     /// A listed name, of which somebody made a function of their own: with other arguments it is the one that is called
     /// (<https://www.postgresql.org/docs/current/typeconv-func.html>). Those of extensions somebody decided to install.
     fn shadowed(&self, function: &ObjectName) -> Option<(Effect, String)> {
-        if function.schema.is_some() {
+        let listed = lists::function(None, &function.name) != Function::Unlisted;
+        if function.schema.is_some() || !listed {
             return None;
         }
         let routine = self.catalogue.routines_named(&function.name).find(|routine| {

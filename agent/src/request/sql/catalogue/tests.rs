@@ -142,6 +142,7 @@ fn a_text_has_the_effect_of_what_it_calls() {
         ("SELECT pg_catalog.round(1.5), abs(1)", Read),
         ("SELECT t.margin FROM t", Unknown),
         ("SELECT t.half FROM t", Read),
+        ("CREATE TRIGGER t AFTER INSERT ON x EXECUTE FUNCTION purge()", Ddl),
         // What reads run.
         ("SELECT * FROM prices", Read),
         ("SELECT * FROM tickets", Write),
