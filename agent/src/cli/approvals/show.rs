@@ -170,10 +170,7 @@ pub(super) fn details(entry: &Entry, now: u64) -> String {
     }
     let rows: Vec<_> =
         rows.into_iter().map(|(name, value)| vec![format!("{name}:"), shown(&value, false)]).collect();
-    let mut text = columns(&rows);
-    text.push_str(&statement(request));
-    text.push_str(&side_effects(request));
-    text
+    [columns(&rows), statement(request), side_effects(request)].concat()
 }
 
 fn side_effects(request: &Held) -> String {
