@@ -157,6 +157,7 @@ fn policy(name: &str, users: &[&str]) -> Arc<Policy> {
             inspect_bytes: 0,
             uninspected: portcullis::policy::rule::Uninspected::Hold,
         },
+        postgres: portcullis::policy::rule::PostgresRules::default(),
         record: RecordRules { durable: Vec::new(), gather: false, result_bytes_max: 0, files: false, typed: false },
     })
 }
@@ -188,6 +189,7 @@ fn held() -> Request {
         step_up: None,
         shape: None,
         patience: None,
+        side_effects: None,
         again: Some(String::new()),
     }
 }

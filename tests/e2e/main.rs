@@ -17,6 +17,8 @@ mod disk;
 #[cfg(test)]
 mod drivers;
 #[cfg(test)]
+mod effects;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod fake;

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::flow::{OriginalDst, Process, RunId, SessionId};
 use crate::policy::rule::{ChatUse, PolicyVersion, StepUp};
+use crate::request::side_effects::SideEffects;
 use crate::request::{Effect, ObjectName};
 use crate::run::Subject;
 
@@ -153,6 +154,9 @@ pub struct Request {
     pub objects: Vec<ObjectName>,
     /// The planner's estimate; `None` when there is none.
     pub estimated_rows: Option<u64>,
+    /// What it sets off besides, where it writes to relations of a database. `None`: nobody was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub side_effects: Option<SideEffects>,
     /// The guard that holds it.
     pub rule: String,
     /// Policy name.
@@ -264,6 +268,11 @@ impl Request {
         self.kinds.iter().for_each(|kind| hash.bytes(kind.as_bytes()));
         hash.number(self.objects.len());
         self.objects.iter().for_each(|object| hash.bytes(object.to_string().as_bytes()));
+        // What was shown of it has to be there still, but for numbers.
+        if let Some(found) = &self.side_effects {
+            hash.bytes(b"side effects");
+            hash.bytes(found.bound().as_bytes());
+        }
         hash.number(usize::try_from(self.subject.uid).unwrap_or(usize::MAX));
         hash.number(usize::try_from(self.process.uid).unwrap_or(usize::MAX));
         // An approval that asked less of whoever gave it covers nothing that asks more.

@@ -9,7 +9,8 @@ use super::reviewer::askers;
 use super::*;
 use crate::flow::{OriginalDst, Process, RunId, SessionId};
 use crate::policy::rule::StepUp;
-use crate::request::Effect;
+use crate::request::side_effects::{Reached, SideEffects};
+use crate::request::{Effect, ObjectName};
 use crate::run::Subject;
 
 const AGENT: u32 = 1500;
@@ -45,6 +46,7 @@ fn request(approvers: &[&str]) -> Request {
         step_up: None,
         shape: None,
         patience: None,
+        side_effects: None,
         again: Some(String::new()),
     }
 }
@@ -608,9 +610,10 @@ async fn the_same_text_with_another_meaning_is_another_operation() {
         |r: &mut Request| r.again = None,
         |r: &mut Request| r.kinds = vec!["delete".to_owned()],
         |r: &mut Request| r.effect = Effect::Write,
+        |r: &mut Request| r.side_effects = Some(SideEffects::not_asked()),
         |r: &mut Request| {
             let name = "customers".to_owned();
-            r.objects = vec![crate::request::ObjectName { schema: None, name }];
+            r.objects = vec![ObjectName { schema: None, name }];
         },
     ] {
         let mut other = again(None);
@@ -618,6 +621,25 @@ async fn the_same_text_with_another_meaning_is_another_operation() {
         assert!(!queue.ask(other).unwrap().is_decided());
     }
     assert!(queue.ask(again(None)).unwrap().is_decided());
+}
+
+#[test]
+fn a_decision_binds_what_was_shown_of_side_effects_but_for_numbers() {
+    let asked = again(None);
+    let shown = |rows, kind: &str| {
+        let name = ObjectName { schema: Some("public".to_owned()), name: "orders".to_owned() };
+        let (through, bytes, partitions) = (None, None, 0);
+        let (triggers, rules, cascades) = (Vec::new(), Vec::new(), Vec::new());
+        let kind = kind.to_owned();
+        let reached = Reached { name, kind, through, rows, bytes, partitions, triggers, rules, cascades };
+        let found = SideEffects { relations: vec![reached], ..SideEffects::default() };
+        Request { side_effects: Some(found), ..asked.clone() }
+    };
+    let (few, many, view) = (shown(Some(1), "table"), shown(Some(9), "table"), shown(Some(1), "view"));
+    assert!(few.is_same_operation(&many) && few.digest() == many.digest());
+    for other in [view, asked] {
+        assert!(!few.is_same_operation(&other) && few.digest() != other.digest());
+    }
 }
 
 #[tokio::test]

@@ -180,6 +180,9 @@ fn facts(entry: &Entry) -> Vec<(&'static str, String)> {
     if let Some(rows) = request.estimated_rows {
         facts.push(("Rows", format!("~{rows}")));
     }
+    if let Some(found) = &request.side_effects {
+        facts.push(("Sets off", found.brief()));
+    }
     if request.in_transaction {
         facts.push(("Caution", "waits in a transaction, which may hold locks".to_owned()));
     }

@@ -52,6 +52,7 @@ pub(crate) fn held() -> Request {
         chat: ChatUse::Decide,
         shape: None,
         patience: None,
+        side_effects: None,
         again: Some(String::new()),
     }
 }

@@ -477,6 +477,7 @@ mod tests {
                 approvers: vec!["dba".to_owned()],
                 timeout_seconds: 900,
                 in_transaction: false,
+                side_effects: None,
             })
             .unwrap();
         let approval = ApprovalRecord {

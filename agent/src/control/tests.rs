@@ -107,6 +107,7 @@ fn held() -> crate::approval::Request {
         step_up: None,
         shape: None,
         patience: None,
+        side_effects: None,
         again: Some(String::new()),
     }
 }

@@ -186,6 +186,7 @@ impl Rig {
             step_up: None,
             shape: None,
             patience: None,
+            side_effects: None,
             again: Some(String::new()),
         };
         hold.ask(&self.gate, request).unwrap()

@@ -13,6 +13,7 @@ use super::rows::RowBlock;
 use super::stream::{SshOutcome, StreamBlock};
 use crate::flow::{ApprovalId, Flow, SessionId, Side};
 use crate::policy::rule::Protocol;
+use crate::request::side_effects::SideEffects;
 use crate::run::Identity;
 
 /// One event of a session, or of the store itself.
@@ -189,6 +190,9 @@ pub struct Held {
     pub timeout_seconds: u64,
     /// A transaction is open: locks may be held meanwhile.
     pub in_transaction: bool,
+    /// What it sets off besides, as whoever decides was shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub side_effects: Option<SideEffects>,
 }
 
 /// A hold ended.

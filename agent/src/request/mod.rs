@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub mod http;
 pub mod kubernetes;
 pub mod shell;
+pub mod side_effects;
 pub mod sql;
 pub mod ssh;
 
@@ -93,6 +94,10 @@ pub struct Statement {
     pub writes: Vec<ObjectName>,
     /// Functions called, also through operators that are not PostgreSQL's own.
     pub functions: Vec<ObjectName>,
+    /// Those of them that no list knows, and what the statement does apart from them.
+    pub unlisted: Unlisted,
+    /// It gives an object another name or schema, so that names mean something else afterwards.
+    pub renames: bool,
     /// UPDATE or DELETE without an effective WHERE (or MERGE/TRUNCATE of a whole table).
     pub unbounded: bool,
     /// What the statement's columns could carry, for masking.
@@ -103,6 +108,33 @@ pub struct Statement {
     pub copy: Option<CopyTo>,
     /// Byte range in the message's text; [`WHOLE_TEXT`] when it stands for every text of a shape.
     pub span: Range<usize>,
+}
+
+/// Calls of a statement that its text cannot tell the effect of; a database's catalogue may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlisted {
+    /// Functions that are not on a list.
+    pub functions: BTreeSet<ObjectName>,
+    /// Operators that are not PostgreSQL's own.
+    pub operators: BTreeSet<ObjectName>,
+    /// The highest effect of everything else.
+    pub rest: Effect,
+    /// Why that is what it is.
+    pub rest_reason: Option<String>,
+}
+
+impl Unlisted {
+    /// Calls nothing unlisted, and has this effect.
+    #[must_use]
+    pub fn none(effect: Effect, reason: Option<String>) -> Self {
+        Self { functions: BTreeSet::new(), operators: BTreeSet::new(), rest: effect, rest_reason: reason }
+    }
+
+    /// Whether everything it calls is on a list.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.functions.is_empty() && self.operators.is_empty()
+    }
 }
 
 /// The span of a statement that is all of its text, however long that is.

@@ -25,10 +25,10 @@ const DEFINITION_BYTES_MAX: usize = 64 * 1024;
 pub const UNKNOWN_READ: (u32, i16) = (0, 0);
 
 /// One snapshot for all queries, read-only, bounded; names in view definitions come out qualified.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-const SETTINGS: &str = "SELECT pg_catalog.set_config('statement_timeout', '10000', true), \
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+pub(super) const SETTINGS: &str = "SELECT pg_catalog.set_config('statement_timeout', '10000', true), \
      pg_catalog.set_config('lock_timeout', '1000', true), pg_catalog.set_config('search_path', '', true)";
-const COMMIT: &str = "COMMIT";
+pub(super) const COMMIT: &str = "COMMIT";
 
 const RELATIONS: &str = "SELECT c.oid, n.nspname, c.relname, c.relkind \
      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -250,18 +250,18 @@ fn cell(row: &Row, index: usize) -> Option<&Bytes> {
     row.get(index)?.as_ref()
 }
 
-fn text(row: &Row, index: usize) -> Option<String> {
+pub(super) fn text(row: &Row, index: usize) -> Option<String> {
     String::from_utf8(cell(row, index)?.to_vec()).ok()
 }
 
-fn number<N: std::str::FromStr>(row: &Row, index: usize) -> Option<N> {
+pub(super) fn number<N: std::str::FromStr>(row: &Row, index: usize) -> Option<N> {
     std::str::from_utf8(cell(row, index)?).ok()?.parse().ok()
 }
 
-fn strange(catalog: &str) -> UpstreamError {
+pub(super) fn strange(catalog: &str) -> UpstreamError {
     UpstreamError::protocol(format!("{catalog} holds what no PostgreSQL server has there"))
 }
 
-fn too_large(what: &str) -> UpstreamError {
+pub(super) fn too_large(what: &str) -> UpstreamError {
     UpstreamError::protocol(format!("a catalogue with more {what} than Portcullis takes in"))
 }

@@ -12,7 +12,9 @@ pub mod http;
 pub mod inject;
 pub mod login;
 mod query;
+mod routines;
 pub mod side;
+pub mod side_effects;
 mod sigv4;
 pub mod ssh;
 mod tunnel;
@@ -23,6 +25,7 @@ pub use error::{LoginProblem, ServerReport, Stage, UpstreamError};
 pub use estimate::PlanRequest;
 pub use login::{BackendKey, LoggedIn, Startup, login};
 pub use side::{Side, SideConnections};
+pub use side_effects::Written;
 
 /// How long name resolution and the TCP connection to a server may take.
 pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);

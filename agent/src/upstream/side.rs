@@ -13,11 +13,15 @@ use super::error::{LoginProblem, Stage, UpstreamError};
 use super::estimate::{PlanRequest, estimate};
 use super::login::{Startup, login};
 use super::query::Client;
+use super::routines;
+use super::side_effects::{Written, side_effects};
 use super::wire::within;
 use crate::credential::{Credential, Credentials};
 use crate::gate::Admission;
 use crate::mask::catalog::Relation;
 use crate::policy::rule::PolicyVersion;
+use crate::request::side_effects::SideEffects;
+use crate::request::sql::catalogue::Catalogue;
 
 /// Databases whose catalogue is kept.
 const ENTRIES_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
@@ -30,6 +34,8 @@ pub const CATALOG_TIME_MAX: Duration = Duration::from_secs(30);
 const CATALOG_TRIES_MAX: usize = 4;
 /// How long an estimate may take, login included.
 pub const ESTIMATE_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long asking for side effects may take, login included.
+pub const SIDE_EFFECTS_TIME_MAX: Duration = Duration::from_secs(5);
 /// How the connection shows in `pg_stat_activity`.
 const APPLICATION_NAME: &str = "portcullis";
 
@@ -52,8 +58,8 @@ struct Key {
 
 #[derive(Debug, Default)]
 struct Entry {
-    /// Locked while it is read, so that sessions that start together read it once.
-    catalog: tokio::sync::Mutex<Option<Read>>,
+    relations: Kept<Vec<Relation>>,
+    calls: Kept<Catalogue>,
     /// Counts the changes we know of; a catalogue read before the last one is stale.
     changes: AtomicU64,
     /// Shared by the live sessions, gone with the last of them: a connection of ours must never be what keeps a
@@ -61,9 +67,12 @@ struct Entry {
     link: Mutex<Weak<Link>>,
 }
 
+/// Locked while it is read, so that sessions that start together read it once.
+type Kept<T> = tokio::sync::Mutex<Option<Read<T>>>;
+
 #[derive(Debug)]
-struct Read {
-    relations: Arc<Vec<Relation>>,
+struct Read<T> {
+    what: Arc<T>,
     at: Instant,
     changes: u64,
 }
@@ -163,25 +172,41 @@ impl Side {
     /// # Errors
     /// The server cannot be asked; nothing older is offered instead.
     pub async fn relations(&self) -> Result<Arc<Vec<Relation>>, UpstreamError> {
-        let mut kept = self.entry.catalog.lock().await;
+        self.read(&self.entry.relations, &WholeCatalog).await
+    }
+
+    /// What calls and views do, as old at most.
+    ///
+    /// # Errors
+    /// The server cannot be asked; nothing older is offered instead.
+    pub async fn calls(&self) -> Result<Arc<Catalogue>, UpstreamError> {
+        self.read(&self.entry.calls, &Calls).await
+    }
+
+    async fn read<Q: Question>(
+        &self,
+        kept: &Kept<Q::Answer>,
+        question: &Q,
+    ) -> Result<Arc<Q::Answer>, UpstreamError> {
+        let mut kept = kept.lock().await;
         // Before reading: a change that comes in meanwhile makes the result stale.
         let changes = self.entry.changes.load(Ordering::Acquire);
         if let Some(read) = &*kept
             && read.changes == changes
             && read.at.elapsed() < CATALOG_AGE_MAX
         {
-            return Ok(read.relations.clone());
+            return Ok(Arc::clone(&read.what));
         }
         let at = Instant::now();
-        let relations = Arc::new(self.read_catalog().await?);
-        *kept = Some(Read { relations: relations.clone(), at, changes });
-        Ok(relations)
+        let what = Arc::new(self.read_now(question).await?);
+        *kept = Some(Read { what: Arc::clone(&what), at, changes });
+        Ok(what)
     }
 
-    async fn read_catalog(&self) -> Result<Vec<Relation>, UpstreamError> {
+    async fn read_now<Q: Question>(&self, question: &Q) -> Result<Q::Answer, UpstreamError> {
         let mut tries = 1;
         loop {
-            match self.link.ask(&WholeCatalog, CATALOG_TIME_MAX).await {
+            match self.link.ask(question, CATALOG_TIME_MAX).await {
                 Err(UpstreamError::Server(report)) if tries < CATALOG_TRIES_MAX => {
                     tracing::debug!(%report, tries, "reading the catalogue again");
                     tries += 1;
@@ -213,6 +238,25 @@ impl Side {
             }
         }
     }
+
+    /// What writing to relations sets off, for whoever decides about it.
+    pub async fn side_effects(&self, written: &Written) -> SideEffects {
+        match self.link.ask(written, SIDE_EFFECTS_TIME_MAX).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "the catalogue does not say what a held statement sets off");
+                SideEffects::not_asked()
+            }
+        }
+    }
+}
+
+impl Question for Written {
+    type Answer = SideEffects;
+
+    async fn put(&self, client: &mut Client) -> Result<SideEffects, UpstreamError> {
+        side_effects(client, self).await
+    }
 }
 
 /// What a side connection is asked. A trait and not a closure, so that the compiler can tell that the answer's future
@@ -230,6 +274,16 @@ impl Question for WholeCatalog {
 
     async fn put(&self, client: &mut Client) -> Result<Vec<Relation>, UpstreamError> {
         catalog::load(client).await
+    }
+}
+
+struct Calls;
+
+impl Question for Calls {
+    type Answer = Catalogue;
+
+    async fn put(&self, client: &mut Client) -> Result<Catalogue, UpstreamError> {
+        routines::load(client).await
     }
 }
 

@@ -73,6 +73,7 @@ pub(super) fn whole(web: &Web, signed: &Signed, entry: &Entry) -> Page {
         });
         statement(html, &entry.request);
         parameters(html, &entry.request);
+        side_effects(html, &entry.request);
         forms(html, web, signed, entry);
         done_before(html, web, signed, entry);
         facts(html, web, entry);
@@ -167,6 +168,22 @@ fn done_before(html: &mut Html, web: &Web, signed: &Signed, entry: &Entry) {
             html.leaf("p", &[("class", "notice")], "The recordings cannot be read; the log says why.");
         }
     }
+}
+
+/// What it sets off besides.
+fn side_effects(html: &mut Html, request: &Request) {
+    let Some(found) = &request.side_effects else { return };
+    html.leaf("h2", &[], "What it sets off");
+    html.el("ul", &[("class", "side-effects")], |html| {
+        for (relation, parts) in found.lines() {
+            html.el("li", &[], |html| {
+                html.text(relation);
+                if !parts.is_empty() {
+                    html.el("ul", &[], |html| parts.iter().for_each(|part| html.leaf("li", &[], part)));
+                }
+            });
+        }
+    });
 }
 
 fn facts(html: &mut Html, web: &Web, entry: &Entry) {

@@ -170,8 +170,16 @@ pub(super) fn details(entry: &Entry, now: u64) -> String {
     }
     let rows: Vec<_> =
         rows.into_iter().map(|(name, value)| vec![format!("{name}:"), shown(&value, false)]).collect();
-    let mut text = columns(&rows);
-    text.push_str(&statement(request));
+    [columns(&rows), statement(request), side_effects(request)].concat()
+}
+
+fn side_effects(request: &Held) -> String {
+    let Some(found) = &request.side_effects else { return String::new() };
+    let mut text = "sets off:\n".to_owned();
+    for (relation, parts) in found.lines() {
+        line(&mut text, format_args!("  {}", shown(&relation, false)));
+        parts.iter().for_each(|part| line(&mut text, format_args!("    {}", shown(part, false))));
+    }
     text
 }
 

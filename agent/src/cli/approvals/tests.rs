@@ -4,6 +4,7 @@ use super::show::short_id;
 use super::*;
 use crate::approval::{Content, Outcome, Request as Held, Reviewer};
 use crate::flow::{OriginalDst, Process, RunId, SessionId};
+use crate::request::side_effects::SideEffects;
 use crate::request::{Effect, ObjectName};
 use crate::run::Subject;
 use ulid::Ulid;
@@ -35,6 +36,7 @@ fn entry(id: u128, statement: &str, outcome: Option<Outcome>) -> Arc<Entry> {
         step_up: None,
         shape: None,
         patience: None,
+        side_effects: Some(SideEffects::not_asked()),
         again: Some(String::new()),
     };
     let delivered = false;
@@ -99,6 +101,7 @@ fn details_hide_nothing_and_obey_nothing() {
         "caution:    it waits inside a transaction, which may hold locks\n",
         "statement:\n  UPDATE orders -- \\u{202e}\\u{1b}[2J\n  SET paid = true\n",
         "  $1 = 'o'k\\u{1b}'\n  $2 = NULL\n",
+        "sets off:\n  could not be asked",
     ] {
         assert!(text.contains(expected), "{expected:?} is not in\n{text}");
     }

@@ -10,7 +10,7 @@ use crate::policy::load::{LoadError, load};
 use crate::policy::rule::{Limits, Policy, Protocol, Shadow, Verdict};
 use crate::policy::trial::{Circumstances, Trial, judge, judge_analysis, judge_ssh};
 use crate::request::sql::Analysis;
-use crate::request::{ColumnUse, Effect, SessionAction, Statement};
+use crate::request::{ColumnUse, Effect, SessionAction, Statement, Unlisted};
 use crate::run::now_ms;
 
 /// Longest operation read from stdin, in bytes.
@@ -165,6 +165,8 @@ fn unreadable() -> Analysis {
         reads: Vec::new(),
         writes: Vec::new(),
         functions: Vec::new(),
+        unlisted: Unlisted::none(Effect::Unknown, None),
+        renames: false,
         unbounded: false,
         columns: ColumnUse::default(),
         session: SessionAction::None,

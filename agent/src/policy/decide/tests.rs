@@ -3,7 +3,7 @@
 use crate::policy::decide::{PostgresOperation, objects_of};
 use crate::policy::load;
 use crate::policy::rule::{ChatUse, InTransaction, Policy, RowBound, Verdict, Who};
-use crate::request::{ColumnUse, Effect, ObjectName, SessionAction, Statement};
+use crate::request::{ColumnUse, Effect, ObjectName, SessionAction, Statement, Unlisted};
 
 fn policy_of(rules: &str) -> Policy {
     let connections = "[[connection]]\nname = \"db\"\nto = [\"127.0.0.1:1\"]\nprotocol = \"postgres\"\n\
@@ -32,6 +32,8 @@ fn statement(kind: &str, effect: Effect) -> Statement {
         reads: Vec::new(),
         writes: Vec::new(),
         functions: Vec::new(),
+        unlisted: Unlisted::none(effect, None),
+        renames: false,
         unbounded: false,
         columns: ColumnUse::default(),
         session: SessionAction::None,

@@ -16,6 +16,7 @@ use crate::policy::rule::{
 };
 use crate::request::Effect;
 use crate::request::http::{GraphqlPattern, GrpcPattern, JsonPathPattern, PathPattern};
+use crate::request::sql::catalogue::Volatility;
 use crate::request::ssh::{Access, OperationKind};
 
 table! {
@@ -47,6 +48,8 @@ table! {
         optional defaults: DefaultsTable,
         /// What the recording keeps.
         optional record: RecordTable,
+        /// What the catalogue of a PostgreSQL database is read for.
+        optional postgres: PostgresTable,
     }
 }
 
@@ -387,6 +390,20 @@ table! {
         optional inspect_bytes: ByteSize,
         /// An HTTP body that a rule asks for and that cannot be looked into: hold (unless written), deny, allow.
         optional uninspected: Uninspected,
+    }
+}
+
+table! {
+    /// What the catalogue of a PostgreSQL database is read for, with the session's own role.
+    struct PostgresTable in "[postgres]" {
+        /// true: reads of views, and of tables with row policies, have the effect of the functions behind them. It is true
+        /// already where column masks or `read_functions` need the catalogue; false: not even there.
+        optional catalogue: bool,
+        /// Functions that only read, such as "app.price_of" or "reports.*". An operator stands for its function. Without it,
+        /// only PostgreSQL's own functions and those of its own extensions do.
+        optional read_functions: List<ObjectPattern>,
+        /// What those functions must be declared as: immutable and stable unless written.
+        optional volatility: List<Volatility>,
     }
 }
 

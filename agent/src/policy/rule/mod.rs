@@ -18,6 +18,7 @@ mod http;
 mod identity;
 mod limits;
 mod mode;
+mod postgres;
 mod ssh;
 mod step_up;
 
@@ -32,6 +33,7 @@ pub use identity::{
 };
 pub use limits::{BUDGET_WINDOW_MAX, Budget, Durability, Limits, STATEMENT_TIME_MAX, Used};
 pub use mode::{Mode, Shadow, ShadowVerdict};
+pub use postgres::PostgresRules;
 pub use ssh::{
     CommandPattern, ENV_DEFAULT, Interactive, SshAuth, SshRules, SshUpstream, SshWhen, VALIDITY_DEFAULT,
     known_hosts_names,
@@ -80,6 +82,8 @@ pub struct Policy {
     pub defaults: Defaults,
     /// `[record]`.
     pub record: RecordRules,
+    /// `[postgres]`.
+    pub postgres: PostgresRules,
     /// How often its rules have decided.
     pub hits: Arc<Hits>,
 }

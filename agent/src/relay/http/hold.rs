@@ -70,6 +70,7 @@ fn ask(exchange: &Exchange, hold: Hold, content: Content) -> Result<Held, Proble
         chat: terms.chat,
         step_up: terms.step_up.clone(),
         shape: None,
+        side_effects: None,
         again: Some(fields(&exchange.parts.headers)),
         patience: hold.patience(Some(INLINE_TIME_DEFAULT)),
     };
@@ -83,6 +84,7 @@ fn ask(exchange: &Exchange, hold: Hold, content: Content) -> Result<Held, Proble
         approvers: terms.approvers,
         timeout_seconds: terms.timeout.as_secs(),
         in_transaction: false,
+        side_effects: None,
     };
     // Dropped, the question is withdrawn from the approvers.
     session.with_record(|record| record.held(&event).map(|_| ())).map_err(|error| unrecorded(&error))?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use super::calls::Calls;
 use super::copy::CopyOut;
 use super::facts::{Facts, FactsCache, Known, Prepared};
 use super::layout::{LargeRow, Latest, Layout, Passing};
@@ -21,13 +22,15 @@ use crate::codec::postgres::encode::{EncodeError, backend, frontend};
 use crate::codec::postgres::row::RowRewriter;
 use crate::codec::postgres::{DecodeError, Frame, FrontendTag, Text, sqlstate};
 use crate::flow::{ApprovalId, Side};
-use crate::gate::{Admission, Denial, Gate, Held, Permit, withdrawal};
+use crate::gate::{Admission, Denial, Gate, Held, Hold, Permit, withdrawal};
 use crate::mask::copy::CopyError;
 use crate::policy::Policy;
 use crate::record::asked::{Asked, Parameters};
 use crate::record::event::{Decided, OutcomeStatus, Refused};
 use crate::record::{Lsn, RecordError, SessionRecord};
+use crate::request::side_effects::SideEffects;
 use crate::request::sql::AnalysisCache;
+use crate::upstream::Written;
 
 /// Text that no server can parse, sent in place of a refused statement when the transaction has to fail with it. The
 /// server's log shows it.
@@ -42,6 +45,8 @@ pub(crate) struct Parts {
     pub(crate) admission: Admission,
     pub(crate) analyses: Arc<AnalysisCache>,
     pub(crate) masking: Masking,
+    /// What calls do.
+    pub(crate) calls: Calls,
     pub(crate) record: SessionRecord,
     /// Database of the session.
     pub(crate) database: String,
@@ -54,6 +59,7 @@ pub(crate) struct Conversation {
     pub(super) gate: Arc<Gate>,
     pub(super) admission: Admission,
     pub(super) masking: Masking,
+    pub(super) calls: Calls,
     pub(super) record: SessionRecord,
     pub(super) database: String,
     pub(super) facts: FactsCache,
@@ -141,6 +147,8 @@ pub(crate) struct Waiting {
     pub(super) parameter_types: Arc<[u32]>,
     /// The planner's estimates by statement, once asked.
     pub(super) estimates: Option<Vec<Option<u64>>>,
+    /// What it sets off besides, once asked.
+    pub(super) side_effects: Option<SideEffects>,
     pub(super) operation: OperationId,
     /// The human decision it waits for, once asked.
     pub(super) approval: Option<ApprovalId>,
@@ -180,6 +188,8 @@ pub(crate) enum Question {
     Estimate,
     /// Ask a human.
     Held(Box<Held>),
+    /// Ask the catalogue what the statement sets off, before a human is asked.
+    SideEffects(Box<Hold>, Written),
 }
 
 /// The answer to a question.
@@ -190,6 +200,8 @@ pub(crate) enum Answer {
     Decided(Result<Permit, Denial>),
     /// The planner's, by statement.
     Estimated(Vec<Option<u64>>),
+    /// The catalogue's, for this hold.
+    SideEffects(Box<Hold>, SideEffects),
 }
 
 /// Why the session cannot go on.
@@ -283,11 +295,12 @@ impl Upstream<'_> {
 
 impl Conversation {
     pub(crate) fn new(parts: Parts, transaction: TransactionStatus) -> Self {
-        let Parts { gate, admission, analyses, masking, record, database, search_path } = parts;
+        let Parts { gate, admission, analyses, masking, calls, record, database, search_path } = parts;
         Self {
             gate,
             admission,
             masking,
+            calls,
             record,
             database,
             facts: FactsCache::new(analyses),
@@ -389,16 +402,24 @@ impl Conversation {
         self.gate.policy(&self.admission)
     }
 
-    /// The catalogue of masked columns is new.
-    pub(crate) fn set_masking(&mut self, masking: Masking) {
+    /// The catalogue is new.
+    pub(crate) fn set_catalogue(&mut self, masking: Masking, calls: Calls) {
         // What was read is of no use any more if the schema changed meanwhile.
-        self.masking = if self.schema_changed { masking.without_catalogue() } else { masking };
+        (self.masking, self.calls) = match self.schema_changed {
+            true => (masking.without_catalogue(), calls.doubted_as(std::mem::take(&mut self.calls))),
+            false => (masking, calls),
+        };
         self.facts.forget();
     }
 
     /// The masks of this session.
     pub(crate) fn masking(&self) -> &Masking {
         &self.masking
+    }
+
+    /// What the session knows of calls.
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     /// The message that waits, for whoever answers the question.
@@ -495,7 +516,8 @@ impl Conversation {
     /// What a text means now; `None` when that awaits the server's answer.
     pub(super) fn facts_of(&mut self, sql: &str) -> Option<Arc<Facts>> {
         let (statements, cursors, portals) = (&self.statements, &self.cursors, &self.portals);
-        let known = Known { statements, cursors, portals, group: self.group };
+        let (calls, path) = (&self.calls, &self.search_path);
+        let known = Known { statements, cursors, portals, group: self.group, calls, path };
         self.facts.of(sql, &self.masking, &known)
     }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::client::excess_names;
 use super::conversation::{Broken, Conversation};
-use super::facts::{Facts, Prepared, hides_code};
+use super::facts::{Facts, Prepared};
 use super::operation::OperationId;
+use crate::request::sql::catalogue::hides_code;
 use crate::request::{Effect, SessionAction, Statement};
 
 impl Conversation {
@@ -57,7 +58,13 @@ impl Conversation {
     fn path_after(&mut self, statement: &Statement) {
         let before = self.search_path.clone();
         self.search_path.after(statement);
-        self.names_epoch += u64::from(self.search_path != before);
+        if self.search_path != before {
+            self.names_epoch += 1;
+            // Which functions and views are meant.
+            if self.calls.are_known() {
+                self.facts.forget();
+            }
+        }
     }
 
     /// Cursors end with their transaction unless they were declared WITH HOLD, so those that are still remembered may be
@@ -97,6 +104,9 @@ impl Conversation {
                 self.masking = self.masking.without_catalogue();
                 self.facts.forget();
             }
+        }
+        if self.calls.doubt_after(done) {
+            self.facts.forget();
         }
         if hides {
             let Self { masking, statements, portals, cursors, names_epoch, .. } = self;

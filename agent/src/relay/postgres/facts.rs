@@ -8,15 +8,18 @@ use lru::LruCache;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::block_in_place;
 
+use super::calls::Calls;
 use super::conversation::Portal;
 use super::copy::{CopyPlan, CopyPlans};
 use super::masking::{Masking, Sensitivity};
 use super::names::{Group, Meaning, Names};
 use super::replies::Marks;
+use super::search_path::SearchPath;
 use crate::mask::plan::Taint;
 use crate::record::asked::{BoundedText, Statements};
+use crate::request::sql::catalogue::hides_code;
 use crate::request::sql::{Analysis, AnalysisCache};
-use crate::request::{ColumnUse, Effect, SessionAction, Statement};
+use crate::request::{ColumnUse, Effect, SessionAction, Statement, Unlisted};
 
 /// Texts one session remembers the facts of.
 const FACTS_MAX: usize = 256;
@@ -36,16 +39,15 @@ const TEXT_COPIES: usize = 4;
 /// Commands that the server plans when they are bound: from then on their names stand for what they stood for.
 const PLANNED_KINDS: [&str; 5] = ["delete", "insert", "merge", "select", "update"];
 
-/// Commands that run code which their text does not show.
-const HIDING_KINDS: [&str; 4] = ["call", "do", "execute", "unknown"];
-
 /// Facts of one text.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// The exact text.
     pub(crate) text: Arc<str>,
-    /// Statements and effects; EXECUTE and FETCH resolved to what they run.
+    /// Statements and effects; EXECUTE and FETCH resolved to what they run, calls judged by the catalogue.
     pub(crate) analysis: Arc<Analysis>,
+    /// What the text alone says, which others of its shape share; kept so that nothing else comes to have its address.
+    shared: Arc<Analysis>,
     /// The same for the record.
     pub(crate) summary: Statements,
     /// What it may carry of masked columns.
@@ -99,6 +101,7 @@ impl Facts {
             turns: statements.iter().any(turns),
             text,
             recorded,
+            shared: Arc::clone(&analysis),
             analysis,
             epoch,
         }
@@ -109,6 +112,7 @@ impl Facts {
         Self {
             text: text.into(),
             analysis: Arc::clone(&self.analysis),
+            shared: Arc::clone(&self.shared),
             summary: self.summary.clone(),
             copies: Arc::clone(&self.copies),
             refused_copy: self.refused_copy.clone(),
@@ -175,11 +179,6 @@ impl Facts {
     }
 }
 
-/// Whether a statement runs code that could redefine names: a function that policy knows by name is trusted not to.
-pub(super) fn hides_code(statement: &Statement) -> bool {
-    statement.effect == Effect::Unknown && HIDING_KINDS.contains(&statement.kind.as_str())
-}
-
 /// Whether what later texts mean depends on how this ends.
 fn turns(statement: &Statement) -> bool {
     let session = match &statement.session {
@@ -202,7 +201,7 @@ fn turns(statement: &Statement) -> bool {
 pub(crate) struct FactsCache {
     analyses: Arc<AnalysisCache>,
     texts: LruCache<Arc<str>, Arc<Facts>>,
-    /// Facts of any one text of each analysis, by the analysis' address: texts that differ only in literals share it.
+    /// Facts of any one text of each analysis, by the address of what the text alone says: texts that differ only in literals share it.
     /// The facts keep the analysis alive, so no other can come to have that address.
     analysed: LruCache<usize, Arc<Facts>>,
     epoch: u64,
@@ -242,14 +241,15 @@ impl FactsCache {
             return Some(Arc::new(alike.for_text(text, masking)));
         }
         let refers = analysis.statements.iter().any(|statement| referred(statement).is_some());
-        let resolved = if refers { resolve(&analysis, known)? } else { analysis };
+        let resolved = if refers { resolve(&analysis, known)? } else { Arc::clone(&analysis) };
+        let settled = known.calls.settle(resolved, known.path);
         let recorded = aside(text.len(), || BoundedText::new(&masking.scan_text(text)));
-        let facts = Facts::new(text.into(), resolved, masking, recorded, self.epoch);
-        let facts = Arc::new(Facts { refers, late: refers || facts.late, ..facts });
+        let facts = Facts::new(text.into(), settled, masking, recorded, self.epoch);
+        let facts = Arc::new(Facts { refers, late: refers || facts.late, shared: analysis, ..facts });
         // What EXECUTE and FETCH mean changes with the name they refer to.
         if !refers && text.len() <= FACTS_TEXT_BYTES_MAX {
-                        remember(&mut self.texts, Arc::clone(&facts.text), Arc::clone(&facts));
-            remember(&mut self.analysed, address(&facts.analysis), Arc::clone(&facts));
+            remember(&mut self.texts, Arc::clone(&facts.text), Arc::clone(&facts));
+            remember(&mut self.analysed, address(&facts.shared), Arc::clone(&facts));
         }
         Some(facts)
     }
@@ -306,13 +306,15 @@ fn copy_plans(masking: &Masking, statements: &[Statement], taint: Taint) -> (Cop
     (plans, refused)
 }
 
-/// The names a text may refer to.
+/// The names a text may refer to, and what they stand for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known<'a> {
     pub(crate) statements: &'a Names<Prepared>,
     pub(crate) cursors: &'a Names<Arc<Facts>>,
     pub(crate) portals: &'a Names<Portal>,
     pub(crate) group: Group,
+    pub(crate) calls: &'a Calls,
+    pub(crate) path: &'a SearchPath,
 }
 
 /// What a statement takes its meaning from.
@@ -419,11 +421,16 @@ impl Known<'_> {
 
 /// Makes `statement` do what `body` does.
 fn absorb(statement: &mut Statement, body: Statement) {
-    statement.effect = body.effect;
-    statement.reason = Some(match body.reason {
+    let because = |reason: Option<String>| match reason {
         Some(reason) => format!("runs a {} that {reason}", body.kind),
         None => format!("runs a {}", body.kind),
-    });
+    };
+    statement.effect = body.effect;
+    statement.reason = Some(because(body.reason));
+    // The catalogue judges it again, as it is now.
+    let rest_reason = Some(because(body.unlisted.rest_reason));
+    statement.unlisted = Unlisted { rest_reason, ..body.unlisted };
+    statement.renames = body.renames;
     statement.reads.extend(body.reads);
     statement.writes.extend(body.writes);
     statement.functions.extend(body.functions);

@@ -55,6 +55,7 @@ impl Conversation {
             parameters,
             parameter_types,
             estimates: None,
+            side_effects: None,
             operation,
             approval: None,
         };
@@ -94,6 +95,10 @@ impl Conversation {
             },
             Answer::Decided(Err(denial)) => self.deny_waiting(&denial, waiting, wires),
             Answer::Cancelled => self.cancel_waiting(waiting, wires),
+            Answer::SideEffects(hold, found) => {
+                waiting.side_effects = Some(found);
+                self.put(*hold, waiting, wires)
+            }
             Answer::Estimated(estimates) => {
                 let judgement =
                     self.gate.judge(&self.admission, &self.judged(&waiting.facts, Some(&estimates)));
@@ -163,8 +168,19 @@ impl Conversation {
         Ok(Step::Done)
     }
 
+    /// Something is held: what it sets off is asked for first, where there is any.
+    fn hold(&mut self, hold: Hold, waiting: Waiting, wires: &mut Wires<'_>) -> Result<Step, Broken> {
+        match self.written(&waiting.facts) {
+            Some(written) => {
+                self.waiting = Some(waiting);
+                Ok(Step::Question(Question::SideEffects(Box::new(hold), written)))
+            }
+            None => self.put(hold, waiting, wires),
+        }
+    }
+
     /// Puts an operation to the approvers and tells the client so.
-    fn hold(&mut self, hold: Hold, mut waiting: Waiting, wires: &mut Wires<'_>) -> Result<Step, Broken> {
+    fn put(&mut self, hold: Hold, mut waiting: Waiting, wires: &mut Wires<'_>) -> Result<Step, Broken> {
         let request = {
             let search_path = self.search_path.text().map(|path| &**path);
             approval_request(&self.admission, &self.database, &hold, &waiting, search_path)
@@ -186,6 +202,7 @@ impl Conversation {
             approvers: terms.approvers.clone(),
             timeout_seconds: terms.timeout.as_secs(),
             in_transaction: locks,
+            side_effects: waiting.side_effects.clone(),
         });
         if let Err(error) = recorded {
             // Dropped, the question is withdrawn from the approvers.

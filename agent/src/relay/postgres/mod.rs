@@ -35,6 +35,7 @@ use crate::tls::Stream;
 use crate::upstream::{LoggedIn, LoginProblem, Startup, Target, UpstreamError, login};
 
 mod asynchronous;
+mod calls;
 mod cancel;
 mod client;
 mod conversation;
@@ -58,6 +59,7 @@ mod refusal;
 mod replies;
 mod search_path;
 mod server;
+mod side_effects;
 mod waiting;
 
 #[cfg(test)]
@@ -269,13 +271,8 @@ async fn open(
     let profile = &admission.connection().upstream;
     let user = profile.user.clone().unwrap_or(user);
     let database = profile.database.clone().unwrap_or(database);
-    let startup = Startup {
-        user,
-        database: database.clone(),
-        minor,
-        parameters,
-        settings: admission.connection().upstream.settings.clone(),
-    };
+    let settings = profile.settings.clone();
+    let startup = Startup { user, database: database.clone(), minor, parameters, settings };
     let Connected { logged_in, target, user, held } = match connect(&mut client, &admission, relay, startup)
         .await
     {
@@ -301,8 +298,8 @@ async fn open(
     };
     let side = relay.sides.side(&admission, &target, &user, &database, held.clone());
     let mut planner = Planner::new(side, admission.policy(), Arc::clone(&relay.hash_key));
-    let masking = match planner.renew(admission.policy(), &admission).await {
-        Ok(masking) => masking,
+    let (masking, calls) = match planner.renew(admission.policy(), &admission).await {
+        Ok(known) => known,
         Err(error) => {
             tracing::error!(session = %admission.flow().session, %error, "masks cannot be applied");
             let refusal = Refusal::new(sqlstate::CANNOT_CONNECT, format!("portcullis: {error}"))
@@ -328,6 +325,7 @@ async fn open(
         admission,
         analyses: Arc::clone(&relay.analyses),
         masking,
+        calls,
         record,
         database,
         search_path,

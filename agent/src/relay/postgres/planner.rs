@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::calls::Calls;
 use super::conversation::{Answer, Conversation, Message, Question};
 use super::masking::{Masking, Rules};
 use crate::codec::postgres::frame::HEADER_BYTES;
@@ -20,7 +21,7 @@ use crate::upstream::{PlanRequest, Side, UpstreamError};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MaskingError {
     /// The server's catalogue cannot be read.
-    #[error("cannot read the database's catalogue, which the policy's column masks need")]
+    #[error("cannot read the database's catalogue, which the policy's masks, views or functions need")]
     Catalogue(#[from] UpstreamError),
     /// The detectors cannot be built.
     #[error("cannot build the policy's detectors: {0}")]
@@ -49,25 +50,32 @@ impl From {
     }
 }
 
-/// The masks, once the catalogue has been read.
-type NewMasking = Pin<Box<dyn Future<Output = Result<Masking, MaskingError>> + Send>>;
+/// The masks, and what calls do, once the catalogue has been read.
+type Renewed = Pin<Box<dyn Future<Output = Result<(Masking, Calls), MaskingError>> + Send>>;
 
 impl Planner {
     pub(crate) fn new(side: Side, policy: &Policy, key: Arc<HashKey>) -> Self {
         Self { from: From::now(&side, policy), side, key }
     }
 
-    /// The masks by a policy and the catalogue as they are now.
-    pub(crate) fn renew(&mut self, policy: &Policy, admission: &Admission) -> NewMasking {
+    /// The masks and the judge of calls by a policy and the catalogue as they are now.
+    pub(crate) fn renew(&mut self, policy: &Policy, admission: &Admission) -> Renewed {
         self.from = From::now(&self.side, policy);
         let rules = Rules::of(policy, admission);
         let (side, key) = (self.side.clone(), Arc::clone(&self.key));
+        let looks = policy.postgres.looks(!rules.columns.is_empty());
+        let trusted = looks.then(|| policy.postgres.clone());
         Box::pin(async move {
             let relations = match rules.columns.is_empty() {
                 true => Arc::default(),
                 false => side.relations().await?,
             };
-            Masking::new(&rules, &relations, key).map_err(MaskingError::Detectors)
+            let calls = match trusted {
+                Some(trusted) => Calls::new(side.calls().await?, &trusted),
+                None => Calls::default(),
+            };
+            let masking = Masking::new(&rules, &relations, key).map_err(MaskingError::Detectors)?;
+            Ok((masking, calls))
         })
     }
 
@@ -76,12 +84,12 @@ impl Planner {
         self.side.changed();
     }
 
-    /// Whether the session's masks may be out of date: the policy changed, or the catalogue is old, or another session
+    /// Whether the session's masks, or what it knows of calls, may be out of date: the policy changed, or the catalogue is old, or another session
     /// changed the schema.
-    pub(crate) fn is_outdated(&self, policy: &Policy, masking: &Masking) -> bool {
+    pub(crate) fn is_outdated(&self, policy: &Policy, masking: &Masking, calls: &Calls) -> bool {
         let catalogue =
             || self.from.changes != self.side.changes() || self.from.at.elapsed() > CATALOG_AGE_MAX;
-        self.from.policy != policy.version || (masking.names_columns() && catalogue())
+        self.from.policy != policy.version || ((masking.names_columns() || calls.are_known()) && catalogue())
     }
 
     /// Puts a question; the answer comes when the future completes. Dropping it withdraws the question.
@@ -92,6 +100,10 @@ impl Planner {
     ) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
         match question {
             Question::Held(held) => Box::pin(async move { Answer::Decided(held.decision().await) }),
+            Question::SideEffects(hold, written) => {
+                let side = self.side.clone();
+                Box::pin(async move { Answer::SideEffects(hold, side.side_effects(&written).await) })
+            }
             Question::Estimate => {
                 let side = self.side.clone();
                 let asked = Estimate::of(conversation);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Buf as _;
 use tokio::time::{Sleep, sleep_until, timeout};
 
+use super::calls::Calls;
 use super::cancel::CancelTicket;
 use super::conversation::{Answer, Broken, Conversation, Step, Upstream, Wires};
 use super::masking::Masking;
@@ -55,7 +56,7 @@ enum Event {
     /// The client's connection is gone.
     ClientGone(Option<std::io::Error>),
     /// The catalogue was read again.
-    Masking(Result<Masking, MaskingError>),
+    Masking(Result<(Masking, Calls), MaskingError>),
     /// Bytes moved.
     Moved,
     /// The record failed to become durable.
@@ -82,7 +83,7 @@ struct Pending {
     /// The server reads a cancel of ours: what comes next must not be hit by it.
     cancelling: Option<Future_<()>>,
     /// Until the catalogue is known again, nothing of the client is judged.
-    masking: Option<Future_<Result<Masking, MaskingError>>>,
+    masking: Option<Future_<Result<(Masking, Calls), MaskingError>>>,
 }
 
 impl Pump {
@@ -109,7 +110,7 @@ impl Pump {
                 break self.said_goodbye(pending).await;
             }
             match self.next_event(&mut pending, &mut moved).await {
-                Event::Masking(Ok(masking)) => self.conversation.set_masking(masking),
+                Event::Masking(Ok((masking, calls))) => self.conversation.set_catalogue(masking, calls),
                 Event::Masking(Err(error)) => break self.unmaskable(&error).await,
                 Event::Moved => {}
                 Event::Answered(answer) => {
@@ -207,7 +208,7 @@ impl Pump {
         } else if pending.masking.is_some() || conversation.schema_is_changing() {
             return;
         }
-        if planner.is_outdated(&policy, conversation.masking()) {
+        if planner.is_outdated(&policy, conversation.masking(), conversation.calls()) {
             pending.masking = Some(planner.renew(&policy, conversation.admission()));
         }
     }

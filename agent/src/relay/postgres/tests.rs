@@ -130,6 +130,7 @@ impl Rig {
             gate: Arc::new(Gate::new(policies, Approvals::new(&Config::default()))),
             masking: Masking::new(&Rules::of(&loaded, &admission), &relations(), key).unwrap(),
             admission,
+            calls: super::calls::Calls::default(),
             analyses: Arc::default(),
             record: recorder.session(&opened, 1024).unwrap(),
             database: "shop".to_owned(),

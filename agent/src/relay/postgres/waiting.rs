@@ -42,6 +42,7 @@ pub(super) fn approval_request(
         effect: waiting.facts.analysis.effect,
         objects,
         estimated_rows: waiting.estimated_rows(),
+        side_effects: waiting.side_effects.clone(),
         rule: hold.rule().to_owned(),
         policy: admission.policy().name.clone(),
         policy_version: hold.policy_version().clone(),

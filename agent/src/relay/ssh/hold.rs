@@ -61,6 +61,7 @@ async fn wait(
         approvers: terms.approvers.clone(),
         timeout_seconds: terms.timeout.as_secs(),
         in_transaction: false,
+        side_effects: None,
     };
     connection.with_record(|record| record.held(&event).map(|_| ())).map_err(|error| {
         Denial::new(Side::Portcullis, format!("this cannot be recorded ({error}), so nobody is asked"), "")
@@ -133,6 +134,7 @@ fn request(connection: &Connection, operation: &SshOperation, asked: &Asked, hol
         step_up: terms.step_up.clone(),
         shape: None,
         // What is typed at a prompt means what the shell has become by then.
+        side_effects: None,
         again: (operation.kind != OperationKind::Line).then(String::new),
         patience: hold.patience(None),
     }

@@ -11,6 +11,7 @@ const FUNCTIONS_WHOLE_ROW: &str = include_str!("lists/functions_whole_row.txt");
 const OPERATORS: &str = include_str!("lists/operators.txt");
 const RELATIONS: &str = include_str!("lists/relations.txt");
 const SETTINGS_ADMIN: &str = include_str!("lists/settings_admin.txt");
+const EXTENSIONS: &str = include_str!("lists/extensions.txt");
 const SETTINGS_LEXER: &str = include_str!("lists/settings_lexer.txt");
 
 /// What a function does, as far as its name says.
@@ -51,6 +52,7 @@ static FUNCTIONS: LazyLock<HashMap<&str, Function>> = LazyLock::new(|| {
     ];
     classes.into_iter().flat_map(|(list, class)| entries(list).map(move |name| (name, class))).collect()
 });
+static EXTENSION_FUNCTIONS: LazyLock<HashSet<&str>> = LazyLock::new(|| entries(EXTENSIONS).collect());
 static WHOLE_ROW: LazyLock<HashSet<&str>> = LazyLock::new(|| entries(FUNCTIONS_WHOLE_ROW).collect());
 static OPERATOR_NAMES: LazyLock<HashSet<&str>> = LazyLock::new(|| entries(OPERATORS).collect());
 static RELATION_NAMES: LazyLock<HashSet<&str>> = LazyLock::new(|| entries(RELATIONS).collect());
@@ -73,6 +75,11 @@ pub(super) fn function(schema: Option<&str>, name: &str) -> Function {
         Some(_) => None,
     };
     known.copied().unwrap_or(Function::Unlisted)
+}
+
+/// Whether a function of an extension, if it is written in C, only reads.
+pub(super) fn extension_reads(extension: &str, name: &str) -> bool {
+    EXTENSION_FUNCTIONS.contains(format!("{extension} {name}").as_str())
 }
 
 /// Whether a function takes a whole row, so that `alias.name` may be a call of it.
@@ -103,7 +110,9 @@ mod tests {
     fn lists_are_sorted_and_name_nothing_twice() {
         let functions = [FUNCTIONS_READ, FUNCTIONS_WRITE, FUNCTIONS_ADMIN, FUNCTIONS_DYNAMIC];
         let settings = [SETTINGS_ADMIN, SETTINGS_LEXER];
-        for list in functions.iter().chain(&settings).chain(&[FUNCTIONS_WHOLE_ROW, OPERATORS, RELATIONS]) {
+        for list in
+            functions.iter().chain(&settings).chain(&[EXTENSIONS, FUNCTIONS_WHOLE_ROW, OPERATORS, RELATIONS])
+        {
             let names: Vec<_> = entries(list).collect();
             assert!(names.len() > 2);
             for pair in names.windows(2) {
@@ -133,5 +142,11 @@ mod tests {
         assert_eq!(function(Some("evil"), "lower"), Function::Unlisted);
         assert_eq!(function(Some("information_schema"), "_pg_expandarray"), Function::Read);
         assert_eq!(function(None, "_pg_expandarray"), Function::Unlisted);
+        assert!(extension_reads("pgcrypto", "digest") && extension_reads("pg_trgm", "similarity"));
+        for (extension, name) in
+            [("tablefunc", "crosstab"), ("dblink", "dblink"), ("pgcrypto", "lower"), ("isn", "isn_weak")]
+        {
+            assert!(!extension_reads(extension, name), "{name}");
+        }
     }
 }

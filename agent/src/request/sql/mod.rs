@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use pg_query::protobuf::RawStmt;
 
-use super::{ColumnUse, Effect, SessionAction, Statement};
+use super::{ColumnUse, Effect, SessionAction, Statement, Unlisted};
 pub use cache::AnalysisCache;
 pub use settings::READ_WRITE;
 
@@ -19,6 +19,7 @@ use walk::Walker;
 
 mod bounds;
 mod cache;
+pub mod catalogue;
 mod effect;
 mod filter;
 mod lists;
@@ -117,13 +118,16 @@ fn statement(raw: &RawStmt, text_bytes: usize) -> Statement {
     }
     let mut facts = walker.facts;
     facts.columns.assigned_only = facts.assigned.difference(&facts.referenced).cloned().collect();
+    let (effect, reason, unlisted) = facts.settle();
     Statement {
         kind: kind.unwrap_or_else(|| "unknown".to_owned()),
-        effect: facts.effect,
-        reason: facts.reason,
+        effect,
+        reason,
         reads: facts.reads.into_iter().collect(),
         writes: facts.writes.into_iter().collect(),
         functions: facts.functions.into_iter().collect(),
+        unlisted,
+        renames: facts.renames,
         unbounded: facts.unbounded,
         columns: facts.columns,
         session: facts.session,
@@ -161,9 +165,13 @@ fn weigh(statements: &mut [Statement], opinion: &Opinion) {
 }
 
 fn raise(statement: &mut Statement, effect: Effect, reason: impl FnOnce() -> String) {
-    if effect > statement.effect {
-        statement.effect = effect;
-        statement.reason = Some(reason());
+    let Statement { effect: found, reason: why, unlisted, .. } = statement;
+    if effect > unlisted.rest {
+        let reason = Some(reason());
+        if effect > *found {
+            (*found, *why) = (effect, reason.clone());
+        }
+        (unlisted.rest, unlisted.rest_reason) = (effect, reason);
     }
 }
 
@@ -171,7 +179,9 @@ fn unknown(text: &str, reason: String) -> Analysis {
     let statement = Statement {
         kind: "unknown".to_owned(),
         effect: Effect::Unknown,
-        reason: Some(reason),
+        reason: Some(reason.clone()),
+        unlisted: Unlisted::none(Effect::Unknown, Some(reason)),
+        renames: false,
         reads: Vec::new(),
         writes: Vec::new(),
         functions: Vec::new(),

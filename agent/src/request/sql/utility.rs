@@ -104,6 +104,7 @@ impl<'a> Walker<'a> {
             NodeRef::AlterTableStmt(alter) if alter.cmds.iter().any(changes_row_security) => {
                 self.facts.reason.get_or_insert_with(|| "changes row level security".to_owned());
             }
+            NodeRef::RenameStmt(_) | NodeRef::AlterObjectSchemaStmt(_) => self.facts.renames = true,
             _ => {}
         }
         for object in objects(node) {

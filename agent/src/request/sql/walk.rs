@@ -8,12 +8,18 @@ use pg_query::{NodeEnum, NodeRef};
 use super::lists::{self, Function};
 use super::tree::{self, Known};
 use super::{names, settings};
-use crate::request::{ColumnUse, CopyTo, Effect, ObjectName, Output, SessionAction};
+use crate::request::{ColumnUse, CopyTo, Effect, ObjectName, Output, SessionAction, Unlisted};
 
 /// What is known of one statement so far.
 pub(super) struct Facts {
+    /// Apart from calls that no list knows.
     pub(super) effect: Effect,
     pub(super) reason: Option<String>,
+    /// Functions and operators that no list knows.
+    pub(super) unlisted: (BTreeSet<ObjectName>, BTreeSet<ObjectName>),
+    /// Why the first of them makes the statement unknown.
+    pub(super) unlisted_reason: Option<String>,
+    pub(super) renames: bool,
     pub(super) reads: BTreeSet<ObjectName>,
     pub(super) writes: BTreeSet<ObjectName>,
     pub(super) functions: BTreeSet<ObjectName>,
@@ -25,6 +31,19 @@ pub(super) struct Facts {
     pub(super) assigned: BTreeSet<String>,
     /// Columns that stand in an expression.
     pub(super) referenced: BTreeSet<String>,
+}
+
+impl Facts {
+    /// The effect with its reason, whatever is called, and what that is without calls that no list knows.
+    pub(super) fn settle(&mut self) -> (Effect, Option<String>, Unlisted) {
+        let (functions, operators) = std::mem::take(&mut self.unlisted);
+        let (rest, rest_reason) = (self.effect, self.reason.take());
+        let unlisted = Unlisted { functions, operators, rest, rest_reason: rest_reason.clone() };
+        match self.unlisted_reason.take() {
+            Some(reason) => (Effect::Unknown, Some(reason), unlisted),
+            None => (rest, rest_reason, unlisted),
+        }
+    }
 }
 
 /// Whether a query's rows go to the client or into something around it.
@@ -90,6 +109,9 @@ impl<'a> Walker<'a> {
             facts: Facts {
                 effect: Effect::Read,
                 reason: None,
+                unlisted: Default::default(),
+                unlisted_reason: None,
+                renames: false,
                 reads: BTreeSet::new(),
                 writes: BTreeSet::new(),
                 functions: BTreeSet::new(),
@@ -116,6 +138,14 @@ impl<'a> Walker<'a> {
         }
     }
 
+    /// Notes a call that may do anything, unless somebody knows what is called.
+    fn unlisted(&mut self, reason: String) {
+        // What is unknown for another reason keeps that one.
+        if self.facts.effect != Effect::Unknown {
+            self.facts.unlisted_reason.get_or_insert(reason);
+        }
+    }
+
     /// Raises the effect because of what the statement itself is: its kind is reason enough. Not if it is only planned.
     pub(super) fn act(&mut self, effect: Effect) {
         if self.mode == Mode::Runs && effect > self.facts.effect {
@@ -130,7 +160,9 @@ impl<'a> Walker<'a> {
             self.facts.reads.insert(object);
             return;
         }
-        if object.schema.as_deref() == Some("pg_catalog") && self.facts.effect >= Effect::Write {
+        if object.schema.as_deref() == Some("pg_catalog")
+            && (self.facts.effect >= Effect::Write || self.facts.unlisted_reason.is_some())
+        {
             self.raise(Effect::Admin, || format!("changes the system catalogue {}", object.name));
         }
         self.facts.writes.insert(object);
@@ -341,9 +373,8 @@ impl<'a> Walker<'a> {
         };
         if !lists::is_own_operator(operator.schema.as_deref(), &operator.name) {
             self.opaque();
-            self.raise(Effect::Unknown, || {
-                format!("uses operator {operator}, which is not PostgreSQL's own")
-            });
+            self.unlisted(format!("uses operator {operator}, which is not PostgreSQL's own"));
+            self.facts.unlisted.1.insert(operator.clone());
             self.facts.functions.insert(operator);
         }
     }
@@ -378,9 +409,8 @@ impl<'a> Walker<'a> {
                 self.raise(Effect::Unknown, || format!("calls {function}, which runs SQL that it is given"));
             }
             Function::Unlisted => {
-                self.raise(Effect::Unknown, || {
-                    format!("calls {function}, which is not known to be read-only")
-                });
+                self.unlisted(format!("calls {function}, which is not known to be read-only"));
+                self.facts.unlisted.0.insert(function.clone());
             }
         }
         // A parameter set to what the client itself sent moves nothing.

@@ -13,7 +13,8 @@ use super::*;
 use crate::approval::{Content, Pending};
 use crate::config::Config;
 use crate::flow::{OriginalDst, Process, RunId, SessionId};
-use crate::request::Effect;
+use crate::request::side_effects::{Reached, SideEffects, Trigger};
+use crate::request::{Effect, ObjectName};
 use crate::run::{Governor, Subject};
 
 mod chat;
@@ -178,6 +179,25 @@ fn held() -> crate::approval::Request {
         step_up: None,
         shape: Some("DROP TABLE a".to_owned()),
         patience: None,
+        side_effects: Some(SideEffects {
+            relations: vec![Reached {
+                name: ObjectName::outside_schemas("a<script>\u{202e}"),
+                kind: "table".to_owned(),
+                through: None,
+                rows: Some(200),
+                bytes: None,
+                partitions: 0,
+                triggers: vec![Trigger {
+                    name: "<b>".to_owned(),
+                    timing: "after delete for each row".to_owned(),
+                    function: ObjectName::outside_schemas("log"),
+                    enabled: "disabled".to_owned(),
+                }],
+                rules: Vec::new(),
+                cascades: Vec::new(),
+            }],
+            ..SideEffects::default()
+        }),
         again: Some(String::new()),
     }
 }

@@ -21,6 +21,18 @@ fn routes(id: &str) -> Vec<(bool, String)> {
 }
 
 #[tokio::test]
+async fn what_a_statement_sets_off_is_shown_as_text() {
+    let rig = Rig::start().await;
+    let pending = rig.ask();
+    let session = rig.sign_in("ada", &["dba"]).await;
+    let page = rig.get(&format!("/approvals/{}", pending.id()), &session).await.body;
+    assert!(page.contains("What it sets off") && page.contains("table a&lt;script&gt;"), "{page}");
+    assert!(page.contains("~200 rows"), "{page}");
+    let trigger = "trigger &lt;b&gt; after delete for each row runs log (disabled)";
+    assert!(page.contains(trigger) && !page.contains('\u{202e}'), "{page}");
+}
+
+#[tokio::test]
 async fn every_answer_is_fenced_in_and_no_get_changes_anything() {
     let rig = Rig::start().await;
     let pending = rig.ask();

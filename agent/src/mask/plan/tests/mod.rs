@@ -36,6 +36,8 @@ fn select(reads: &[&str], names: &[&str], outputs: &[&[&str]]) -> Statement {
         reads: reads.iter().map(|name| object(name)).collect(),
         writes: Vec::new(),
         functions: Vec::new(),
+        unlisted: crate::request::Unlisted::none(Effect::Read, None),
+        renames: false,
         unbounded: false,
         columns: crate::request::ColumnUse {
             names: set(names),

@@ -21,6 +21,7 @@ use crate::policy::rule::{
 use crate::request::Effect;
 
 mod identity;
+mod postgres;
 mod ssh;
 
 /// Bytes of the digest kept as the version: enough to tell texts apart, short enough to read aloud.
@@ -32,6 +33,7 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
     let matches = file.matches.map(Spanned::into_inner);
     let run = file.run.map(Spanned::into_inner);
     let record = file.record.map(Spanned::into_inner);
+    let postgres = postgres::rules(value(file.postgres));
     let defaults = file.defaults.map(Spanned::into_inner);
     let terms = default_terms(defaults.as_ref());
     let zone = defaults.as_ref().and_then(|table| table.time_zone.as_ref());
@@ -57,6 +59,7 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
         guards,
         masks: tables(file.mask, |_, table| mask(table))?,
         defaults: defaults_of(defaults, &terms),
+        postgres,
         record: record.map_or_else(
             || RecordRules {
                                 durable: every_effect(),

@@ -20,6 +20,7 @@ use crate::request::Effect;
 mod http;
 mod identity;
 mod limits;
+mod postgres;
 mod ssh;
 
 /// Checks everything that spans more than one value.
@@ -56,6 +57,9 @@ pub(super) fn file(file: &FileTable, findings: &mut Findings<'_>) {
     }
     if let Some(table) = &file.record {
         record(table.get_ref(), findings);
+    }
+    if let Some(table) = &file.postgres {
+        postgres::rules(table.get_ref(), findings);
     }
 }
 

@@ -17,6 +17,7 @@ use crate::policy::rule::{
     UpstreamTls,
 };
 use crate::request::Effect;
+use crate::request::sql::catalogue::Volatility;
 
 pub(super) use claims::{HttpsUrl, Identifier, Leeway, OneOrMore, Quorum};
 pub(super) use http::{FieldGlob, HeaderPattern, HostGlob, HttpMethod, QueryPattern};
@@ -54,6 +55,12 @@ impl Choice for Effect {
         ("admin", Self::Admin),
         ("unknown", Self::Unknown),
     ];
+}
+
+impl Choice for Volatility {
+    const NOUN: &'static str = "a volatility";
+    const ALL: &'static [(&'static str, Self)] =
+        &[("immutable", Self::Immutable), ("stable", Self::Stable), ("volatile", Self::Volatile)];
 }
 
 impl Choice for Protocol {

@@ -87,6 +87,7 @@ impl Fixture {
             gate: Arc::new(Gate::new(set, Approvals::new(&crate::config::Config::default()))),
             masking: Masking::new(&Rules::of(admission.policy(), &admission), &[], key).unwrap(),
             admission,
+            calls: super::calls::Calls::default(),
             analyses: Arc::new(AnalysisCache::default()),
             record: recorder.session(&opened(), SHARE).unwrap(),
             database: "shop".to_owned(),
