@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod dial;
 pub mod error;
 pub mod estimate;
+pub mod function;
 pub mod http;
 pub mod inject;
 pub mod login;
@@ -21,7 +22,8 @@ mod wire;
 pub use dial::{Dialled, Dialler, Target};
 pub use error::{LoginProblem, ServerReport, Stage, UpstreamError};
 pub use estimate::PlanRequest;
-pub use login::{BackendKey, LoggedIn, Startup, login};
+pub use function::CalledFunction;
+pub use login::{BackendKey, LoggedIn, Replication, Startup, login};
 pub use side::{Side, SideConnections};
 
 /// How long name resolution and the TCP connection to a server may take.

@@ -120,6 +120,8 @@ pub struct Connection {
     pub claims: ClaimsWhen,
     /// `upstream = { … }`.
     pub upstream: Upstream,
+    /// `replication =`, for PostgreSQL: whether clients may open replication connections.
+    pub replication: bool,
     /// `ssh = { … }`, for SSH.
     pub ssh: SshRules,
 }

@@ -27,6 +27,7 @@ use crate::record::asked::{Asked, Parameters};
 use crate::record::event::{Decided, OutcomeStatus, Refused};
 use crate::record::{Lsn, RecordError, SessionRecord};
 use crate::request::sql::AnalysisCache;
+use crate::upstream::CalledFunction;
 
 /// Text that no server can parse, sent in place of a refused statement when the transaction has to fail with it. The
 /// server's log shows it.
@@ -46,6 +47,8 @@ pub(crate) struct Parts {
     pub(crate) database: String,
     /// Where unqualified names are looked up.
     pub(crate) search_path: SearchPath,
+    /// It is a replication connection.
+    pub(crate) replicates: bool,
 }
 
 /// The state of one session.
@@ -66,9 +69,9 @@ pub(crate) struct Conversation {
     pub(super) transaction_operations: u64,
     pub(super) group: Group,
     pub(super) client: ClientState,
-    /// A Bind too long for one piece, as far as it has come.
+    /// A Bind or FunctionCall too long for one piece, as far as it has come.
     pub(super) assembly: BytesMut,
-    /// An error or notice too long for one piece, as far as it has come.
+    /// An error, notice or function's result too long for one piece, as far as it has come.
     pub(super) report: BytesMut,
     /// A message whose meaning depends on answers that are still to come.
     pub(super) postponed: Option<Postponed>,
@@ -91,6 +94,10 @@ pub(crate) struct Conversation {
     /// Counts the changes to what names mean.
     pub(super) names_epoch: u64,
     pub(super) search_path: SearchPath,
+    /// It is a replication connection: texts may be commands of its own.
+    pub(super) replicates: bool,
+    /// PostgreSQL's own functions that were called by their OIDs.
+    pub(super) called: HashMap<u32, Arc<CalledFunction>>,
 }
 
 /// A message to be handled once the server has answered what came before it.
@@ -154,6 +161,8 @@ impl Waiting {
 pub(crate) enum Message {
     /// Bind, to this portal.
     Bind(Box<[u8]>),
+    /// FunctionCall.
+    FunctionCall,
     /// Simple Query.
     Query,
 }
@@ -174,6 +183,8 @@ pub(crate) enum Step {
 pub(crate) enum Question {
     /// Ask the planner; the text, parameters and formats are those of the waiting message.
     Estimate,
+    /// Ask the server which function this OID stands for.
+    Function(u32),
     /// Ask a human.
     Held(Box<Held>),
 }
@@ -186,6 +197,8 @@ pub(crate) enum Answer {
     Decided(Result<Permit, Denial>),
     /// The planner's, by statement.
     Estimated(Vec<Option<u64>>),
+    /// The function; `None` when there is none, or nobody can say.
+    Function(Option<CalledFunction>),
 }
 
 /// Why the session cannot go on.
@@ -274,7 +287,7 @@ impl Upstream<'_> {
 
 impl Conversation {
     pub(crate) fn new(parts: Parts, transaction: TransactionStatus) -> Self {
-        let Parts { gate, admission, analyses, masking, record, database, search_path } = parts;
+        let Parts { gate, admission, analyses, masking, record, database, search_path, replicates } = parts;
         Self {
             gate,
             admission,
@@ -305,6 +318,8 @@ impl Conversation {
             generic_exchange: false,
             names_epoch: 0,
             search_path,
+            replicates,
+            called: HashMap::new(),
         }
     }
 
@@ -443,7 +458,7 @@ impl Conversation {
         }
         match message {
             Message::Bind(_) => self.client = ClientState::SkipToSync,
-            Message::Query => {
+            Message::FunctionCall | Message::Query => {
                 self.group = self.group.next();
                 if quiet {
                     backend::ready_for_query(wires.client, self.transaction);

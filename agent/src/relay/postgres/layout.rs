@@ -38,6 +38,11 @@ impl Layout {
                 },
             })
             .collect();
+        Self::with(columns, plan)
+    }
+
+    /// The same of columns that were not described by the server.
+    pub(crate) fn with(columns: Vec<ResultColumn>, plan: ResultPlan) -> Self {
         let edits = plan
             .cells
             .iter()
@@ -309,7 +314,7 @@ fn column_count(row: &[u8]) -> u16 {
 }
 
 /// Rewrites one cell into `scratch`, or leaves it.
-fn edit_cell(
+pub(super) fn edit_cell(
     layout: &Layout,
     masking: &Masking,
     column: usize,

@@ -17,7 +17,7 @@ use crate::record::event::{Refused, ServerError};
 /// Longest error text kept in the record, in bytes.
 const ERROR_TEXT_BYTES_MAX: usize = 4096;
 
-/// Longest error or notice taken, in bytes: they quote values, and are searched before they are passed on.
+/// Longest error, notice or function's result taken, in bytes: they are searched before they are passed on.
 const REPORT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 impl Conversation {
@@ -36,17 +36,31 @@ impl Conversation {
             Item::Chunk { tag: BackendTag::DataRow, bytes, left } => {
                 self.large_row_goes_on(bytes, left, wires)
             }
-            Item::Large { tag: BackendTag::CopyData, .. } => Ok(()),
-            Item::Chunk { tag: BackendTag::CopyData, bytes, .. } => self.copy_data_out(bytes, wires),
-            Item::Large { tag: tag @ (BackendTag::ErrorResponse | BackendTag::NoticeResponse), body }
-                if body <= REPORT_BYTES_MAX =>
-            {
+            Item::Large { tag: BackendTag::CopyData, body } => self.large_copy_data_begins(body, wires),
+            Item::Chunk { tag: BackendTag::CopyData, bytes, .. } => {
+                self.large_copy_data_goes_on(bytes, wires)
+            }
+            Item::Large {
+                tag:
+                    tag @ (BackendTag::ErrorResponse
+                    | BackendTag::FunctionCallResponse
+                    | BackendTag::NoticeResponse),
+                body,
+            } if body <= REPORT_BYTES_MAX => {
                 self.report.clear();
                 encode::large_header(&mut self.report, tag, body);
                 Ok(())
             }
+            Item::Large { tag: BackendTag::FunctionCallResponse, body } => {
+                self.function_result_too_long(body, wires)
+            }
+            // Of one that is too long.
+            Item::Chunk { tag: BackendTag::FunctionCallResponse, .. } if self.report.is_empty() => Ok(()),
             Item::Chunk {
-                tag: tag @ (BackendTag::ErrorResponse | BackendTag::NoticeResponse),
+                tag:
+                    tag @ (BackendTag::ErrorResponse
+                    | BackendTag::FunctionCallResponse
+                    | BackendTag::NoticeResponse),
                 bytes,
                 left,
             } => {
@@ -138,13 +152,13 @@ impl Conversation {
             },
             BackendTag::CopyInResponse => return self.copy_in_begins(frame, wires),
             BackendTag::CopyOutResponse => return self.copy_out_begins(frame, wires),
+            BackendTag::CopyBothResponse => return self.copy_both_begins(frame, wires),
             BackendTag::CopyDone => return self.copy_out_ends(frame, wires),
+            BackendTag::FunctionCallResponse => return self.function_result(frame, wires),
             BackendTag::Authentication
             | BackendTag::BackendKeyData
-            | BackendTag::CopyBothResponse
             | BackendTag::CopyData
             | BackendTag::DataRow
-            | BackendTag::FunctionCallResponse
             | BackendTag::NegotiateProtocolVersion
             | BackendTag::NoticeResponse
             | BackendTag::NotificationResponse
@@ -232,6 +246,7 @@ impl Conversation {
     ) -> Result<(), Broken> {
         let complete = CommandComplete::decode(frame.body()).map_err(Broken::Server)?;
         let Some(id) = self.current_operation() else { return Err(Broken::Unasked("CommandComplete")) };
+        self.copy_out = None;
         let tag = String::from_utf8_lossy(complete.tag.as_bytes());
         self.statement_done(id, &tag)?;
         wires.client.extend_from_slice(frame.bytes);
@@ -304,8 +319,10 @@ impl Conversation {
     fn error(&mut self, frame: Frame<'_, BackendTag>, wires: &mut Wires<'_>) -> Result<(), Broken> {
         let report = Report::decode_error(frame.body()).map_err(Broken::Server)?;
         let generic = self.generic_reports();
+        // A walsender takes no Parse at all.
+        let expected = if self.replicates { sqlstate::PROTOCOL_VIOLATION } else { sqlstate::SYNTAX_ERROR };
         if let Some(Reply::Refusal { response }) = self.replies.head()
-            && report.sqlstate() == Some(sqlstate::SYNTAX_ERROR)
+            && report.sqlstate() == Some(expected)
         {
             // The server could not parse what went in place of the refused statement. Anything else is news.
             wires.client.extend_from_slice(response);
@@ -400,12 +417,11 @@ fn name_of(tag: BackendTag) -> &'static str {
     match tag {
         BackendTag::Authentication => "an Authentication message",
         BackendTag::BackendKeyData => "BackendKeyData",
-        BackendTag::CopyBothResponse => "CopyBothResponse",
-        BackendTag::FunctionCallResponse => "FunctionCallResponse",
         BackendTag::NegotiateProtocolVersion => "NegotiateProtocolVersion",
         BackendTag::BindComplete
         | BackendTag::CloseComplete
         | BackendTag::CommandComplete
+        | BackendTag::CopyBothResponse
         | BackendTag::CopyData
         | BackendTag::CopyDone
         | BackendTag::CopyInResponse
@@ -413,6 +429,7 @@ fn name_of(tag: BackendTag) -> &'static str {
         | BackendTag::DataRow
         | BackendTag::EmptyQueryResponse
         | BackendTag::ErrorResponse
+        | BackendTag::FunctionCallResponse
         | BackendTag::NoData
         | BackendTag::NoticeResponse
         | BackendTag::NotificationResponse

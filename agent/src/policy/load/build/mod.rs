@@ -105,6 +105,7 @@ fn connection(table: ConnectionTable) -> Option<Connection> {
         groups: list(table.groups, |name| name.0),
         claims: value(table.claims).unwrap_or_default(),
         upstream: upstream(value(table.upstream), default_tls),
+        replication: value(table.replication).unwrap_or(false),
         ssh: ssh::rules(value(table.ssh)),
     })
 }
