@@ -118,14 +118,14 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
     let admitted = match &place {
         // Whoever holds the socket of an ended run is not in its cgroup: nobody governs that process.
         Some(_) if host.runs.get(flow.run).is_none() => Admitted::No(run_ended()),
-                Some(_) => Box::pin(host.relay.gate.admit(&flow, &run, subject.clone())).await,
+        Some(_) => Box::pin(host.relay.gate.admit(&flow, &run, subject.clone())).await,
         None => Admitted::No(overloaded()),
     };
     let admitted = match admitted {
         Admitted::Asks(unidentified) => {
             // From here on a withdrawal of the run ends it, and one that came before is seen when the token has come.
             let (shutdown, _live) = host.relay.live.enter(flow.session, flow.run, &shutdown);
-                        relay::serve_unidentified(tcp, *unidentified, &host.relay, shutdown).await?;
+            relay::serve_unidentified(tcp, *unidentified, &host.relay, shutdown).await?;
             return Ok(());
         }
         Admitted::Yes(admission) => Ok(admission),
@@ -194,7 +194,7 @@ async fn refuse(tcp: TcpStream, flow: &Flow, why: Unserved<'_>, relay: &Arc<Rela
     let Ok(Ok(length)) = shown else { return };
     let first = first.get(..length).unwrap_or_default();
     if postgres::looks_like_startup(first) {
-                Box::pin(postgres::refuse(tcp, flow, why, relay)).await;
+        Box::pin(postgres::refuse(tcp, flow, why, relay)).await;
     } else if http::looks_like_http(first) {
         Box::pin(http::refuse(tcp, flow, why, relay)).await;
     } else if ssh::looks_like_ssh(first) {

@@ -158,7 +158,13 @@ fn policy(name: &str, users: &[&str]) -> Arc<Policy> {
             uninspected: portcullis::policy::rule::Uninspected::Hold,
         },
         postgres: portcullis::policy::rule::PostgresRules::default(),
-        record: RecordRules { durable: Vec::new(), gather: false, result_bytes_max: 0, files: false, typed: false },
+        record: RecordRules {
+            durable: Vec::new(),
+            gather: false,
+            result_bytes_max: 0,
+            files: false,
+            typed: false,
+        },
     })
 }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::daemon::Daemon;
-use crate::postgres::Server;
+use crate::postgres::{self, Server};
 use crate::process::{self, Finished, Talking, User};
 
 /// A command of an agent under a policy, to which the caller adds what to run.
@@ -22,7 +22,7 @@ pub fn under(daemon: &Daemon, user: User, policy: &str) -> Result<Command> {
 #[must_use]
 pub fn psql_arguments(server: &Server, database: &str) -> Vec<String> {
     vec![
-        "psql".to_owned(),
+        postgres::psql(),
         "--no-psqlrc".to_owned(),
         "--set=ON_ERROR_STOP=1".to_owned(),
         format!(

@@ -84,7 +84,7 @@ impl Server {
     /// # Errors
     /// When psql fails.
     pub fn psql(&self, database: &str, sql: &str) -> Result<String> {
-        let mut command = Command::new(self.bin.join("psql"));
+        let mut command = Command::new(client(&self.bin, "psql"));
         command
             .env_clear()
             .env("PGPASSWORD", "superuser")
@@ -111,11 +111,45 @@ impl Server {
     }
 }
 
+/// Names the folder of the server's programs to be tested with, instead of the newest that is installed.
+pub const BIN_VARIABLE: &str = "PORTCULLIS_POSTGRES_BIN";
+
+/// A client program: of the server's own folder, or the system's where that has none.
+#[must_use]
+pub fn client(bin: &Path, name: &str) -> PathBuf {
+    let own = bin.join(name);
+    if own.is_file() { own } else { PathBuf::from(format!("/usr/bin/{name}")) }
+}
+
+/// Names the psql that agents use, instead of the one in their `PATH`.
+pub const PSQL_VARIABLE: &str = "PORTCULLIS_PSQL";
+
+/// The psql that agents use.
+#[must_use]
+pub fn psql() -> String {
+    std::env::var(PSQL_VARIABLE).unwrap_or_else(|_| "psql".to_owned())
+}
+
+/// The programs of the server to be tested with.
+///
+/// # Errors
+/// When none is installed, or what the environment names is none.
+pub fn bin() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os(BIN_VARIABLE) {
+        let named = PathBuf::from(named);
+        if !named.join("postgres").is_file() {
+            bail!("{BIN_VARIABLE} names {}, where no PostgreSQL server is", named.display());
+        }
+        return Ok(named);
+    }
+    installed()
+}
+
 /// The newest installed server's programs.
 ///
 /// # Errors
 /// When none is installed.
-pub fn bin() -> Result<PathBuf> {
+pub fn installed() -> Result<PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
         .map(|entries| {
             entries
@@ -202,6 +236,7 @@ fn spawn(bin: &Path, folder: &Path, address: Ipv4Addr, port: u16, uid: u32, gid:
         ("fsync", "off"),
         ("max_connections", "1200"),
         ("max_prepared_transactions", "4"),
+        ("wal_level", "logical"),
         ("shared_buffers", "64MB"),
     ] {
         postgres.arg("-c").arg(format!("{name}={value}"));

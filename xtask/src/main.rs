@@ -6,6 +6,7 @@ mod ci;
 mod conformance;
 mod demo;
 mod needs;
+mod postgres18;
 mod screenshots;
 mod shell;
 mod test;

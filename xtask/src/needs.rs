@@ -398,7 +398,7 @@ pub(crate) fn oidc_provider() -> Result<std::path::PathBuf> {
     Ok(folder)
 }
 
-/// The Python of a virtual environment below the target folder with the HTTP tests' libraries, which is made when it is
+/// The Python of a virtual environment below the target folder with the tests' libraries from PyPI, which is made when it is
 /// not there or was made from another list. A file in it says from which.
 pub(crate) fn python_venv() -> Result<std::path::PathBuf> {
     let folder = shell::target_dir().join("venv");
@@ -409,7 +409,7 @@ pub(crate) fn python_venv() -> Result<std::path::PathBuf> {
         return Ok(python);
     }
     shell::say(
-        "installing from PyPI requests, httpx, aiohttp, grpcio, websockets (clients to intercept; half a minute)",
+        "installing from PyPI requests, httpx, aiohttp, grpcio, websockets, psycopg, psql 18 (clients to intercept; half a minute)",
     );
     shell::run(Command::new(PYTHON).args(["-m", "venv", "--clear"]).arg(&folder))?;
     let mut pip = Command::new(&python);

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::postgres18::{self, Postgres18};
 use crate::{build_ebpf, needs, shell};
 
 /// What to run.
@@ -26,6 +27,7 @@ struct Counts {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let started = std::time::Instant::now();
     needs::for_test()?;
+    let newest = postgres18::install()?;
     build_ebpf::build(&shell::root())?;
     shell::say("building the agent");
     shell::run(shell::cargo().args(["build", "--quiet", "--package", "portcullis"]))?;
@@ -33,11 +35,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     shell::say("unit tests");
     libtest(
         &["test", "--package", "portcullis", "--package", "ebpf-abi", "--package", "xtask"],
-        arguments,
+        &arguments.filters(),
+        None,
         &mut counts,
     )?;
     shell::say("end-to-end tests: real kernel, real servers, real clients");
-    libtest(&["test", "--package", "tests"], arguments, &mut counts)?;
+    libtest(&["test", "--package", "tests"], &arguments.filters(), None, &mut counts)?;
+    let again = arguments.again();
+    if again.is_empty() {
+        shell::say("PostgreSQL 18: none of these tests, only those of the wire and of masks run against it");
+    } else {
+        shell::say(&format!("end-to-end tests against PostgreSQL 18: {}", again.join(" ")));
+        libtest(&["test", "--package", "tests"], &again, Some(&newest), &mut counts)?;
+    }
     let Counts { passed, failed, ignored } = counts;
     let seconds = started.elapsed().as_secs();
     if failed > 0 || ignored > 0 || passed == 0 {
@@ -47,17 +57,40 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+impl Arguments {
+    fn filters(&self) -> Vec<&str> {
+        self.filter.as_deref().into_iter().collect()
+    }
+
+    /// Filters of the tests that run against PostgreSQL 18 as well.
+    fn again(&self) -> Vec<&str> {
+        match self.filter.as_deref() {
+            None => postgres18::MODULES.to_vec(),
+            Some(filter) => {
+                let mut modules = postgres18::MODULES.iter().map(|module| module.trim_end_matches("::"));
+                modules.any(|module| filter.contains(module)).then_some(filter).into_iter().collect()
+            }
+        }
+    }
+}
+
 /// Runs one `cargo test` and adds up libtest's summary lines.
-fn libtest(cargo: &[&str], arguments: &Arguments, counts: &mut Counts) -> Result<()> {
+fn libtest(
+    cargo: &[&str],
+    filters: &[&str],
+    postgres: Option<&Postgres18>,
+    counts: &mut Counts,
+) -> Result<()> {
     let mut command = shell::cargo();
     command.args(cargo).args(["--quiet", "--no-fail-fast"]).stdout(Stdio::piped());
     command.env("PORTCULLIS_BIN", shell::target_dir().join("debug/portcullis"));
     command.env("PORTCULLIS_PYTHON", needs::PYTHON);
     command.env("PORTCULLIS_VENV_PYTHON", needs::python_venv()?);
     command.env("PORTCULLIS_OIDC_PROVIDER", needs::oidc_provider()?);
-    if let Some(filter) = &arguments.filter {
-        command.args(["--", filter]);
+    if let Some(Postgres18 { bin, psql }) = postgres {
+        command.env("PORTCULLIS_POSTGRES_BIN", bin).env("PORTCULLIS_PSQL", psql);
     }
+    command.arg("--").args(filters);
     let mut child = spawn(&mut command)?;
     let stdout = child.stdout.take().context("cargo test has no output")?;
     let mut summaries = 0_u64;

@@ -158,6 +158,7 @@ fn unnamed() -> Connection {
             server_name: None,
             ssh: SshUpstream::default(),
         },
+        replication: false,
         ssh: SshRules::default(),
     }
 }

@@ -8,7 +8,9 @@ use crate::approval::Approvals;
 use crate::flow::{Flow, RunId, Side};
 use crate::mask::plan::Taint;
 use crate::policy::decide::PostgresOperation;
-use crate::policy::rule::{Durability, HoldTerms, InTransaction, Limits, PolicyVersion, Shadow, UnknownOrigin};
+use crate::policy::rule::{
+    Durability, HoldTerms, InTransaction, Limits, PolicyVersion, Shadow, UnknownOrigin,
+};
 use crate::policy::{Action, Connection, DEFAULT_RULE, Policy, PolicySet, Verdict};
 use crate::record::event::{ApprovalOutcome, ApprovalRecord, ShadowRecord};
 use crate::request::Effect;
@@ -353,7 +355,12 @@ impl Gate {
             Judgement::Deny(denial) => Err(denial),
             Judgement::Estimate | Judgement::Hold(_) => {
                 let obligations = None;
-                Ok(Permit { rule: DEFAULT_RULE.to_owned(), approval: None, durability: Durability::Written, obligations })
+                Ok(Permit {
+                    rule: DEFAULT_RULE.to_owned(),
+                    approval: None,
+                    durability: Durability::Written,
+                    obligations,
+                })
             }
             Judgement::Permit(permit) => Ok(permit),
         }

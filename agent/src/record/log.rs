@@ -148,7 +148,7 @@ pub(super) enum Class {
 }
 
 impl Class {
-        pub(super) fn of(kind: Kind) -> Self {
+    pub(super) fn of(kind: Kind) -> Self {
         match kind {
             Kind::Intent | Kind::Held | Kind::Refused => Self::BeginsNow,
             Kind::SessionOpened
@@ -314,7 +314,12 @@ impl SharedLog {
     }
 
     /// Appends one frame; adds the clocks and the checksum.
-        pub(super) fn append(&self, address: Address, frame: FrameBytes, class: Class) -> Result<Lsn, RecordError> {
+    pub(super) fn append(
+        &self,
+        address: Address,
+        frame: FrameBytes,
+        class: Class,
+    ) -> Result<Lsn, RecordError> {
         let header = FrameHeader {
             kind: address.kind,
             session: address.session,

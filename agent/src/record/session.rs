@@ -90,7 +90,7 @@ impl SessionRecord {
         self.event(Kind::Intent, intent.asked.operation, intent)
     }
 
-        /// The same, without the frame's being written when this returns: a daemon that is killed within 10 ms loses it.
+    /// The same, without the frame's being written when this returns: a daemon that is killed within 10 ms loses it.
     ///
     /// # Errors
     /// `DiskFull`, `TooLarge`, `Poisoned`.
@@ -244,7 +244,7 @@ impl SessionRecord {
         } else {
             self.recorder.compress(block)?
         };
-                self.append(Kind::ResultRows, operation, frame, Recorder::append).map(|_| ())
+        self.append(Kind::ResultRows, operation, frame, Recorder::append).map(|_| ())
     }
 
     /// Ends the recording.
@@ -296,7 +296,7 @@ impl SessionRecord {
             Ok::<_, RecordError>(())
         })?;
         if frame.stored_payload().len() >= COMPRESS_FROM_BYTES {
-                        frame = self.recorder.compress(frame.stored_payload())?;
+            frame = self.recorder.compress(frame.stored_payload())?;
         }
         self.append(kind, operation, frame, Recorder::append)
     }
@@ -322,7 +322,7 @@ impl SessionRecord {
         append: impl Fn(&Recorder, Address, FrameBytes) -> Result<Lsn, RecordError>,
     ) -> Result<Lsn, RecordError> {
         let address = Address { kind, session: self.session, sequence: self.sequence + 1, operation };
-                let lsn = append(&self.recorder, address, frame)?;
+        let lsn = append(&self.recorder, address, frame)?;
         self.sequence += 1;
         Ok(lsn)
     }

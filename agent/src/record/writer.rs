@@ -118,14 +118,13 @@ impl Recorder {
 
     /// Appends one frame.
     pub(super) fn append(&self, address: Address, frame: FrameBytes) -> Result<Lsn, RecordError> {
-                self.log.append(address, frame, Class::of(address.kind))
+        self.log.append(address, frame, Class::of(address.kind))
     }
 
     /// The same of an intent that nothing waits for.
     pub(super) fn append_gathered(&self, address: Address, frame: FrameBytes) -> Result<Lsn, RecordError> {
         self.log.append(address, frame, Class::BeginsSoon)
     }
-
 
     /// Operations of a session that were held or forwarded and have no outcome yet.
     pub(super) fn unfinished(&self, session: SessionId) -> Vec<OpenOperation> {
@@ -186,7 +185,11 @@ fn mend(log: &SharedLog, mut report: Recovered) -> Result<(), RecordError> {
         };
         for open in session.operations {
             let outcome = Outcome::missing(open);
-            log.append(address(Kind::Outcome, open.operation), json_frame(&outcome)?, Class::of(Kind::Outcome))?;
+            log.append(
+                address(Kind::Outcome, open.operation),
+                json_frame(&outcome)?,
+                Class::of(Kind::Outcome),
+            )?;
         }
         let ended = Ended { reason: EndReason::DaemonDied, side: Side::Portcullis, detail: None };
         let closed = SessionClosed { ended, bytes_to_upstream: None, bytes_to_client: None };

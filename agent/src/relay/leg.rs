@@ -78,7 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
         if self.ended {
             return Poll::Pending;
         }
-                if self.inbox.is_empty() && self.inbox.capacity() == 0 {
+        if self.inbox.is_empty() && self.inbox.capacity() == 0 {
             self.inbox = spare::take();
         }
         if self.inbox.capacity() - self.inbox.len() < READ_BYTES_MIN {
@@ -120,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Leg<S> {
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-                        self.outbox.advance(sent);
+            self.outbox.advance(sent);
         }
         if self.outbox.capacity() > OUTBOX_BYTES_KEPT {
             self.outbox = BytesMut::new();

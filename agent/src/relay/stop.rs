@@ -58,7 +58,7 @@ impl Shutdown {
         }
     }
 
-        /// Whether [`Shutdown::begun`] may have something to say.
+    /// Whether [`Shutdown::begun`] may have something to say.
     #[must_use]
     pub fn has_news(&self) -> bool {
         // An error means that the trigger is gone.

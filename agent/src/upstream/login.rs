@@ -37,11 +37,23 @@ pub struct Startup {
     pub database: String,
     /// Minor version of protocol 3 to ask for: what the client asked for, 0 or 2.
     pub minor: u16,
+    /// What kind of replication connection it is; `None` is an ordinary session.
+    pub replication: Option<Replication>,
     /// Further parameters that policy lets through, in order. `user`, `database`, `replication`, the pinned ones and
     /// protocol options (`_pq_.`) are not taken from here.
     pub parameters: Vec<(String, String)>,
     /// What the profile sets; goes before `parameters` of the same name.
     pub settings: Vec<(String, String)>,
+}
+
+/// What a walsender serves
+/// (<https://www.postgresql.org/docs/current/protocol-replication.html>).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replication {
+    /// The server's write-ahead log as it is.
+    Physical,
+    /// Changes of one database, decoded; and SQL.
+    Logical,
 }
 
 /// An authenticated connection, idle, with what the server said on the way.
@@ -237,6 +249,11 @@ fn startup_message(startup: &Startup) -> Result<BytesMut, UpstreamError> {
     };
     put("user", &startup.user)?;
     put("database", &startup.database)?;
+    match startup.replication {
+        None => {}
+        Some(Replication::Physical) => put("replication", "true")?,
+        Some(Replication::Logical) => put("replication", "database")?,
+    }
     let set = |name: &str| startup.settings.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
     for (name, value) in startup.parameters.iter().filter(|(name, _)| !is_ours(name) && !set(name)) {
         put(name, value)?;

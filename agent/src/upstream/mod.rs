@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod dial;
 pub mod error;
 pub mod estimate;
+pub mod function;
 pub mod http;
 pub mod inject;
 pub mod login;
@@ -23,7 +24,8 @@ mod wire;
 pub use dial::{Dialled, Dialler, Target};
 pub use error::{LoginProblem, ServerReport, Stage, UpstreamError};
 pub use estimate::PlanRequest;
-pub use login::{BackendKey, LoggedIn, Startup, login};
+pub use function::CalledFunction;
+pub use login::{BackendKey, LoggedIn, Replication, Startup, login};
 pub use side::{Side, SideConnections};
 pub use side_effects::Written;
 

@@ -11,6 +11,7 @@ use super::catalog;
 use super::dial::{Dialled, Target};
 use super::error::{LoginProblem, Stage, UpstreamError};
 use super::estimate::{PlanRequest, estimate};
+use super::function::{CalledFunction, WhichFunction};
 use super::login::{Startup, login};
 use super::query::Client;
 use super::routines;
@@ -36,6 +37,8 @@ const CATALOG_TRIES_MAX: usize = 4;
 pub const ESTIMATE_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long asking for side effects may take, login included.
 pub const SIDE_EFFECTS_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long it may take to find out which function an OID stands for, login included.
+const FUNCTION_TIME_MAX: Duration = Duration::from_secs(5);
 /// How the connection shows in `pg_stat_activity`.
 const APPLICATION_NAME: &str = "portcullis";
 
@@ -157,6 +160,7 @@ impl SideConnections {
                 user: user.to_owned(),
                 database: database.to_owned(),
                 minor: 0,
+                replication: None,
                 parameters: vec![("application_name".to_owned(), APPLICATION_NAME.to_owned())],
                 settings: admission.connection().upstream.settings.clone(),
             },
@@ -239,6 +243,14 @@ impl Side {
         }
     }
 
+    /// The function that has an OID, if it can be called by it. One that an open transaction has made is not seen.
+    ///
+    /// # Errors
+    /// The server cannot be asked.
+    pub async fn function(&self, oid: u32) -> Result<Option<CalledFunction>, UpstreamError> {
+        self.link.ask(&WhichFunction(oid), FUNCTION_TIME_MAX).await
+    }
+
     /// What writing to relations sets off, for whoever decides about it.
     pub async fn side_effects(&self, written: &Written) -> SideEffects {
         match self.link.ask(written, SIDE_EFFECTS_TIME_MAX).await {
@@ -261,7 +273,7 @@ impl Question for Written {
 
 /// What a side connection is asked. A trait and not a closure, so that the compiler can tell that the answer's future
 /// may move between threads.
-trait Question: Sync {
+pub(super) trait Question: Sync {
     type Answer: Send;
 
     fn put(&self, client: &mut Client) -> impl Future<Output = Result<Self::Answer, UpstreamError>> + Send;

@@ -125,7 +125,9 @@ fn json(daemon: &Daemon, script: &str) -> Value {
 fn psql(daemon: &Daemon, arguments: &[&str], statements: &[&str]) -> Finished {
     let server = prepared();
     let mut run = agent::under(daemon, NOBODY, "shop").expect("a command");
-    run.args(["psql", "--no-psqlrc", "--set=VERBOSITY=verbose", "--no-align"]).args(arguments);
+    run.arg(harness::postgres::psql())
+        .args(["--no-psqlrc", "--set=VERBOSITY=verbose", "--no-align"])
+        .args(arguments);
     run.arg(format!(
         "host={} port={} user=agent dbname={DATABASE}",
         server.address().ip(),

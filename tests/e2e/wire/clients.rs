@@ -25,9 +25,21 @@ fn asyncpg() {
 }
 
 #[test]
+fn libpq_18() {
+    let daemon = daemon(ALL);
+    let mut run = agent::under(&daemon, NOBODY, "shop").unwrap();
+    let address = server().address();
+    run.arg(process::venv_python().unwrap()).args(["-u", "-c", include_str!("libpq18_client.py")]);
+    run.args([address.ip().to_string(), address.port().to_string()]);
+    let finished = process::finish(&mut run).unwrap();
+    assert_eq!(finished.code, 0, "{}\n{}\n{}", finished.stdout, finished.stderr, daemon.log());
+}
+
+#[test]
 fn pgbench_in_every_mode() {
     let daemon = daemon(ALL);
-    let bin = harness::postgres::bin().unwrap();
+    // The server under test may come without its clients.
+    let bin = harness::postgres::installed().unwrap();
     let pgbench = |arguments: &[&str]| {
         let mut run = agent::under(&daemon, NOBODY, "shop").unwrap();
         let address = server().address();

@@ -54,10 +54,10 @@ fn psql_sees_the_same() {
             script.display().to_string(),
         ]
     };
-    let mut direct = Command::new("psql");
+    let mut direct = Command::new(harness::postgres::psql());
     direct.args(arguments(ROLE)).env("PGPASSWORD", PASSWORD);
     let mut relayed = agent::under(&daemon, NOBODY, "shop").unwrap();
-    relayed.arg("psql").args(arguments("agent"));
+    relayed.arg(harness::postgres::psql()).args(arguments("agent"));
     compare(&mut direct, &mut relayed, 500);
 }
 

@@ -129,10 +129,11 @@ same(c.ask(Q("CLOSE cu")), "C(CLOSE CURSOR) ZT")
 same(c.ask(E("cu"), S), "E(34000) ZE")
 same(c.ask(Q("COMMIT")), "C(ROLLBACK) ZI")
 
-# FunctionCall is refused, and the session goes on.
-call = message("F", struct.pack("!IHHH", 1397, 0, 0, 0))
-same(c.ask(call), "E(42501) ZI")
-same(c.ask(run("SELECT 1"), S), "1 2 D(1) C(SELECT 1) ZI")
+# A simple Query takes the unnamed statement away.
+same(c.ask(P("", "SELECT 5"), S), "1 ZI")
+same(c.ask(B(), E(), S), "2 D(5) C(SELECT 1) ZI")
+same(c.ask(Q("SELECT 1")), "T D(1) C(SELECT 1) ZI")
+same(c.ask(B(), E(), S), "E(26000) ZI")
 "#,
     );
 }

@@ -1,4 +1,44 @@
 //! The relay as a citizen of the PostgreSQL protocol: clients that speak it to its corners, and either side breaking it.
+//!
+//! # Wire checklist
+//!
+//! What a proxy of this protocol gets wrong, and the test that says we do not. Tests without a module are of this one;
+//! `agent:` are unit tests. This module and `masks` run against the distribution's server and PostgreSQL 18.
+//!
+//! | point | test |
+//! |---|---|
+//! | 1 SSLRequest, once, nothing before TLS; 2 GSSENCRequest first; 3 direct TLS wants ALPN | `start::encryption_is_asked_for_in_every_way` |
+//! | 4 TLS upstream is never a downgrade; 5 SCRAM-PLUS upstream | agent: `upstream::failures::{no_tls_is_never_a_downgrade, scram_binds_to_the_tls_channel_when_it_can}`, `errors` |
+//! | 6 clients that insist on SCRAM or channel binding are told | `clients::libpq_18` |
+//! | 7 protocol 3.2, keys of 4 to 256 bytes; 8 NegotiateProtocolVersion, GREASE | `start::versions_and_options_are_negotiated`, `clients::libpq_18`, agent: `codec::captures::keys_are_of_their_protocols_length` |
+//! | 9 CancelRequest, plain, TLS, direct TLS, wrong keys, other runs; of what waits for approval | `start::a_cancel_request_*`, `clients::libpq_18`, `holds::a_cancel_from_psycopg_withdraws` |
+//! | 10 start-up parameters are policy's | `start::start_up_parameters_are_judged_as_the_settings_they_are` |
+//! | 11 `replication` is refused unless granted; its streams | `replication`, `start::what_is_no_setting_or_decides_how_texts_are_read_is_refused_at_the_start` |
+//! | 12 no database is the user's, before rules look | `start::{versions_and_options_are_negotiated, start_up_parameters_are_judged_as_the_settings_they_are}` |
+//! | 13 pipelines; 14 refusals in order, skipping to Sync also over a Query | `messages::pipelines_are_answered_in_order` |
+//! | 15 a refusal fails its transaction, the status is the server's | `messages::a_transaction_is_what_the_server_says` |
+//! | 16, 17 names of both protocols | `messages::names_are_shared_by_both_protocols`, agent: `exchanges::names` |
+//! | 18 search path, temporary tables, DDL after Parse; "cached plan must not change result type" | `replanning`, `masks::schema` |
+//! | 19 suspended portals keep their masks; 20 Flush | `replanning`, `masks::kinds::portals_are_masked_however_they_are_run`, `messages::names_are_shared_by_both_protocols` |
+//! | 21 COPY, stray data, failures in the middle; 22 COPY of masked data | `messages::copies_pass_in_both_protocols`, `masks::copies` |
+//! | 23 FunctionCall | `calls`, agent: `exchanges::calls` |
+//! | 24 asynchronous messages, also while idle; 25 no fixed set of parameters | `messages::what_the_server_says_by_itself_is_passed_on`, agent: `exchanges::server` |
+//! | 26 binary results | `masks::kinds::every_type_decodes_in_both_formats` |
+//! | 27 large messages | `bad_client::{messages_that_are_too_long_are_dropped_and_the_session_goes_on, a_client_that_never_reads_costs_little_and_hinders_nobody}`, `masks::large` |
+//! | 28 writes are batched | none; `cargo xtask bench postgres` measures it |
+//! | 29 the lexer is pinned | `messages::a_transaction_is_what_the_server_says`, `calls`, agent: `upstream::login::pinned_settings_win_over_role_options_and_parameters` |
+//! | 30 NUL, lengths, unknown types | `bad_client::malformed_messages_end_their_session_only`, agent: `codec::malformed` |
+//! | 31 idle sessions stay | none; only the start has a time limit |
+//! | W1 `query_to_xml` by FunctionCall | `calls::calls_are_judged_as_their_select_would_be` |
+//! | W2 described once, run twice; W4 one row at a time; W5, W6, W7 names across protocols | `replanning`, `masks::kinds::portals_are_masked_however_they_are_run` |
+//! | W3 binary | `masks::kinds::every_type_decodes_in_both_formats` |
+//! | W8 search path, W9 temporary table after Parse | `replanning` |
+//! | W10 the second of three refused; W11 Query while skipping | `messages::pipelines_are_answered_in_order`, `holds::a_refusal_in_the_middle_of_a_pipeline_fails_the_rest` |
+//! | W12 cancel over TLS, both lengths of keys; W13 of what waits | as 9 |
+//! | W14 3.9999 and `_pq_.x`; W15, W16 encryption | as 8, as 1 |
+//! | W17 replication; W18 `options=-c role=…` | as 11, as 10 |
+//! | W19 COPY IN refused or failed in the middle | `messages::copies_pass_in_both_protocols` |
+//! | W20 200 MB in a cell, a million rows, in memory that does not grow | `bad_client::a_client_that_never_reads_costs_little_and_hinders_nobody` |
 
 use std::time::{Duration, Instant};
 
@@ -12,9 +52,12 @@ use crate::spine::server;
 
 mod bad_client;
 mod bad_server;
+mod calls;
 mod clients;
 mod differential;
 mod messages;
+mod replanning;
+mod replication;
 mod start;
 
 /// A client that sends what it is told to.

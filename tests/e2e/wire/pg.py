@@ -27,6 +27,12 @@ def B(portal="", statement="", values=()):
 def D(kind, name=""): return message("D", kind.encode() + text(name))
 def E(portal="", rows=0): return message("E", text(portal) + struct.pack("!I", rows))
 def C(kind, name=""): return message("C", kind.encode() + text(name))
+def F(oid, *arguments, binary=0):
+    """A FunctionCall; arguments and result in one format."""
+    body = struct.pack("!IHHH", oid, 1, binary, len(arguments))
+    for a in arguments:
+        body += struct.pack("!i", -1) if a is None else struct.pack("!i", len(a)) + (a if isinstance(a, bytes) else a.encode())
+    return message("F", body + struct.pack("!H", binary))
 def run(sql, values=()): return P("", sql) + B("", "", values) + E()
 S, H, X = message("S"), message("H"), message("X")
 

@@ -1,6 +1,6 @@
 //! Everything a client may say before its first statement.
 
-use super::{NO_DDL, daemon, raw};
+use super::{NO_DDL, daemon, raw, server};
 
 #[test]
 fn encryption_is_asked_for_in_every_way() {
@@ -70,6 +70,7 @@ def greeted(version, **parameters):
 
 assert greeted(V3_0) == []
 assert greeted(V3_2) == []
+assert greeted(0x30001) == []  # never existed; served as 3.0
 assert greeted(0x30000 + 9999) == [(V3_2, 0)]
 assert greeted(V3_0, **{"_pq_.grease": "1"}) == [(V3_0, 1, b"_pq_.grease")], greeted(V3_0, **{"_pq_.grease": "1"})
 assert greeted(0x30000 + 9999, **{"_pq_.a": "1", "_pq_.b": ""}) == [(V3_2, 2, b"_pq_.a", b"_pq_.b")]
@@ -84,15 +85,14 @@ same(c.ask(Q("SELECT current_database()")), "T D(shop) C(SELECT 1) ZI")
 }
 
 #[test]
-fn parameters_that_decide_who_and_what_runs_are_refused() {
-    let daemon = daemon(NO_DDL);
+fn what_is_no_setting_or_decides_how_texts_are_read_is_refused_at_the_start() {
+    let daemon = daemon(super::ALL);
     raw(
         &daemon,
         r#"
 for parameters in [
-    {"replication": "database"}, {"replication": "true"}, {"role": "postgres"}, {"options": "-c role=postgres"},
-    {"options": "--session_preload_libraries=x"}, {"session_preload_libraries": "x"}, {"nonsense": "1"},
-    {"standard_conforming_strings": "off"},
+    {"replication": "database"}, {"replication": "true"}, {"options": "-c replication=true"}, {"standard_conforming_strings": "off"},
+    {"backslash_quote": "on"}, {"options": "-c standard_conforming_strings=off"}, {"options": "-d 5"}, {"ro'le": "x"},
 ]:
     same(Conn().startup(**parameters).closed(), "E(42501)")
 same(Conn().startup(user="").closed(), "E(42501)")
@@ -108,22 +108,97 @@ assert c.status["session_authorization"] == "shop_agent", "the profile's role, n
     assert_eq!(ends.iter().filter(|end| end.contains("refused")).count(), 9, "{ends:?}");
 }
 
+/// SET is denied for some parameters, held for others, allowed for the rest.
+const SETTINGS: &str = r#"
+[[guard]]
+name = "who acts"
+on = "postgres"
+kind = ["set"]
+effect = ["admin"]
+action = "deny"
+
+[[guard]]
+name = "archives"
+on = "postgres"
+databases = ["orders_archive"]
+action = "hold"
+approvers = ["user:daemon"]
+"#;
+
+#[test]
+fn start_up_parameters_are_judged_as_the_settings_they_are() {
+    server().psql("shop", "CREATE ROLE wire_member; GRANT wire_member TO shop_agent").unwrap();
+    let denied = daemon(SETTINGS);
+    raw(
+        &denied,
+        r#"
+def why(**parameters):
+    tag, body = Conn().startup(**parameters).next()
+    assert tag == "E", tag
+    return fields(body)
+for parameters in [{"role": "wire_member"}, {"options": "-c role=wire_member"}, {"session_preload_libraries": "x"},
+                   {"options": "-c search_path=public --local-preload-libraries=x"}, {"log_statement": "none"}]:
+    told = why(**parameters)
+    assert told["S"] == "FATAL" and told["C"] == "42501" and told["D"] == "Rule: who acts.", told
+told = why(database="orders_archive", search_path="public")
+assert told["C"] == "42501" and told["D"] == "Rule: archives." and "cannot wait" in told["M"], told
+# Without one that has to be judged there is nothing to hold, and the name of the database defaults to the user's before rules look.
+Conn().login(database="orders_archive", application_name="x")
+told = why(user="orders_archive", database=None, search_path="public")
+assert told["D"] == "Rule: archives.", told
+told = why(user="orders_archive", database="", search_path="public")
+assert told["D"] == "Rule: archives.", told
+# Settings that change nobody pass; what the server does not know it says itself.
+c = Conn().login(search_path="information_schema, public", options="-c enable_seqscan=off")
+same(c.ask(Q("SHOW search_path")), "T D(information_schema, public) C(SHOW) ZI")
+same(c.ask(Q("SHOW enable_seqscan")), "T D(off) C(SHOW) ZI")
+same(Conn().startup(nonsense="1").closed(), "E(42704)")
+"#,
+    );
+    let listed = denied.cli(&["sessions", "list", "--json"]).unwrap().stdout;
+    let shown: String = listed
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|session| {
+            denied.cli(&["sessions", "show", session["session"].as_str().unwrap(), "--json"]).unwrap().stdout
+        })
+        .collect();
+    assert!(shown.contains("SET role TO 'wire_member'"), "{shown}");
+    assert!(shown.contains("SET search_path TO 'information_schema, public'"), "{shown}");
+    let allowed = daemon(super::ALL);
+    raw(
+        &allowed,
+        r#"
+c = Conn().login(options="-c role=wire_member")
+same(c.ask(Q("SELECT current_user, session_user")), "T D(wire_member,shop_agent) C(SELECT 1) ZI")
+same(Conn().startup(role="postgres").closed(), "E(42501)")
+"#,
+    );
+}
+
 #[test]
 fn a_cancel_request_reaches_its_session_and_no_other() {
     let daemon = daemon(NO_DDL);
     raw(
         &daemon,
         r#"
-def cancel(pid, key, tls=False):
+def cancel(pid, key, tls=None):
     c = Conn()
-    if tls:
+    if tls == "asked for":
         c.tls()
+    elif tls == "direct":
+        context = insecure()
+        context.set_alpn_protocols(["postgresql"])
+        c.sock = context.wrap_socket(c.sock)
     c.send(untagged(CANCEL, struct.pack("!I", pid) + key))
     same(c.closed(), "")
 
 for version in [V3_0, V3_2]:
-    for tls in [False, True]:
+    for tls in [None, "asked for", "direct"]:
         c = Conn().login(version)
+        # As long as the server's own: since 18 that is 32 bytes in 3.2.
+        longer = version == V3_2 and int(c.status["server_version"].split(".")[0]) >= 18
+        assert len(c.key) == (32 if longer else 4), len(c.key)
         other = Conn().login(version)
         other.send(Q("SELECT pg_sleep(0.3), 'other'"))
         c.send(Q("SELECT pg_sleep(30)"))
@@ -160,7 +235,7 @@ print(c.pid, c.key.hex(), flush=True)
 same(c.ask(Q("SELECT pg_sleep(1), 'whole'")), "T D(,whole) C(SELECT 1) ZI")
 "#;
     let mut sleeper = harness::agent::under(&daemon, harness::process::NOBODY, "shop").unwrap();
-    let address = super::server().address();
+    let address = server().address();
     sleeper
         .arg(harness::process::python())
         .args(["-c", &format!("{}\n{script}", super::CLIENT)])

@@ -222,7 +222,7 @@ impl<'a> Execute<'a> {
     }
 }
 
-/// Calls a function by OID. There is no SQL to judge: decoded for the record of its refusal.
+/// Calls a function by OID. There is no SQL to judge; the function has to be looked up.
 #[derive(Clone, Debug)]
 pub struct FunctionCall<'a> {
     /// OID of the function.

@@ -120,9 +120,11 @@ fn stores(statement: &Statement, catalog: &MaskCatalog) -> bool {
     statement.columns.moves_rows || (statement.effect > Effect::Read && !shows_only)
 }
 
-/// SELECT, also one that locks rows, and the statements with RETURNING but MERGE.
+/// SELECT, also one that locks rows, and the statements with RETURNING but MERGE. A function called without a text is
+/// what the SELECT of it would be.
 fn is_dml(kind: &str) -> bool {
-    matches!(kind, "delete" | "insert" | "select" | "update") || kind.starts_with("select for ")
+    matches!(kind, "delete" | "function call" | "insert" | "select" | "update")
+        || kind.starts_with("select for ")
 }
 
 /// Every output that masked values could take part in is a column of a plain relation, so its origin will be known.

@@ -36,9 +36,10 @@ fn only(patterns: &[ColumnPattern], statement: &Statement, search_path: Option<&
         && !columns.opaque_calls
         && !columns.names.is_empty()
         && relations().all(|object| patterns.iter().any(|pattern| certain(pattern, object)))
-        && columns.names.iter().all(|name| {
-            patterns.iter().filter(there).any(|pattern| pattern.column.is_match(name))
-        })
+        && columns
+            .names
+            .iter()
+            .all(|name| patterns.iter().filter(there).any(|pattern| pattern.column.is_match(name)))
 }
 
 fn touches(pattern: &ColumnPattern, statement: &Statement, search_path: Option<&[String]>) -> Match {

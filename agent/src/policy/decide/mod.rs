@@ -345,7 +345,8 @@ impl Guard {
         let Asked { operation, statement, effect, who } = *asked;
         let stance = Stance::of(&self.action);
         let path = operation.search_path;
-                let When { effects, kinds, objects, writes, columns, functions, connections, databases, .. } = &self.when;
+        let When { effects, kinds, objects, writes, columns, functions, connections, databases, .. } =
+            &self.when;
         let certain = self.on == Protocol::Postgres
             && (effects.is_empty() || effects.contains(&effect))
             && (effect != Effect::Unknown || stance == Stance::Restrains || self.names_unknown(statement))
@@ -359,7 +360,7 @@ impl Guard {
         }
         objects_match(objects, statement.reads.iter().chain(&statement.writes), path, stance)
             .min(objects_match(writes, statement.writes.iter(), path, stance))
-                        .min(objects_match(functions, statement.functions.iter(), path, stance))
+            .min(objects_match(functions, statement.functions.iter(), path, stance))
             .min(match_columns(columns, statement, path, stance))
     }
 
@@ -410,7 +411,7 @@ fn objects_match<'a>(
 }
 
 impl ObjectPattern {
-        fn matches(&self, object: &ObjectName, search_path: Option<&[String]>) -> Match {
+    fn matches(&self, object: &ObjectName, search_path: Option<&[String]>) -> Match {
         names_match(&self.name, self.schema.as_ref(), object, search_path)
     }
 }
@@ -443,7 +444,6 @@ fn names_match(
         }
     }
 }
-
 
 impl RowBound {
     /// Whether a number of rows is within the bound.

@@ -132,6 +132,9 @@ table! {
         optional claims: ClaimsWhen,
         /// How the daemon logs in to the real server.
         optional upstream: UpstreamTable,
+        /// With postgres, true: clients may open replication connections. Their commands are judged as kinds of effect admin, such
+        /// as "start replication"; what then streams is counted, not read. false unless written.
+        optional replication: bool,
         /// With ssh: what clients may have beside commands and files.
         optional ssh: SshTable,
     }

@@ -132,6 +132,8 @@ pub struct Connection {
     pub claims: ClaimsWhen,
     /// `upstream = { … }`.
     pub upstream: Upstream,
+    /// `replication =`, for PostgreSQL: whether clients may open replication connections.
+    pub replication: bool,
     /// `ssh = { … }`, for SSH.
     pub ssh: SshRules,
 }
@@ -241,10 +243,9 @@ pub struct When {
     pub objects: Vec<ObjectPattern>,
     /// `writes = [...]`: as `objects`, written ones only.
     pub writes: Vec<ObjectPattern>,
-        /// `columns = [...]`: patterns over columns touched.
+    /// `columns = [...]`: patterns over columns touched.
     pub columns: Vec<ColumnPattern>,
     /// `functions = [...]`: patterns over functions called.
-
     pub functions: Vec<ObjectPattern>,
     /// `connections = [...]`: names of connections.
     pub connections: Vec<String>,
@@ -447,7 +448,7 @@ pub struct RecordRules {
     /// Effects whose intent must be on stable storage before forwarding; the others are only written (they survive
     /// the daemon's death, not the machine's). Default: all.
     pub durable: Vec<Effect>,
-        /// `gather =`: whether the intents of the other effects may be forwarded before they are written, with others, within
+    /// `gather =`: whether the intents of the other effects may be forwarded before they are written, with others, within
     /// 10 ms. A daemon that is killed in between loses them.
     pub gather: bool,
     /// Masked result bytes kept per statement; beyond it the record says how much was left out.

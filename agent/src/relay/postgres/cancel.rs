@@ -43,7 +43,7 @@ impl std::fmt::Debug for Entry {
 pub(crate) struct CancelTicket {
     cancels: Arc<Cancels>,
     process_id: u32,
-        key: Secret,
+    key: Secret,
     asked: Arc<Asked>,
     upstream: Option<(Target, BackendKey)>,
 }
@@ -62,7 +62,7 @@ impl Cancels {
         let mut key = vec![0; if minor >= 2 { KEY_BYTES } else { 4 }];
         getrandom::fill(&mut key)?;
         let key = Secret::new(key);
-                let asked = Arc::new(Asked::default());
+        let asked = Arc::new(Asked::default());
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let process_id = loop {
             // Positive as an i32: clients print it as one.
@@ -83,7 +83,7 @@ impl Cancels {
         if entry.run != run || !bool::from(entry.key.expose().ct_eq(request.secret_key)) {
             return Requested::Unknown;
         }
-                entry.asked.flag.store(true, Ordering::Release);
+        entry.asked.flag.store(true, Ordering::Release);
         entry.asked.notify.notify_one();
         Requested::PassedOn
     }
@@ -107,7 +107,7 @@ impl CancelTicket {
     /// Completes when a cancel was asked for.
     pub(crate) fn asked(&self) -> impl Future<Output = ()> + use<> {
         let asked = Arc::clone(&self.asked);
-                async move {
+        async move {
             asked.notify.notified().await;
             asked.flag.store(false, Ordering::Release);
         }

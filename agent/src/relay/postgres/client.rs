@@ -21,7 +21,7 @@ use crate::gate::Judgement;
 use crate::record::asked::Parameters;
 use crate::record::event::Intent;
 
-/// Longest Bind we take, in bytes: its parameters are recorded and bound to an approval, so they are held in memory.
+/// Longest Bind or FunctionCall we take, in bytes: its parameters are recorded and bound to an approval, so they are held in memory.
 const BIND_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 impl Conversation {
@@ -34,13 +34,13 @@ impl Conversation {
         match item {
             Item::Frame(frame) => self.client_message(frame, wires),
             Item::Large { tag, body } => self.large(tag, body, wires),
-            Item::Chunk { tag: FrontendTag::Bind, bytes, left } => {
+            Item::Chunk { tag: tag @ (FrontendTag::Bind | FrontendTag::FunctionCall), bytes, left } => {
                 self.assembly.extend_from_slice(bytes);
                 if left > 0 {
                     return Ok(Step::Done);
                 }
                 let whole = std::mem::take(&mut self.assembly);
-                self.client_message(Frame { tag: FrontendTag::Bind, bytes: &whole }, wires)
+                self.client_message(Frame { tag, bytes: &whole }, wires)
             }
             Item::Chunk { bytes, .. } => {
                 // Only COPY data is let through unassembled; anything else was discarded at its header.
@@ -74,7 +74,7 @@ impl Conversation {
                 encode::large_header(wires.upstream.0, tag, body);
                 Ok(Step::Done)
             }
-            FrontendTag::Bind if total <= BIND_BYTES_MAX => {
+            FrontendTag::Bind | FrontendTag::FunctionCall if total <= BIND_BYTES_MAX => {
                 self.assembly.clear();
                 encode::large_header(&mut self.assembly, tag, body);
                 Ok(Step::Done)
@@ -142,7 +142,7 @@ impl Conversation {
                 wires.upstream.within(frame.bytes);
                 Ok(Step::Done)
             }
-            FrontendTag::FunctionCall => self.function_call(wires),
+            FrontendTag::FunctionCall => self.function_call(frame, wires),
             FrontendTag::Parse => self.parse(frame, wires),
             FrontendTag::Password => {
                 Err(Broken::Client(DecodeError::UnknownTag { side: Side::Client, byte: b'p' }))
@@ -218,6 +218,9 @@ impl Conversation {
             self.refuse(&not_utf8(), &Message::Query, wires)?;
             return Ok(Step::Done);
         };
+        if let Some(step) = self.replication(sql, frame.bytes, wires)? {
+            return Ok(step);
+        }
         let Some(facts) = self.facts_of(sql) else { return Ok(Step::Wait) };
         self.run(Message::Query, facts, Arc::from([]), Parameters::default(), frame.bytes, wires)
     }
@@ -413,17 +416,6 @@ impl Conversation {
             Portal { operation: id, facts: Arc::clone(facts), described: true, layout: None, names_epoch };
         self.portals.set(name, portal, facts.weight()).map_err(|_| excess_names())?;
         Ok(id)
-    }
-
-    fn function_call(&mut self, wires: &mut Wires<'_>) -> Result<Step, Broken> {
-        let refusal = Refusal::new(
-            sqlstate::INSUFFICIENT_PRIVILEGE,
-            "portcullis: the FunctionCall message carries no SQL that could be judged",
-        )
-        .hint("call the function with SELECT");
-        self.record.note("refused a FunctionCall message")?;
-        self.refuse(&refusal, &Message::Query, wires)?;
-        Ok(Step::Done)
     }
 }
 

@@ -30,6 +30,7 @@ use crate::record::event::{Decided, OutcomeStatus, Refused};
 use crate::record::{Lsn, RecordError, SessionRecord};
 use crate::request::side_effects::SideEffects;
 use crate::request::sql::AnalysisCache;
+use crate::upstream::CalledFunction;
 use crate::upstream::Written;
 
 /// Text that no server can parse, sent in place of a refused statement when the transaction has to fail with it. The
@@ -52,6 +53,8 @@ pub(crate) struct Parts {
     pub(crate) database: String,
     /// Where unqualified names are looked up.
     pub(crate) search_path: SearchPath,
+    /// It is a replication connection.
+    pub(crate) replicates: bool,
 }
 
 /// The state of one session.
@@ -73,9 +76,9 @@ pub(crate) struct Conversation {
     pub(super) transaction_operations: u64,
     pub(super) group: Group,
     pub(super) client: ClientState,
-    /// A Bind too long for one piece, as far as it has come.
+    /// A Bind or FunctionCall too long for one piece, as far as it has come.
     pub(super) assembly: BytesMut,
-    /// An error or notice too long for one piece, as far as it has come.
+    /// An error, notice or function's result too long for one piece, as far as it has come.
     pub(super) report: BytesMut,
     /// A message whose meaning depends on answers that are still to come.
     pub(super) postponed: Option<Postponed>,
@@ -84,7 +87,7 @@ pub(crate) struct Conversation {
     pub(super) large_row: Option<LargeRow>,
     /// Rows on their way, until another message comes.
     pub(super) passing: Option<Passing>,
-        pub(super) rewriter: RowRewriter,
+    pub(super) rewriter: RowRewriter,
     pub(super) latest_layout: Option<Latest>,
 
     /// Nothing may be sent upstream before the record is durable up to here.
@@ -101,6 +104,10 @@ pub(crate) struct Conversation {
     pub(super) names_epoch: u64,
     pub(super) search_path: SearchPath,
     pub(super) bounds: Bounds,
+    /// It is a replication connection: texts may be commands of its own.
+    pub(super) replicates: bool,
+    /// PostgreSQL's own functions that were called by their OIDs.
+    pub(super) called: HashMap<u32, Arc<CalledFunction>>,
 }
 
 /// A message to be handled once the server has answered what came before it.
@@ -166,6 +173,8 @@ impl Waiting {
 pub(crate) enum Message {
     /// Bind, to this portal.
     Bind(Box<[u8]>),
+    /// FunctionCall.
+    FunctionCall,
     /// Simple Query.
     Query,
 }
@@ -186,6 +195,8 @@ pub(crate) enum Step {
 pub(crate) enum Question {
     /// Ask the planner; the text, parameters and formats are those of the waiting message.
     Estimate,
+    /// Ask the server which function this OID stands for.
+    Function(u32),
     /// Ask a human.
     Held(Box<Held>),
     /// Ask the catalogue what the statement sets off, before a human is asked.
@@ -202,6 +213,8 @@ pub(crate) enum Answer {
     Estimated(Vec<Option<u64>>),
     /// The catalogue's, for this hold.
     SideEffects(Box<Hold>, SideEffects),
+    /// The function; `None` when there is none, or nobody can say.
+    Function(Option<CalledFunction>),
 }
 
 /// Why the session cannot go on.
@@ -295,7 +308,8 @@ impl Upstream<'_> {
 
 impl Conversation {
     pub(crate) fn new(parts: Parts, transaction: TransactionStatus) -> Self {
-        let Parts { gate, admission, analyses, masking, calls, record, database, search_path } = parts;
+        let Parts { gate, admission, analyses, masking, calls, record, database, search_path, replicates } =
+            parts;
         Self {
             gate,
             admission,
@@ -320,7 +334,7 @@ impl Conversation {
             copy_out: None,
             large_row: None,
             passing: None,
-                        rewriter: RowRewriter::default(),
+            rewriter: RowRewriter::default(),
             latest_layout: None,
 
             barrier: None,
@@ -330,6 +344,8 @@ impl Conversation {
             names_epoch: 0,
             search_path,
             bounds: Bounds::default(),
+            replicates,
+            called: HashMap::new(),
         }
     }
 
@@ -482,7 +498,7 @@ impl Conversation {
         }
         match message {
             Message::Bind(_) => self.client = ClientState::SkipToSync,
-            Message::Query => {
+            Message::FunctionCall | Message::Query => {
                 self.group = self.group.next();
                 if quiet {
                     backend::ready_for_query(wires.client, self.transaction);

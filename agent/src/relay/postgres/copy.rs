@@ -7,7 +7,7 @@ use super::masking::Masking;
 use super::operation::OperationId;
 use super::replies::CopyInput;
 use crate::codec::postgres::backend::CopyResponse;
-use crate::codec::postgres::encode::backend;
+use crate::codec::postgres::encode::{self, backend};
 use crate::codec::postgres::{BackendTag, Frame};
 use crate::mask::copy::{CopyColumn, CopyError, CopyFormat, CopyMasker};
 use crate::mask::plan::{CellAction, Taint, plan_copy};
@@ -18,6 +18,8 @@ pub(crate) struct CopyOut {
     operation: OperationId,
     /// `None`: nothing in this session can need masking.
     masker: Option<CopyMasker>,
+    /// Each message means something by itself, so none is cut in two; they are counted and not recorded.
+    framed: bool,
     /// Names of the rules that mask its columns.
     rules: Vec<String>,
     out: Vec<u8>,
@@ -121,6 +123,9 @@ impl Conversation {
         let Some(operation) = self.operations.get(&id) else {
             return Err(Broken::Unasked("CopyOutResponse"));
         };
+        if operation.facts.replicates {
+            return self.replication_stream_begins(id, frame, wires);
+        }
         let statement = operation.statement;
         let (masker, rules) = if self.masking.describes_portals() {
             let plan =
@@ -133,7 +138,7 @@ impl Conversation {
             (None, Vec::new())
         };
         self.record.begin_copy(id, u16::try_from(statement).unwrap_or(u16::MAX))?;
-        self.copy_out = Some(CopyOut { operation: id, masker, rules, out: Vec::new() });
+        self.copy_out = Some(CopyOut { operation: id, masker, framed: false, rules, out: Vec::new() });
         wires.client.extend_from_slice(frame.bytes);
         Ok(())
     }
@@ -153,7 +158,10 @@ impl Conversation {
             }
             None => data,
         };
-        if !out.is_empty() {
+        if copy.framed {
+            backend::copy_data(wires.client, out)?;
+            self.record.leave_out(1);
+        } else if !out.is_empty() {
             backend::copy_data(wires.client, out)?;
             self.record.copy_data(out)?;
         }
@@ -164,12 +172,75 @@ impl Conversation {
         Ok(())
     }
 
+    /// A CopyData message too long to hold begins.
+    pub(super) fn large_copy_data_begins(
+        &mut self,
+        body: usize,
+        wires: &mut Wires<'_>,
+    ) -> Result<(), Broken> {
+        let Some(copy) = self.copy_out.as_ref().filter(|copy| copy.framed) else { return Ok(()) };
+        encode::large_header(wires.client, BackendTag::CopyData, body);
+        self.record.leave_out(1);
+        if let Some(operation) = self.operations.get_mut(&copy.operation) {
+            operation.sent(1, body);
+        }
+        Ok(())
+    }
+
+    /// A piece of it. What is no more than bytes to the client goes on in a message of its own.
+    pub(super) fn large_copy_data_goes_on(
+        &mut self,
+        piece: &[u8],
+        wires: &mut Wires<'_>,
+    ) -> Result<(), Broken> {
+        if self.copy_out.as_ref().is_some_and(|copy| copy.framed) {
+            wires.client.extend_from_slice(piece);
+            return Ok(());
+        }
+        self.copy_data_out(piece, wires)
+    }
+
+    /// START_REPLICATION: both sides send CopyData from here on.
+    pub(super) fn copy_both_begins(
+        &mut self,
+        frame: Frame<'_, BackendTag>,
+        wires: &mut Wires<'_>,
+    ) -> Result<(), Broken> {
+        CopyResponse::decode(frame.tag, frame.body()).map_err(Broken::Server)?;
+        let id = self.current_operation();
+        let operation = id.and_then(|id| self.operations.get(&id));
+        let (Some(id), true) = (id, operation.is_some_and(|operation| operation.facts.replicates)) else {
+            return Err(Broken::Unasked("CopyBothResponse"));
+        };
+        self.client = ClientState::CopyIn;
+        self.replication_stream_begins(id, frame, wires)
+    }
+
+    fn replication_stream_begins(
+        &mut self,
+        id: OperationId,
+        frame: Frame<'_, BackendTag>,
+        wires: &mut Wires<'_>,
+    ) -> Result<(), Broken> {
+        self.record.begin_copy(id, 0)?;
+        self.copy_out =
+            Some(CopyOut { operation: id, masker: None, framed: true, rules: Vec::new(), out: Vec::new() });
+        wires.client.extend_from_slice(frame.bytes);
+        Ok(())
+    }
+
     pub(super) fn copy_out_ends(
         &mut self,
         frame: Frame<'_, BackendTag>,
         wires: &mut Wires<'_>,
     ) -> Result<(), Broken> {
         let Some(mut copy) = self.copy_out.take() else { return Err(Broken::Unasked("CopyDone")) };
+        if copy.framed {
+            // A walsender may still answer a status message that was on its way.
+            self.copy_out = Some(copy);
+            wires.client.extend_from_slice(frame.bytes);
+            return Ok(());
+        }
         if let Some(mut masker) = copy.masker.take() {
             copy.out.clear();
             masker.finish(&mut copy.out)?;

@@ -15,11 +15,13 @@ use super::masking::{Masking, Sensitivity};
 use super::names::{Group, Meaning, Names};
 use super::replies::Marks;
 use super::search_path::SearchPath;
+use crate::codec::postgres::Format;
 use crate::mask::plan::Taint;
 use crate::record::asked::{BoundedText, Statements};
 use crate::request::sql::catalogue::hides_code;
 use crate::request::sql::{Analysis, AnalysisCache};
 use crate::request::{ColumnUse, Effect, SessionAction, Statement, Unlisted};
+use crate::upstream::CalledFunction;
 
 /// Texts one session remembers the facts of.
 const FACTS_MAX: usize = 256;
@@ -38,6 +40,9 @@ const TEXT_COPIES: usize = 4;
 
 /// Commands that the server plans when they are bound: from then on their names stand for what they stood for.
 const PLANNED_KINDS: [&str; 5] = ["delete", "insert", "merge", "select", "update"];
+
+/// Kind of a FunctionCall, which has no command tag.
+const FUNCTION_CALL_KIND: &str = "function call";
 
 /// Facts of one text.
 #[derive(Clone, Debug)]
@@ -64,8 +69,21 @@ pub(crate) struct Facts {
     pub(crate) late: bool,
     /// What later texts mean depends on how it ends: it makes names, sets parameters or changes the schema, or may.
     pub(crate) turns: bool,
+    /// It is a command of a replication connection: what it streams is counted, not read.
+    pub(crate) replicates: bool,
+    /// It is a function that was called without a text; the text is that of a SELECT that would call it.
+    pub(crate) call: Option<Call>,
     /// The masks it was made under; see [`FactsCache::forget`].
     epoch: u64,
+}
+
+/// A FunctionCall, as far as its result needs it.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// What is called.
+    pub(crate) function: Arc<CalledFunction>,
+    /// Asked for.
+    pub(crate) result_format: Format,
 }
 
 /// A prepared statement, made by Parse or by SQL PREPARE: one name space
@@ -99,6 +117,8 @@ impl Facts {
             refers: statements.iter().any(|statement| referred(statement).is_some()),
             late: !statements.iter().all(|statement| PLANNED_KINDS.contains(&statement.kind.as_str())),
             turns: statements.iter().any(turns),
+            call: None,
+            replicates: false,
             text,
             recorded,
             shared: Arc::clone(&analysis),
@@ -121,6 +141,8 @@ impl Facts {
             refers: self.refers,
             late: self.late,
             turns: self.turns,
+            call: self.call.clone(),
+            replicates: self.replicates,
             epoch: self.epoch,
         }
     }
@@ -173,7 +195,8 @@ impl Facts {
     /// What it means for messages that come after it and before its end.
     pub(crate) fn marks(&self) -> Marks {
         Marks {
-            copies: self.analysis.statements.iter().any(|statement| statement.kind == "copy"),
+            copies: self.replicates
+                || self.analysis.statements.iter().any(|statement| statement.kind == "copy"),
             turns: self.turns,
         }
     }
@@ -209,7 +232,7 @@ pub(crate) struct FactsCache {
 
 impl FactsCache {
     pub(crate) fn new(analyses: Arc<AnalysisCache>) -> Self {
-                // Bounded by `remember`: a bounded one takes all of its room at once, and most sessions send a few texts.
+        // Bounded by `remember`: a bounded one takes all of its room at once, and most sessions send a few texts.
         Self { analyses, texts: LruCache::unbounded(), analysed: LruCache::unbounded(), epoch: 0 }
     }
 
@@ -220,7 +243,7 @@ impl FactsCache {
         self.epoch += 1;
     }
 
-        /// Changes with the masks.
+    /// Changes with the masks.
     pub(super) fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -228,6 +251,24 @@ impl FactsCache {
     /// Whether facts made earlier still hold.
     pub(crate) fn holds(&self, facts: &Facts) -> bool {
         facts.epoch == self.epoch && !facts.refers
+    }
+
+    /// The facts of a function called without a text; `text` is a SELECT that would call it.
+    pub(crate) fn of_call(&self, text: &str, call: Option<Call>, masking: &Masking) -> Arc<Facts> {
+        let mut analysis = self.analyses.analyze(text).as_ref().clone();
+        for statement in &mut analysis.statements {
+            FUNCTION_CALL_KIND.clone_into(&mut statement.kind);
+        }
+        let recorded = BoundedText::new(&masking.scan_text(text));
+        let facts = Facts::new(text.into(), Arc::new(analysis), masking, recorded, self.epoch);
+        Arc::new(Facts { call, ..facts })
+    }
+
+    /// The facts of a command of a replication connection.
+    pub(crate) fn of_replication(&self, text: &str, analysis: Analysis, masking: &Masking) -> Arc<Facts> {
+        let recorded = BoundedText::new(&masking.scan_text(text));
+        let facts = Facts::new(text.into(), Arc::new(analysis), masking, recorded, self.epoch);
+        Arc::new(Facts { replicates: true, ..facts })
     }
 
     /// The facts of a text that is sent now; `None` when a name in it awaits the server's answer.

@@ -31,6 +31,14 @@ struct Pass<'a> {
     operation: OperationId,
 }
 
+/// What a message asks for.
+pub(super) struct Told {
+    pub(super) message: Message,
+    pub(super) facts: Arc<Facts>,
+    pub(super) parameter_types: Arc<[u32]>,
+    pub(super) parameters: Parameters,
+}
+
 impl Conversation {
     /// Judges an operation and forwards, refuses or holds it.
     pub(super) fn run(
@@ -43,6 +51,18 @@ impl Conversation {
         wires: &mut Wires<'_>,
     ) -> Result<Step, Broken> {
         let operation = self.record.next_operation();
+        self.run_as(operation, Told { message, facts, parameter_types, parameters }, bytes, wires)
+    }
+
+    /// The same for an operation that has its number already.
+    pub(super) fn run_as(
+        &mut self,
+        operation: OperationId,
+        told: Told,
+        bytes: &[u8],
+        wires: &mut Wires<'_>,
+    ) -> Result<Step, Broken> {
+        let Told { message, facts, parameter_types, parameters } = told;
         let never = lexer_switch(&facts.analysis.statements).or_else(|| unmaskable_copy(&facts));
         let judgement = match never {
             Some(denial) => Judgement::Deny(denial),
@@ -94,6 +114,7 @@ impl Conversation {
                 Err(denial) => self.deny_waiting(&denial, waiting, wires),
             },
             Answer::Decided(Err(denial)) => self.deny_waiting(&denial, waiting, wires),
+            Answer::Function(function) => self.function_found(function, waiting, wires),
             Answer::Cancelled => self.cancel_waiting(waiting, wires),
             Answer::SideEffects(hold, found) => {
                 waiting.side_effects = Some(found);
@@ -132,7 +153,7 @@ impl Conversation {
         )
     }
 
-    fn deny_waiting(
+    pub(super) fn deny_waiting(
         &mut self,
         denial: &Denial,
         waiting: Waiting,
@@ -237,7 +258,7 @@ impl Conversation {
             approval: permit.approval().cloned(),
             shadow: permit.shadow(),
         };
-                let recorded = match permit.durability() {
+        let recorded = match permit.durability() {
             Durability::Synced | Durability::Written => self.record.intent(&intent),
             Durability::Gathered => self.record.intent_gathered(&intent),
         };
@@ -256,7 +277,7 @@ impl Conversation {
         self.generic_transaction |= facts.sensitivity.generic_errors;
         self.generic_exchange |= facts.sensitivity.generic_errors;
         match message {
-            Message::Query => {
+            Message::FunctionCall | Message::Query => {
                 self.replies.push(Reply::Query { operation, marks: facts.marks() });
                 self.group = self.group.next();
             }

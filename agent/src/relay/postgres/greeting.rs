@@ -17,9 +17,11 @@ use crate::relay::leg::Leg;
 use crate::secret::Secret;
 use crate::tls::Stream;
 use crate::tls::client_side::{ClientTlsError, Opening, accept_tcp};
+use crate::upstream::Replication;
 
-/// Parameters a client may set in its start-up message: they change how answers look or how long things take, never
-/// who the session is or what code it loads. `user`, `database` and `replication` are handled apart.
+/// Parameters a client may set in its start-up message without being judged: they change how answers look or how long
+/// things take, never who the session is, what its names mean or what code it loads. `user`, `database` and `replication`
+/// are handled apart.
 const PARAMETERS: &[&str] = &[
     "application_name",
     "bytea_output",
@@ -35,7 +37,6 @@ const PARAMETERS: &[&str] = &[
     "intervalstyle",
     "jit",
     "lock_timeout",
-    "search_path",
     "statement_timeout",
     "tcp_user_timeout",
     "timezone",
@@ -43,6 +44,9 @@ const PARAMETERS: &[&str] = &[
     "work_mem",
     "xmloption",
 ];
+
+/// Parameters that decide how texts are read; what is judged must be what runs. `client_encoding` is pinned.
+const LEXER: &[&str] = &["backslash_quote", "standard_conforming_strings"];
 
 /// A client that has said what it wants.
 #[derive(Debug)]
@@ -57,6 +61,10 @@ pub(crate) struct Greeting {
     pub(crate) minor: u16,
     /// Parameters for the server.
     pub(crate) parameters: Vec<(String, String)>,
+    /// It wants a replication connection.
+    pub(crate) replication: Option<Replication>,
+    /// Parameters that have to be judged before the server gets them.
+    pub(crate) settings: Vec<(String, String)>,
 }
 
 /// What a new connection turned out to be.
@@ -175,7 +183,15 @@ struct Wanted {
     database: String,
     negotiation: BytesMut,
     minor: u16,
-    parameters: Vec<(String, String)>,
+    replication: Option<Replication>,
+    asked: Asked,
+}
+
+/// Start-up parameters by what becomes of them.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Asked {
+    harmless: Vec<(String, String)>,
+    to_judge: Vec<(String, String)>,
 }
 
 impl Wanted {
@@ -198,12 +214,16 @@ impl Wanted {
             return Err("user (it is empty)".to_owned());
         }
         let database = message.get("database").filter(|name| !name.is_empty()).unwrap_or(&user).to_owned();
-        let mut parameters = Vec::new();
+        let mut asked = Asked::default();
+        let mut replication = None;
         for (name, value) in message.server_parameters() {
-            check_parameter(name, value, &mut parameters)?;
+            match name {
+                "replication" => replication = replication_kind(value)?,
+                _ => check_parameter(name, value, &mut asked)?,
+            }
         }
         let minor = if version == ProtocolVersion::V3_2 { 2 } else { 0 };
-        Ok(Self { user, database, negotiation, minor, parameters })
+        Ok(Self { user, database, negotiation, minor, replication, asked })
     }
 
     fn greeting(self, stream: Stream, rest: BytesMut) -> Greeting {
@@ -214,29 +234,54 @@ impl Wanted {
             user: self.user,
             database: self.database,
             minor: self.minor,
-            parameters: self.parameters,
+            parameters: self.asked.harmless,
+            replication: self.replication,
+            settings: self.asked.to_judge,
         }
     }
 }
 
 /// Takes a parameter that may be set; `options` is taken apart.
-fn check_parameter(name: &str, value: &str, taken: &mut Vec<(String, String)>) -> Result<(), String> {
+fn check_parameter(name: &str, value: &str, asked: &mut Asked) -> Result<(), String> {
     let lower = name.to_ascii_lowercase();
     match lower.as_str() {
         "user" | "database" => Ok(()),
         // Pinned to UTF8: the client is told so by ParameterStatus, whatever it asked for.
         "client_encoding" => Ok(()),
-        "replication" if matches!(value, "false" | "off" | "no" | "0") => Ok(()),
         "standard_conforming_strings" if matches!(value, "on" | "true" | "yes" | "1") => Ok(()),
         "options" => {
-            options(value)?.into_iter().try_for_each(|(name, value)| check_parameter(&name, &value, taken))
+            options(value)?.into_iter().try_for_each(|(name, value)| check_parameter(&name, &value, asked))
         }
         known if PARAMETERS.contains(&known) => {
-            taken.push((name.to_owned(), value.to_owned()));
+            asked.harmless.push((name.to_owned(), value.to_owned()));
+            Ok(())
+        }
+        "replication" => Err(name.to_owned()),
+        lexer if LEXER.contains(&lexer) => Err(name.to_owned()),
+        setting if is_parameter_name(setting) => {
+            asked.to_judge.push((lower, value.to_owned()));
             Ok(())
         }
         _ => Err(name.to_owned()),
     }
+}
+
+/// The values of `replication` (`src/backend/tcop/backend_startup.c`), which is no parameter of the session.
+fn replication_kind(value: &str) -> Result<Option<Replication>, String> {
+    match value {
+        "database" => Ok(Some(Replication::Logical)),
+        "true" | "on" | "yes" | "1" => Ok(Some(Replication::Physical)),
+        "false" | "off" | "no" | "0" => Ok(None),
+        _ => Err("replication".to_owned()),
+    }
+}
+
+/// What PostgreSQL takes for a parameter's name (`valid_custom_variable_name`, `src/backend/utils/misc/guc.c`), ASCII only.
+fn is_parameter_name(name: &str) -> bool {
+    name.split('.').all(|part| {
+        part.starts_with(|first: char| first == '_' || first.is_ascii_alphabetic())
+            && part.bytes().all(|byte| matches!(byte, b'_' | b'$') || byte.is_ascii_alphanumeric())
+    })
 }
 
 /// The settings in `options`: `-c name=value`, `-cname=value` or `--name=value`, with backslash escapes
@@ -305,44 +350,65 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::time::Instant;
 
-    use super::{GreetingError, check_parameter, greet, options};
+    use super::{Asked, GreetingError, check_parameter, greet, options};
     use crate::limits::STARTUP_TIME_MAX;
     use crate::tls::ca::{Ca, CaSettings};
 
-    fn taken(name: &str, value: &str) -> Result<Vec<(String, String)>, String> {
-        let mut taken = Vec::new();
-        check_parameter(name, value, &mut taken).map(|()| taken)
+    fn asked(name: &str, value: &str) -> Result<Asked, String> {
+        let mut asked = Asked::default();
+        check_parameter(name, value, &mut asked).map(|()| asked)
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
     #[test]
-    fn parameters_that_change_who_or_what_runs_are_refused() {
+    fn what_decides_how_texts_are_read_and_what_is_no_setting_is_refused() {
         for (name, value) in [
-            ("role", "admin"),
-            ("session_authorization", "postgres"),
-            ("session_preload_libraries", "evil"),
-            ("local_preload_libraries", "evil"),
             ("replication", "database"),
             ("standard_conforming_strings", "off"),
             ("backslash_quote", "on"),
-            ("options", "-c role=admin"),
-            ("options", "-crole=admin"),
-            ("options", "--role=admin"),
+            ("options", "-c standard_conforming_strings=off"),
+            ("options", "-c replication=true"),
             ("options", r"-c\ role=admin"),
-            ("options", "-c statement_timeout=1 -c ROLE=admin"),
             ("options", "-d 5"),
             ("options", "-c"),
+            ("options", "-c =1"),
+            ("a b", "1"),
+            ("a.", "1"),
+            ("role'; DROP TABLE t; --", "1"),
+            ("r\u{f6}le", "1"),
         ] {
-            assert!(taken(name, value).is_err(), "{name}={value}");
+            assert!(asked(name, value).is_err(), "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn parameters_that_change_who_or_what_runs_are_judged() {
+        for (name, value, to_judge) in [
+            ("role", "admin", &[("role", "admin")][..]),
+            ("Session_Authorization", "postgres", &[("session_authorization", "postgres")]),
+            ("session_preload_libraries", "evil", &[("session_preload_libraries", "evil")]),
+            ("search_path", "evil, public", &[("search_path", "evil, public")]),
+            ("my.setting", "1", &[("my.setting", "1")]),
+            ("options", "-c role=admin", &[("role", "admin")]),
+            ("options", "-crole=admin", &[("role", "admin")]),
+            ("options", "--role=admin --search-path=x", &[("role", "admin"), ("search_path", "x")]),
+        ] {
+            let asked = asked(name, value).unwrap();
+            assert_eq!((asked.to_judge, asked.harmless), (pairs(to_judge), vec![]), "{name}={value}");
         }
     }
 
     #[test]
     fn ordinary_parameters_pass() {
-        assert_eq!(taken("client_encoding", "LATIN1"), Ok(vec![]));
-        assert_eq!(taken("TimeZone", "UTC"), Ok(vec![("TimeZone".into(), "UTC".into())]));
+        let harmless = |harmless: &[(&str, &str)]| Ok(Asked { harmless: pairs(harmless), to_judge: vec![] });
+        assert_eq!(asked("client_encoding", "LATIN1"), harmless(&[]));
+        assert_eq!(asked("TimeZone", "UTC"), harmless(&[("TimeZone", "UTC")]));
         assert_eq!(
-            taken("options", r"-c search_path=a,\ b --statement-timeout=5s"),
-            Ok(vec![("search_path".into(), "a, b".into()), ("statement_timeout".into(), "5s".into())])
+            asked("options", r"-c application_name=a,\ b --statement-timeout=5s"),
+            harmless(&[("application_name", "a, b"), ("statement_timeout", "5s")])
         );
     }
 

@@ -39,6 +39,11 @@ impl Layout {
                 },
             })
             .collect();
+        Self::with(columns, plan)
+    }
+
+    /// The same of columns that were not described by the server.
+    pub(crate) fn with(columns: Vec<ResultColumn>, plan: ResultPlan) -> Self {
         let edits = plan
             .cells
             .iter()
@@ -136,7 +141,8 @@ impl Conversation {
         }
         let layout = Arc::new(self.masking.layout(facts, statement, description));
         let (facts, description) = (Arc::clone(facts), frame.body().into());
-        self.latest_layout = Some(Latest { facts, statement, description, epoch, layout: Arc::clone(&layout) });
+        self.latest_layout =
+            Some(Latest { facts, statement, description, epoch, layout: Arc::clone(&layout) });
         layout
     }
 
@@ -356,7 +362,7 @@ fn column_count(row: &[u8]) -> u16 {
 }
 
 /// Rewrites one cell into `scratch`, or leaves it.
-fn edit_cell(
+pub(super) fn edit_cell(
     layout: &Layout,
     masking: &Masking,
     column: usize,

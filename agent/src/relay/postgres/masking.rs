@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use super::facts::Facts;
+use super::facts::{Call, Facts};
 use super::layout::Layout;
 use crate::codec::postgres::backend::RowDescription;
 use crate::codec::postgres::report::{FieldEdit, Report};
@@ -18,7 +18,9 @@ use crate::mask::{ColumnRule, Detector, HashKey, MaskCatalog, Method, Scanner};
 use crate::policy::Policy;
 use crate::policy::rule::{MaskDirection, MaskRule, MaskTarget, Protocol};
 use crate::record::asked::Parameters;
+use crate::record::rows::{ResultColumn, ValueFormat};
 use crate::request::Statement;
+use crate::upstream::CalledFunction;
 
 /// Replaces texts that may quote masked values.
 const GENERIC_MESSAGE: &str = "the statement failed; its text is withheld because it may quote masked values";
@@ -166,6 +168,20 @@ impl Masking {
             .collect();
         let plan = plan::plan(statement, &self.0.catalog, &self.0.scanner, &fields);
         Layout::new(description, plan)
+    }
+
+    /// How the one value that a called function returns is treated.
+    pub(super) fn result_layout(&self, facts: &Facts, call: &Call) -> Layout {
+        let CalledFunction { name, result_type, .. } = &*call.function;
+        let format = mask_format(call.result_format);
+        let field = Field { table_oid: 0, attnum: 0, type_oid: *result_type, format };
+        let statement = facts.analysis.statements.first();
+        let plan = plan::plan(statement, &self.0.catalog, &self.0.scanner, &[field]);
+        let format = match call.result_format {
+            Format::Text => ValueFormat::Text,
+            Format::Binary => ValueFormat::Binary,
+        };
+        Layout::with(vec![ResultColumn { name: name.clone(), type_oid: *result_type, format }], plan)
     }
 
     /// A text as it may be recorded.

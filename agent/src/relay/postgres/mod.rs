@@ -17,6 +17,7 @@ use self::planner::Planner;
 use self::pump::Pump;
 use self::refusal::Refusal;
 use self::search_path::SearchPath;
+use self::settings::Settings;
 use super::in_band::{self, NotOpened, cut_at_expiry};
 use super::leg::Leg;
 use super::{Relay, Shutdown, open_record};
@@ -28,7 +29,7 @@ use crate::codec::postgres::{SqlState, Text, sqlstate};
 use crate::credential::{Credential, CredentialError};
 use crate::flow::{Flow, SessionId, Side};
 use crate::gate::{Admission, Denial, Unidentified};
-use crate::record::event::{EndReason, Ended, OpaqueCounts};
+use crate::record::event::{EndReason, Ended, OpaqueCounts, OutcomeStatus};
 use crate::record::{RecordError, SessionRecord};
 use crate::run::Subject;
 use crate::tls::Stream;
@@ -45,6 +46,7 @@ mod effects;
 mod exchanges;
 mod facts;
 mod forward;
+mod function_call;
 mod greeting;
 mod layout;
 mod limits;
@@ -56,9 +58,11 @@ mod password;
 mod planner;
 mod pump;
 mod refusal;
+mod replication;
 mod replies;
 mod search_path;
 mod server;
+mod settings;
 mod side_effects;
 mod waiting;
 
@@ -90,7 +94,7 @@ pub(crate) async fn serve(
     record: SessionRecord,
     shutdown: Shutdown,
 ) {
-        // What opens a session is on the heap only until it is open.
+    // What opens a session is on the heap only until it is open.
     let greeting = match Box::pin(welcome(tcp, admission.flow(), relay)).await {
         Ok(greeting) => greeting,
         Err(ended) => return finish(record, ended),
@@ -108,7 +112,7 @@ async fn serve_greeted(
 ) {
     // What is leased is held to the end.
     let Opened { client, server, parts, planner, cancel, held } =
-                match Box::pin(open(greeting, admission, relay, record)).await {
+        match Box::pin(open(greeting, admission, relay, record)).await {
             Ok(opened) => opened,
             Err((record, ended)) => return finish(record, ended),
         };
@@ -265,27 +269,30 @@ async fn open(
     greeting: Box<Greeting>,
     admission: Admission,
     relay: &Relay,
-    record: SessionRecord,
+    mut record: SessionRecord,
 ) -> Result<Opened, (SessionRecord, Ended)> {
-    let Greeting { mut client, user, database, minor, parameters } = *greeting;
+    let Greeting { mut client, user, database, minor, parameters, replication: wanted, settings } = *greeting;
     let profile = &admission.connection().upstream;
     let user = profile.user.clone().unwrap_or(user);
     let database = profile.database.clone().unwrap_or(database);
-    let settings = profile.settings.clone();
-    let startup = Startup { user, database: database.clone(), minor, parameters, settings };
-    let Connected { logged_in, target, user, held } = match connect(&mut client, &admission, relay, startup)
-        .await
-    {
-        Ok(connected) => connected,
-        Err(error) => {
-            tracing::warn!(session = %admission.flow().session, %error, "cannot open the upstream connection");
-            last_words(&mut client, &error.refusal(admission.flow().session)).await;
-            return Err((record, error.ended()));
-        }
+    let startup = Startup {
+        user,
+        database: database.clone(),
+        minor,
+        replication: wanted,
+        parameters,
+        settings: admission.connection().upstream.settings.clone(),
+    };
+    let entered = enter(&mut client, &admission, relay, startup, settings, &mut record).await;
+    let (Connected { logged_in, target, user, held }, role_is_set) = match entered {
+        Ok(entered) => entered,
+        Err(ended) => return Err((record, ended)),
     };
     let LoggedIn { stream, leftover, parameter_statuses, backend_key, notices, minor } = logged_in;
     let mut server = Leg::new(stream, leftover);
-    let search_path = match SearchPath::of(&mut server, &parameter_statuses, &user).await {
+    // `"$user"` in it is then somebody else, and who, only the server knows.
+    let known_role = (!role_is_set).then_some(user.as_str());
+    let search_path = match SearchPath::of(&mut server, &parameter_statuses, known_role).await {
         Ok(search_path) => search_path,
         Err(error) => {
             tracing::warn!(session = %admission.flow().session, %error, "the server cannot be asked");
@@ -329,8 +336,50 @@ async fn open(
         record,
         database,
         search_path,
+        replicates: wanted.is_some(),
     });
     Ok(Opened { client, server, parts, planner, cancel, held })
+}
+
+/// Logs in with the settings that policy permits. Says whether one of them changes who acts.
+///
+/// # Errors
+/// How the session ends. The client has been told.
+async fn enter(
+    client: &mut Leg<Stream>,
+    admission: &Admission,
+    relay: &Relay,
+    mut startup: Startup,
+    settings: Vec<(String, String)>,
+    record: &mut SessionRecord,
+) -> Result<(Connected, bool), Ended> {
+    if startup.replication.is_some() && !admission.connection().replication {
+        let denial = replication::ungranted();
+        last_words(client, &Refusal::denied(&denial)).await;
+        let (side, detail) = (denial.side, Some(denial.reason));
+        return Err(Ended { reason: EndReason::Refused, side, detail });
+    }
+    let mut settings = match Settings::judge(settings, admission, relay, &startup.database, record).await {
+        Ok(settings) => settings,
+        Err(refused) => {
+            last_words(client, &refused.told).await;
+            return Err(refused.ended);
+        }
+    };
+    let role_is_set = settings.set_role();
+    startup.parameters.extend(settings.parameters());
+    match connect(client, admission, relay, startup).await {
+        Ok(connected) => {
+            settings.settle(OutcomeStatus::Done, record);
+            Ok((connected, role_is_set))
+        }
+        Err(error) => {
+            tracing::warn!(session = %admission.flow().session, %error, "cannot open the upstream connection");
+            settings.settle(OutcomeStatus::Failed, record);
+            last_words(client, &error.refusal(admission.flow().session)).await;
+            Err(error.ended())
+        }
+    }
 }
 
 /// Why the server cannot be used.

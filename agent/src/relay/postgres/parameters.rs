@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use crate::codec::postgres::Format;
-use crate::codec::postgres::frontend::Bind;
+use crate::codec::postgres::fields::{Formats, Values};
+use crate::codec::postgres::frontend::{Bind, FunctionCall};
 
 /// Type OIDs of `src/include/catalog/pg_type.dat` whose binary form is a plain number or text.
 mod oid {
@@ -22,11 +23,21 @@ mod oid {
     pub(super) const UUID: u32 = 2950;
 }
 
-/// The parameters of a Bind in order, with their type OIDs (0 where the server infers them); `None` is NULL.
-pub(super) fn readable<'a>(bind: &Bind<'a>, types: &[u32]) -> Vec<Option<(Cow<'a, [u8]>, u32)>> {
-    let formats = bind.parameter_formats;
-    bind.parameters
-        .clone()
+/// A value and its type's OID (0 where the server infers it); `None` is NULL.
+pub(super) type Readable<'a> = Option<(Cow<'a, [u8]>, u32)>;
+
+/// The parameters of a Bind in order.
+pub(super) fn readable<'a>(bind: &Bind<'a>, types: &[u32]) -> Vec<Readable<'a>> {
+    shown(bind.parameters.clone(), bind.parameter_formats, types)
+}
+
+/// The same of a FunctionCall's arguments.
+pub(super) fn readable_arguments<'a>(call: &FunctionCall<'a>, types: &[u32]) -> Vec<Readable<'a>> {
+    shown(call.arguments.clone(), call.argument_formats, types)
+}
+
+fn shown<'a>(values: Values<'a>, formats: Formats<'a>, types: &[u32]) -> Vec<Readable<'a>> {
+    values
         .enumerate()
         .map(|(index, value)| {
             let type_oid = types.get(index).copied().unwrap_or(0);

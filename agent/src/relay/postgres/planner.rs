@@ -104,6 +104,15 @@ impl Planner {
                 let side = self.side.clone();
                 Box::pin(async move { Answer::SideEffects(hold, side.side_effects(&written).await) })
             }
+            Question::Function(oid) => {
+                let side = self.side.clone();
+                Box::pin(async move {
+                    Answer::Function(side.function(oid).await.unwrap_or_else(|error| {
+                        tracing::warn!(%error, oid, "the server does not say which function is called");
+                        None
+                    }))
+                })
+            }
             Question::Estimate => {
                 let side = self.side.clone();
                 let asked = Estimate::of(conversation);
@@ -139,6 +148,8 @@ impl Estimate {
         let search_path = Arc::clone(conversation.search_path.text()?);
         let bind = match &waiting.message {
             Message::Query => None,
+            // The planner says nothing of what a function does.
+            Message::FunctionCall => return None,
             Message::Bind(_) => Some(waiting.bytes.get(HEADER_BYTES..)?.to_vec()),
         };
         Some(Self {

@@ -74,7 +74,7 @@ struct Pending {
     answer: Option<Future_<Answer>>,
     /// Kept from event to event: a place in a queue is dear to take and to give up.
     cancelled: Future_<()>,
-        stopping: Future_<()>,
+    stopping: Future_<()>,
     /// Whom those two wake: they are polled again when there is news for them, not for each message.
     registered: Option<Waker>,
     durable: Option<Future_<Result<(), RecordError>>>,
@@ -214,9 +214,9 @@ impl Pump {
     }
 
     async fn next_event(&mut self, pending: &mut Pending, moved: &mut Moved) -> Event {
-                let Self { client, server, conversation, cancel, shutdown, .. } = self;
+        let Self { client, server, conversation, cancel, shutdown, .. } = self;
         std::future::poll_fn(|context| {
-                        if let Poll::Ready(event) = pending.poll(context, || cancel.is_asked() || shutdown.has_news()) {
+            if let Poll::Ready(event) = pending.poll(context, || cancel.is_asked() || shutdown.has_news()) {
                 return Poll::Ready(event);
             }
             let held_back = pending.durable.is_some();
@@ -304,7 +304,7 @@ impl Pending {
         Self {
             answer: None,
             cancelled: Box::pin(cancel.asked()),
-                        stopping: Box::pin(async move { shutdown.begun().await }),
+            stopping: Box::pin(async move { shutdown.begun().await }),
             registered: None,
             durable: None,
             timer: None,
@@ -325,7 +325,7 @@ impl Pending {
         }
     }
 
-        /// `news` says whether somebody cancels or ends the session.
+    /// `news` says whether somebody cancels or ends the session.
     fn poll(&mut self, context: &mut Context<'_>, news: impl Fn() -> bool) -> Poll<Event> {
         if let Some(durable) = &mut self.durable
             && let Poll::Ready(outcome) = durable.as_mut().poll(context)
@@ -359,7 +359,7 @@ impl Pending {
             self.answer = None;
             return Poll::Ready(Event::Answered(answer));
         }
-                let known = self.registered.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
+        let known = self.registered.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
         if known && !news() {
             return Poll::Pending;
         }

@@ -54,15 +54,16 @@ pub(crate) enum AskError {
 
 impl SearchPath {
     /// What the server reported at login (PostgreSQL 18 does), or else says when it is asked, which it must be before
-    /// the first query of a session of `role`.
+    /// the first query of a session of `role`. Unknown where the role is not.
     ///
     /// # Errors
     /// The connection cannot be used any more. A server that does not know is no error.
     pub(crate) async fn of(
         server: &mut Leg<Stream>,
         reported: &[(String, String)],
-        role: &str,
+        role: Option<&str>,
     ) -> Result<Self, AskError> {
+        let Some(role) = role else { return Ok(Self::Unknown) };
         match Self::reported(reported, role) {
             Some(path) => Ok(path),
             None => Self::ask(server, role).await,

@@ -17,7 +17,7 @@ use crate::record::event::{Refused, ServerError};
 /// Longest error text kept in the record, in bytes.
 const ERROR_TEXT_BYTES_MAX: usize = 4096;
 
-/// Longest error or notice taken, in bytes: they quote values, and are searched before they are passed on.
+/// Longest error, notice or function's result taken, in bytes: they are searched before they are passed on.
 const REPORT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 impl Conversation {
@@ -39,17 +39,31 @@ impl Conversation {
             Item::Chunk { tag: BackendTag::DataRow, bytes, left } => {
                 self.large_row_goes_on(bytes, left, wires)
             }
-            Item::Large { tag: BackendTag::CopyData, .. } => Ok(()),
-            Item::Chunk { tag: BackendTag::CopyData, bytes, .. } => self.copy_data_out(bytes, wires),
-            Item::Large { tag: tag @ (BackendTag::ErrorResponse | BackendTag::NoticeResponse), body }
-                if body <= REPORT_BYTES_MAX =>
-            {
+            Item::Large { tag: BackendTag::CopyData, body } => self.large_copy_data_begins(body, wires),
+            Item::Chunk { tag: BackendTag::CopyData, bytes, .. } => {
+                self.large_copy_data_goes_on(bytes, wires)
+            }
+            Item::Large {
+                tag:
+                    tag @ (BackendTag::ErrorResponse
+                    | BackendTag::FunctionCallResponse
+                    | BackendTag::NoticeResponse),
+                body,
+            } if body <= REPORT_BYTES_MAX => {
                 self.report.clear();
                 encode::large_header(&mut self.report, tag, body);
                 Ok(())
             }
+            Item::Large { tag: BackendTag::FunctionCallResponse, body } => {
+                self.function_result_too_long(body, wires)
+            }
+            // Of one that is too long.
+            Item::Chunk { tag: BackendTag::FunctionCallResponse, .. } if self.report.is_empty() => Ok(()),
             Item::Chunk {
-                tag: tag @ (BackendTag::ErrorResponse | BackendTag::NoticeResponse),
+                tag:
+                    tag @ (BackendTag::ErrorResponse
+                    | BackendTag::FunctionCallResponse
+                    | BackendTag::NoticeResponse),
                 bytes,
                 left,
             } => {
@@ -145,13 +159,13 @@ impl Conversation {
             },
             BackendTag::CopyInResponse => return self.copy_in_begins(frame, wires),
             BackendTag::CopyOutResponse => return self.copy_out_begins(frame, wires),
+            BackendTag::CopyBothResponse => return self.copy_both_begins(frame, wires),
             BackendTag::CopyDone => return self.copy_out_ends(frame, wires),
+            BackendTag::FunctionCallResponse => return self.function_result(frame, wires),
             BackendTag::Authentication
             | BackendTag::BackendKeyData
-            | BackendTag::CopyBothResponse
             | BackendTag::CopyData
             | BackendTag::DataRow
-            | BackendTag::FunctionCallResponse
             | BackendTag::NegotiateProtocolVersion
             | BackendTag::NoticeResponse
             | BackendTag::NotificationResponse
@@ -170,7 +184,7 @@ impl Conversation {
         let description = RowDescription::decode(frame.body()).map_err(Broken::Server)?;
         match self.replies.head() {
             Some(Reply::Query { operation, .. }) => {
-                                let id = *operation;
+                let id = *operation;
                 if let Some(operation) = self.operations.get(&id) {
                     let (facts, statement) = (Arc::clone(&operation.facts), operation.statement);
                     let layout = self.layout_of(&facts, statement, frame, description);
@@ -185,19 +199,19 @@ impl Conversation {
                 wires.client.extend_from_slice(frame.bytes);
                 self.replies.pop();
             }
-                        Some(Reply::DescribePortal { injected, .. }) => {
-                                if !injected {
+            Some(Reply::DescribePortal { injected, .. }) => {
+                if !injected {
                     wires.client.extend_from_slice(frame.bytes);
                 }
                 let Some(Reply::DescribePortal { portal, .. }) = self.replies.pop() else { return Ok(()) };
-                let Some(facts) = self.portals.settled(&portal).map(|portal| Arc::clone(&portal.facts)) else {
+                let Some(facts) = self.portals.settled(&portal).map(|portal| Arc::clone(&portal.facts))
+                else {
                     return Ok(());
                 };
                 let layout = self.layout_of(&facts, 0, frame, description);
                 if let Some(portal) = self.portals.settled_mut(&portal) {
                     portal.layout = Some(layout);
                 }
-
             }
             Some(
                 Reply::Bind { .. }
@@ -249,6 +263,7 @@ impl Conversation {
     ) -> Result<(), Broken> {
         let complete = CommandComplete::decode(frame.body()).map_err(Broken::Server)?;
         let Some(id) = self.current_operation() else { return Err(Broken::Unasked("CommandComplete")) };
+        self.copy_out = None;
         let tag = String::from_utf8_lossy(complete.tag.as_bytes());
         self.statement_done(id, &tag)?;
         wires.client.extend_from_slice(frame.bytes);
@@ -321,8 +336,10 @@ impl Conversation {
     fn error(&mut self, frame: Frame<'_, BackendTag>, wires: &mut Wires<'_>) -> Result<(), Broken> {
         let report = Report::decode_error(frame.body()).map_err(Broken::Server)?;
         let generic = self.generic_reports();
+        // A walsender takes no Parse at all.
+        let expected = if self.replicates { sqlstate::PROTOCOL_VIOLATION } else { sqlstate::SYNTAX_ERROR };
         if let Some(Reply::Refusal { response }) = self.replies.head()
-            && report.sqlstate() == Some(sqlstate::SYNTAX_ERROR)
+            && report.sqlstate() == Some(expected)
         {
             // The server could not parse what went in place of the refused statement. Anything else is news.
             wires.client.extend_from_slice(response);
@@ -425,12 +442,11 @@ fn name_of(tag: BackendTag) -> &'static str {
     match tag {
         BackendTag::Authentication => "an Authentication message",
         BackendTag::BackendKeyData => "BackendKeyData",
-        BackendTag::CopyBothResponse => "CopyBothResponse",
-        BackendTag::FunctionCallResponse => "FunctionCallResponse",
         BackendTag::NegotiateProtocolVersion => "NegotiateProtocolVersion",
         BackendTag::BindComplete
         | BackendTag::CloseComplete
         | BackendTag::CommandComplete
+        | BackendTag::CopyBothResponse
         | BackendTag::CopyData
         | BackendTag::CopyDone
         | BackendTag::CopyInResponse
@@ -438,6 +454,7 @@ fn name_of(tag: BackendTag) -> &'static str {
         | BackendTag::DataRow
         | BackendTag::EmptyQueryResponse
         | BackendTag::ErrorResponse
+        | BackendTag::FunctionCallResponse
         | BackendTag::NoData
         | BackendTag::NoticeResponse
         | BackendTag::NotificationResponse

@@ -135,6 +135,7 @@ impl Rig {
             record: recorder.session(&opened, 1024).unwrap(),
             database: "shop".to_owned(),
             search_path: SearchPath::Unknown,
+            replicates: false,
         };
         Self {
             conversation: Conversation::new(parts, Idle),

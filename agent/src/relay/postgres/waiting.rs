@@ -1,10 +1,10 @@
 //! What a reviewer is shown of an operation that waits: the exact bytes that will run, and nothing the digest misses.
 
 use super::conversation::{Message, Waiting};
-use super::parameters::readable;
+use super::parameters::{Readable, readable, readable_arguments};
 use crate::approval::{Content, Request};
 use crate::codec::postgres::frame::HEADER_BYTES;
-use crate::codec::postgres::frontend::Bind;
+use crate::codec::postgres::frontend::{Bind, FunctionCall};
 use crate::gate::{Admission, Hold};
 use crate::request::ObjectName;
 use crate::request::sql::shape_of;
@@ -66,6 +66,10 @@ fn again(waiting: &Waiting, search_path: Option<&str>) -> Option<String> {
     let search_path = search_path.filter(|_| !waiting.facts.refers)?;
     let formats = match &waiting.message {
         Message::Query => String::new(),
+        Message::FunctionCall => {
+            let call = FunctionCall::decode(waiting.bytes.get(HEADER_BYTES..)?).ok()?;
+            format!("function {} {:?} {:?}", call.function, call.argument_formats, call.result_format)
+        }
         Message::Bind(_) => {
             let bind = Bind::decode(waiting.bytes.get(HEADER_BYTES..)?).ok()?;
             // The same bytes in another format or of another type are another value.
@@ -77,17 +81,25 @@ fn again(waiting: &Waiting, search_path: Option<&str>) -> Option<String> {
 
 fn content(waiting: &Waiting) -> Content {
     let text = waiting.facts.text.as_bytes();
+    let body = waiting.bytes.get(HEADER_BYTES..).unwrap_or_default();
     match &waiting.message {
         Message::Query => Content::new(text, &[], &[]),
+        // Either was decoded before it was made to wait.
         Message::Bind(_) => {
-            let body = waiting.bytes.get(HEADER_BYTES..).unwrap_or_default();
-            // It was decoded before it was made to wait.
             let Ok(bind) = Bind::decode(body) else { return Content::new(text, &[Some(body)], &[]) };
-            let exact: Vec<Option<&[u8]>> = bind.parameters.clone().collect();
-            let readable = readable(&bind, &waiting.parameter_types);
-            let shown: Vec<Option<&[u8]>> =
-                readable.iter().map(|value| value.as_ref().map(|(bytes, _)| &**bytes)).collect();
-            Content::new(text, &exact, &shown)
+            let exact: Vec<_> = bind.parameters.clone().collect();
+            with_values(text, &exact, &readable(&bind, &waiting.parameter_types))
+        }
+        Message::FunctionCall => {
+            let Ok(call) = FunctionCall::decode(body) else { return Content::new(text, &[Some(body)], &[]) };
+            let exact: Vec<_> = call.arguments.clone().collect();
+            with_values(text, &exact, &readable_arguments(&call, &waiting.parameter_types))
         }
     }
+}
+
+fn with_values(text: &[u8], exact: &[Option<&[u8]>], readable: &[Readable<'_>]) -> Content {
+    let shown: Vec<Option<&[u8]>> =
+        readable.iter().map(|value| value.as_ref().map(|(bytes, _)| &**bytes)).collect();
+    Content::new(text, exact, &shown)
 }

@@ -11,6 +11,7 @@ use pg_query::protobuf::RawStmt;
 
 use super::{ColumnUse, Effect, SessionAction, Statement, Unlisted};
 pub use cache::AnalysisCache;
+pub use replication::replication_command;
 pub use settings::READ_WRITE;
 
 use bounds::Room;
@@ -26,6 +27,7 @@ mod lists;
 mod names;
 mod objects;
 mod query;
+mod replication;
 mod second;
 mod settings;
 mod shape;

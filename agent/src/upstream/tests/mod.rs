@@ -60,6 +60,7 @@ impl Profile {
             client_tls: ClientTls::Intercept,
             groups: Vec::new(),
             upstream: self.upstream,
+            replication: false,
             ssh: SshRules::default(),
         };
         Admission::for_tests(destination, connection)
@@ -79,6 +80,7 @@ fn startup(user: &str, database: &str) -> Startup {
         user: user.to_owned(),
         database: database.to_owned(),
         minor: 0,
+        replication: None,
         parameters: Vec::new(),
         settings: Vec::new(),
     }

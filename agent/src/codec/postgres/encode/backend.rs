@@ -2,11 +2,12 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{EncodeError, fixed, message, put_list, put_text, put_values};
+use super::{EncodeError, fixed, message, put_list, put_text, put_value, put_values};
 use crate::codec::postgres::BackendTag;
 use crate::codec::postgres::backend::{FieldDescription, Notification, TransactionStatus};
 use crate::codec::postgres::fields::Text;
 use crate::codec::postgres::startup::{CancelKey, ProtocolVersion};
+use crate::codec::postgres::tag::BODY_BYTES_MAX;
 
 /// The one-byte answer to an SSLRequest that lets the TLS handshake begin.
 pub const TLS_ACCEPTED: u8 = b'S';
@@ -138,6 +139,20 @@ pub fn data_row<'a>(
     cells: impl ExactSizeIterator<Item = Option<&'a [u8]>>,
 ) -> Result<(), EncodeError> {
     message(output, BackendTag::DataRow, |output| put_values(output, cells))
+}
+
+/// FunctionCallResponse: the result, NULL as `None`.
+///
+/// # Errors
+/// [`EncodeError`] when it is longer than a message.
+pub fn function_call_response(output: &mut BytesMut, result: Option<&[u8]>) -> Result<(), EncodeError> {
+    message(output, BackendTag::FunctionCallResponse, |output| {
+        if result.is_some_and(|result| result.len() > BODY_BYTES_MAX) {
+            return None;
+        }
+        put_value(output, result);
+        Some(())
+    })
 }
 
 /// ParameterDescription: types of a prepared statement's parameters.

@@ -62,7 +62,7 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
         postgres,
         record: record.map_or_else(
             || RecordRules {
-                                durable: every_effect(),
+                durable: every_effect(),
                 gather: false,
                 result_bytes_max: RESULT_BYTES_DEFAULT,
                 files: false,
@@ -71,7 +71,7 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
             |table| RecordRules {
                 durable: table
                     .durable
-                                        .map_or_else(every_effect, |durable| list(Some(durable), |effect| effect)),
+                    .map_or_else(every_effect, |durable| list(Some(durable), |effect| effect)),
                 gather: value(table.gather).unwrap_or(false),
 
                 result_bytes_max: value(table.result_bytes).map_or(RESULT_BYTES_DEFAULT, |size| size.0),
@@ -121,6 +121,7 @@ fn connection(table: ConnectionTable) -> Option<Connection> {
         groups: list(table.groups, |name| name.0),
         claims: value(table.claims).unwrap_or_default(),
         upstream: upstream(value(table.upstream), default_tls),
+        replication: value(table.replication).unwrap_or(false),
         ssh: ssh::rules(value(table.ssh)),
     })
 }
@@ -198,7 +199,7 @@ fn guard(
         effects: list(table.effect, |effect| effect),
         kinds: list(table.kind, |glob| glob.0),
         objects: list(table.objects, |pattern| pattern),
-                writes: list(table.writes, |pattern| pattern),
+        writes: list(table.writes, |pattern| pattern),
         columns: list(table.columns, |pattern| pattern),
 
         functions: list(table.functions, |pattern| pattern),

@@ -83,14 +83,14 @@ pub(super) fn guard(table: &GuardTable, findings: &mut Findings<'_>) {
         ("graphql", table.graphql.as_ref().map(Spanned::span)),
         ("grpc", table.grpc.as_ref().map(Spanned::span)),
     ];
-        let postgres: [(&str, Option<Range<usize>>); 11] = [
+    let postgres: [(&str, Option<Range<usize>>); 11] = [
         ("objects", table.objects.as_ref().map(Spanned::span)),
         ("writes", table.writes.as_ref().map(Spanned::span)),
         ("functions", table.functions.as_ref().map(Spanned::span)),
         ("databases", table.databases.as_ref().map(Spanned::span)),
         ("unbounded", table.unbounded.as_ref().map(Spanned::span)),
         ("estimated_rows", table.estimated_rows.as_ref().map(Spanned::span)),
-                ("in_transaction", table.in_transaction.as_ref().map(Spanned::span)),
+        ("in_transaction", table.in_transaction.as_ref().map(Spanned::span)),
         ("columns", table.columns.as_ref().map(Spanned::span)),
         ("over", table.over.as_ref().map(Spanned::span)),
         ("max_rows", table.max_rows.as_ref().map(Spanned::span)),

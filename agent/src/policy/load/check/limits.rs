@@ -16,7 +16,8 @@ pub(super) fn guard(table: &GuardTable, findings: &mut Findings<'_>) {
     if act == Some(Act::Deny) {
         for (key, span) in limits {
             if let Some(span) = span {
-                findings.error(span, format!("what is denied never runs; remove `{key}`, or change the action"));
+                findings
+                    .error(span, format!("what is denied never runs; remove `{key}`, or change the action"));
             }
         }
     }

@@ -38,6 +38,7 @@ pub(super) fn file(file: &FileTable, findings: &mut Findings<'_>) {
     identity::file(file, findings);
     for table in &connections {
         connection(table, findings);
+        replication(table, file.mask.as_ref(), findings);
     }
     let tags = kinds::all();
     for table in &guards {
@@ -107,6 +108,32 @@ fn connection(table: &ConnectionTable, findings: &mut Findings<'_>) {
             tls_terms(table, upstream, "rows and the login cross the network in clear", findings);
         }
         Some(Protocol::Dns | Protocol::Ssh) | None => {}
+    }
+}
+
+/// A replication connection carries the server's write-ahead log, in which nothing can be masked.
+fn replication(
+    table: &ConnectionTable,
+    masks: Option<&Spanned<List<MaskTable>>>,
+    findings: &mut Findings<'_>,
+) {
+    let Some(granted) = &table.replication else { return };
+    if table.protocol.as_ref().is_some_and(|protocol| *protocol.get_ref() != Protocol::Postgres) {
+        findings.error(granted.span(), "`replication` is for protocol = \"postgres\"");
+        return;
+    }
+    let name = table.name.as_ref().map(|name| name.get_ref().0.as_str());
+    let applies = |mask: &MaskTable| {
+        let named = mask.connections.as_ref().map(|list| list.get_ref().0.as_slice());
+        mask.on.as_ref().is_none_or(|on| *on.get_ref() == Protocol::Postgres)
+            && named.is_none_or(|named| named.iter().any(|named| Some(named.get_ref().0.as_str()) == name))
+    };
+    if *granted.get_ref() && items(masks).any(applies) {
+        findings.error(
+            granted.span(),
+            "masks apply to this connection, and nothing can be masked in what is replicated; give the masks the names of other \
+             `connections`, or remove this",
+        );
     }
 }
 

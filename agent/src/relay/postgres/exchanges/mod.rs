@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use super::conversation::{Broken, Conversation, Parts, Question, Step, Upstream, Wires};
+use super::conversation::{Answer, Broken, Conversation, Parts, Question, Step, Upstream, Wires};
 use super::masking::{Masking, Rules};
 use super::search_path::SearchPath;
 use crate::approval::Approvals;
@@ -18,6 +18,7 @@ use crate::record::Recorder;
 use crate::record::tests::{CONFIG, SHARE, opened};
 use crate::request::sql::AnalysisCache;
 
+mod calls;
 mod captures;
 mod copies;
 mod names;
@@ -92,6 +93,7 @@ impl Fixture {
             record: recorder.session(&opened(), SHARE).unwrap(),
             database: "shop".to_owned(),
             search_path: SearchPath::Unknown,
+            replicates: false,
         };
         Self {
             conversation: Conversation::new(parts, TransactionStatus::Idle),
@@ -141,6 +143,17 @@ impl Fixture {
         }
         from_client.1.extend_from_slice(input);
         Ok(())
+    }
+
+    /// The answer to the question that was asked.
+    fn answer(&mut self, answer: Answer) -> Result<(), Broken> {
+        let Self { conversation, client, upstream, question, .. } = self;
+        let mut wires = Wires { client, upstream: Upstream(upstream) };
+        *question = match conversation.answer(answer, &mut wires)? {
+            Step::Question(asked) => Some(asked),
+            Step::Discard | Step::Done | Step::Wait => None,
+        };
+        self.work()
     }
 
     /// Types of the messages sent to the server since this was last asked.

@@ -60,14 +60,6 @@ fn a_failure_with_its_sync_already_sent_needs_no_skipping() {
 }
 
 #[test]
-fn function_calls_are_refused_and_the_session_goes_on() {
-    let mut fixture = Fixture::new();
-    fixture.say(&message(b'F', &[0; 10])).unwrap();
-    fixture.say(&query("SELECT 1")).unwrap();
-    assert_eq!((fixture.sent().as_str(), fixture.heard().as_str()), ("Q", "E(42501)ZI"));
-}
-
-#[test]
 fn a_name_nobody_gave_is_refused_without_the_server() {
     let mut fixture = Fixture::new();
     fixture.say(&[bind("", "ghost"), sync()].concat()).unwrap();
