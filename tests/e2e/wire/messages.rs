@@ -233,7 +233,14 @@ assert [len(fields(body)["M"]) for tag, body in seen if tag == "E"][0] > 1000000
 pid = values(a.send(Q("SELECT pg_backend_pid()")).until("Z")[1][1])[0]
 b.ask(Q(f"SELECT pg_terminate_backend({pid})"))
 left = a.closed()
-assert left.startswith("E(57P01)"), left
+assert left == "E(57P01)", left
+# In the middle of a statement, too, the server's word is the last one.
+c = Conn().login()
+pid = values(c.send(Q("SELECT pg_backend_pid()")).until("Z")[1][1])[0]
+c.send(Q("SELECT pg_sleep(30)"))
+b.ask(Q(f"DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep') LOOP PERFORM pg_sleep(0.01), pg_stat_clear_snapshot(); END LOOP; PERFORM pg_terminate_backend({pid}); END $$"))
+left = c.closed()
+assert left.endswith("E(57P01)") and left.count("E(") == 1, left
 # Goodbye right behind a question: it is answered first.
 same(b.send(Q("SELECT pg_sleep(0.2), 'last'"), X).closed(), "T D(,last) C(SELECT 1) ZI")
 "#,

@@ -304,6 +304,7 @@ impl Conversation {
     fn error(&mut self, frame: Frame<'_, BackendTag>, wires: &mut Wires<'_>) -> Result<(), Broken> {
         let report = Report::decode_error(frame.body()).map_err(Broken::Server)?;
         let generic = self.generic_reports();
+        self.server_said_why |= report.is_fatal();
         if let Some(Reply::Refusal { response }) = self.replies.head()
             && report.sqlstate() == Some(sqlstate::SYNTAX_ERROR)
         {

@@ -11,7 +11,7 @@ use pg_query::protobuf::RawStmt;
 
 use super::{ColumnUse, Effect, SessionAction, Statement};
 pub use cache::AnalysisCache;
-pub use settings::READ_WRITE;
+pub use settings::{READ_WRITE, keeps_pin};
 
 use bounds::Room;
 use second::Opinion;
