@@ -217,7 +217,9 @@ same(a.ask(Q("LISTEN wire")), "C(LISTEN) ZI")
 same(b.ask(Q("NOTIFY wire, 'hello'")), "C(NOTIFY) ZI")
 tag, body = a.next()  # while idle
 assert tag == "A" and body[4:] == b"wire\0hello\0", (tag, body)
-same(a.ask(Q("NOTIFY wire, 'self'")), "C(NOTIFY) A ZI")
+seen = a.send(Q("NOTIFY wire, 'self'")).until("Z")
+same(short(seen), "C(NOTIFY) A ZI")
+assert struct.unpack("!I", seen[1][1][:4]) == (a.pid,), "clients tell their own notifications by this"
 seen = a.send(Q("SET application_name = 'renamed'")).until("Z")
 same(short(seen), "C(SET) S ZI")
 assert [body for tag, body in seen if tag == "S"] == [b"application_name\0renamed\0"]

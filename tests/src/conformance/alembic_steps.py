@@ -43,7 +43,7 @@ def step(name, run, *words, **options):
     try:
         run(config, *words, **options)
     except Exception as error:
-        print("error:", type(error).__name__, error)
+        print("error:", type(error).__name__, re.sub(r"0x[0-9a-f]+", "ADDRESS", str(error)))
     print(re.sub(r"[0-9a-f]{12}", "REVISION", out.getvalue()))
     out.seek(0)
     out.truncate()

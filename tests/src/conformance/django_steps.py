@@ -44,7 +44,7 @@ def step(*words, **options):
 for words in (("check", "--database=default"), ("showmigrations",), ("migrate", "--noinput"), ("showmigrations",),
               ("makemigrations", "--check", "--dry-run"), ("sqlmigrate", "auth", "0001"), ("inspectdb",),
               ("createcachetable", "cache_of_ours"), ("migrate", "admin", "zero"), ("migrate", "admin"),
-              ("sqlsequencereset", "auth"), ("sqlflush",), ("dumpdata", "contenttypes", "auth.permission", "--natural-foreign")):
+              ("sqlsequencereset", "auth"), ("dumpdata", "contenttypes", "auth.permission", "--natural-foreign")):
     step(*words)
 
 from django.contrib.auth.models import Group, Permission, User
