@@ -175,7 +175,7 @@ fn outcomes(arguments: &Arguments, driver: &Driver, side: &Side) -> Result<Outco
         side.server.psql(database, statement)?;
     }
     let report = side.out.join("outcomes.txt");
-    let mut command = side.command(arguments.python())?;
+    let mut command = side.command(&arguments.python)?;
     command
         .current_dir(arguments.sources.join(driver.source))
         .env("PYTHONPATH", &arguments.own)

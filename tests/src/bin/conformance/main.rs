@@ -2,7 +2,7 @@
 //! a policy that allows everything, and compared. `cargo xtask conformance` brings what they need and runs this.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -81,10 +81,6 @@ impl Arguments {
 
     fn wants(&self, suite: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|wanted| wanted == suite)
-    }
-
-    fn python(&self) -> &Path {
-        &self.python
     }
 }
 

@@ -45,7 +45,11 @@ pub(crate) fn fill(arguments: &Arguments, side: &Side) -> Result<()> {
     database(&side.server)?;
     let mut suite = side.command(pg_regress()?)?;
     regress_arguments(&mut suite, arguments, side);
-    side.log("pg_regress", &mut suite).map(drop)
+    let said = side.log("pg_regress", &mut suite)?;
+    if fs::read_dir(side.out.join("results"))?.next().is_none() {
+        bail!("the suite did not run: {said}");
+    }
+    Ok(())
 }
 
 fn database(server: &Server) -> Result<()> {
