@@ -81,6 +81,9 @@ const WRITERS: &[(&str, &str)] = &[("django", "django_steps.py"), ("alembic", "a
 pub(crate) fn run(arguments: &Arguments) -> Result<Vec<Suite>> {
     let sides = side::of_one_server(&arguments.out.join("tools"))?;
     let [direct, through] = &sides;
+    // Sizes and statistics must not change between one way and the other.
+    direct.server.psql("postgres", "ALTER SYSTEM SET autovacuum = off")?;
+    direct.server.psql("postgres", "SELECT pg_reload_conf()")?;
     crate::say("tools: the regression suite, to have something to look at");
     regression::fill(arguments, direct)?;
     let mut suites = Vec::new();
