@@ -15,19 +15,27 @@ use crate::tools::{FULL, own_database};
 /// When a program cannot be started.
 pub(crate) fn run(side: &Side) -> Result<Outcomes> {
     let mut outcomes = Outcomes::new();
-    let plain = side.out.join("plain.sql");
-    outcomes.insert("plain: said".to_owned(), dump(side, "plain", &plain, &[])?);
-    texts(&mut outcomes, "plain: text", &plain)?;
-    for (format, options) in [("custom", &[][..]), ("directory", &["--jobs=2"])] {
-        let archive = side.out.join(format);
+    // Large objects have dumps of their own: pg_dump reads them with the FunctionCall message.
+    for (name, options) in [("plain", &["--no-blobs"][..]), ("plain with large objects", &[])] {
+        let plain = side.out.join(format!("{name}.sql"));
+        outcomes.insert(format!("{name}: said"), dump(side, "plain", &plain, options)?);
+        texts(&mut outcomes, &format!("{name}: text"), &plain)?;
+    }
+    for (name, format, options, jobs) in [
+        ("custom", "custom", &["--no-blobs"][..], &[][..]),
+        ("custom with large objects", "custom", &[], &[]),
+        ("directory", "directory", &["--no-blobs", "--jobs=2"], &["--jobs=2"]),
+        ("directory with large objects", "directory", &["--jobs=2"], &["--jobs=2"]),
+    ] {
+        let archive = side.out.join(name);
         drop(fs::remove_dir_all(&archive));
-        outcomes.insert(format!("{format}: said"), dump(side, format, &archive, options)?);
+        outcomes.insert(format!("{name}: said"), dump(side, format, &archive, options)?);
         let database = own_database(side, format)?;
         let mut restore = side.postgres("pg_restore")?;
-        restore.args(["--dbname", &database]).args(options).arg(&archive);
+        restore.args(["--dbname", &database]).args(jobs).arg(&archive);
         let said = side.log(&format!("pg_restore-{format}"), &mut restore)?;
-        outcomes.insert(format!("{format}: restored, said"), sorted(&said.replace(&database, "DATABASE")));
-        outcomes.insert(format!("{format}: restored, rows"), rows(side, &database)?);
+        outcomes.insert(format!("{name}: restored, said"), sorted(&said.replace(&database, "DATABASE")));
+        outcomes.insert(format!("{name}: restored, rows"), rows(side, &database)?);
     }
     let schema = side.out.join("schema.sql");
     outcomes
