@@ -136,3 +136,20 @@ print(cur.fetchone())
     // The planner cannot estimate a COPY, so the policy's bound on rows holds it, and in a transaction refuses it.
     assert_eq!(out.trim(), "42501\n(1,)");
 }
+
+#[test]
+fn psycopg2_knows_its_server_process_and_may_say_unicode() {
+    let out = python(
+        r#"
+import sys, psycopg2
+c = psycopg2.connect(host=sys.argv[1], port=sys.argv[2], user="agent", dbname="shop")
+c.autocommit = True
+c.set_client_encoding("UNICODE")
+cur = c.cursor()
+cur.execute("SELECT 'é', pg_backend_pid()")
+assert cur.fetchone() == ("é", c.get_backend_pid())
+print("done")
+"#,
+    );
+    assert_eq!(out.trim(), "done");
+}

@@ -211,23 +211,44 @@ const BENCH: &[Need] = &[
     },
 ];
 
-const CONFORMANCE: &[Need] = &[Need {
-    present: || {
-        postgres_bin()
-            .and_then(|bin| Some(bin.parent()?.join("lib/pgxs/src/test/regress/pg_regress")))
-            .is_some_and(|driver| driver.is_file())
-            && shell::which("pg_config").is_some()
+const CONFORMANCE: &[Need] = &[
+    Need {
+        present: || {
+            postgres_bin()
+                .and_then(|bin| Some(bin.parent()?.join("lib/pgxs/src/test/regress/pg_regress")))
+                .is_some_and(|driver| driver.is_file())
+                && shell::which("pg_config").is_some()
+        },
+        packages: &["postgresql-server-dev-15", "dpkg-dev", "bzip2"],
+        why: "pg_regress and the server's headers: run PostgreSQL's regression suite",
     },
-    packages: &["postgresql-server-dev-15", "dpkg-dev", "bzip2"],
-    why: "pg_regress and the server's headers: run PostgreSQL's regression suite",
-}];
+    Need {
+        present: || python_has("ensurepip"),
+        packages: &["python3-venv"],
+        why: "venv: a place of its own for drivers and frameworks",
+    },
+];
 
-/// Installs what the regression suite needs.
-pub(crate) fn for_conformance() -> Result<()> {
+const CONFORMANCE_TOOLS: &[Need] = &[
+    Need {
+        present: || postgres_bin().is_some_and(|bin| bin.join("pgbench").is_file()),
+        packages: &["postgresql", "postgresql-contrib"],
+        why: "pgbench: another client, in each form of the protocol",
+    },
+    Need {
+        present: || Path::new("/usr/share/java/postgresql.jar").is_file() && shell::which("javac").is_some(),
+        packages: &["default-jdk-headless", "libpostgresql-jdbc-java"],
+        why: "the JDBC driver: a client that shares no code with libpq",
+    },
+];
+
+/// Installs what the conformance suites need.
+pub(crate) fn for_conformance(tools: bool) -> Result<()> {
     root_only("cargo xtask conformance")?;
     for_build()?;
     install(RUN)?;
-    install(CONFORMANCE)
+    install(CONFORMANCE)?;
+    if tools { install(CONFORMANCE_TOOLS) } else { Ok(()) }
 }
 
 /// mitmproxy's version that the bench compares with; Debian's is too old for its own Python.

@@ -31,6 +31,11 @@ pub(crate) fn say(line: &str) {
     drop(writeln!(std::io::stdout(), "{bold}==>{plain} {line}"));
 }
 
+/// The same on standard error, where standard output is for programs.
+pub(crate) fn tell(line: &str) {
+    drop(writeln!(std::io::stderr(), "==> {line}"));
+}
+
 /// Prints plain text.
 pub(crate) fn print(text: &str) {
     drop(writeln!(std::io::stdout(), "{text}"));

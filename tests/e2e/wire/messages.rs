@@ -218,7 +218,9 @@ same(a.ask(Q("LISTEN wire")), "C(LISTEN) ZI")
 same(b.ask(Q("NOTIFY wire, 'hello'")), "C(NOTIFY) ZI")
 tag, body = a.next()  # while idle
 assert tag == "A" and body[4:] == b"wire\0hello\0", (tag, body)
-same(a.ask(Q("NOTIFY wire, 'self'")), "C(NOTIFY) A ZI")
+seen = a.send(Q("NOTIFY wire, 'self'")).until("Z")
+same(short(seen), "C(NOTIFY) A ZI")
+assert struct.unpack("!I", seen[1][1][:4]) == (a.pid,), "clients tell their own notifications by this"
 seen = a.send(Q("SET application_name = 'renamed'")).until("Z")
 same(short(seen), "C(SET) S ZI")
 assert [body for tag, body in seen if tag == "S"] == [b"application_name\0renamed\0"]
@@ -234,7 +236,14 @@ assert [len(fields(body)["M"]) for tag, body in seen if tag == "E"][0] > 1000000
 pid = values(a.send(Q("SELECT pg_backend_pid()")).until("Z")[1][1])[0]
 b.ask(Q(f"SELECT pg_terminate_backend({pid})"))
 left = a.closed()
-assert left.startswith("E(57P01)"), left
+assert left == "E(57P01)", left
+# In the middle of a statement, too, the server's word is the last one.
+c = Conn().login()
+pid = values(c.send(Q("SELECT pg_backend_pid()")).until("Z")[1][1])[0]
+c.send(Q("SELECT pg_sleep(30)"))
+b.ask(Q(f"DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep') LOOP PERFORM pg_sleep(0.01), pg_stat_clear_snapshot(); END LOOP; PERFORM pg_terminate_backend({pid}); END $$"))
+left = c.closed()
+assert left.endswith("E(57P01)") and left.count("E(") == 1, left
 # Goodbye right behind a question: it is answered first.
 same(b.send(Q("SELECT pg_sleep(0.2), 'last'"), X).closed(), "T D(,last) C(SELECT 1) ZI")
 "#,

@@ -216,6 +216,14 @@ for version in [V3_0, V3_2]:
         same(short(c.until("Z")), "T E(57014) ZI")
         same(short(other.until("Z")), "T D(,other) C(SELECT 1) ZI")
         same(c.ask(Q("SELECT 1")), "T D(1) C(SELECT 1) ZI")
+        # Its process ID is the server's, whose notifications bear it, too.
+        same(c.ask(Q("SELECT pg_backend_pid()")), f"T D({c.pid}) C(SELECT 1) ZI")
+        # The requester's connection closes when it has been done, so it cannot meet the next statement.
+        for n in range(20):
+            c.send(Q("SELECT pg_sleep(0.02)"))
+            cancel(c.pid, c.key, tls)
+            c.until("Z")
+            same(c.ask(Q(f"SELECT {n}, pg_sleep(0.01)")), f"T D({n},) C(SELECT 1) ZI")
         # Of an idle session it does nothing.
         cancel(c.pid, c.key)
         same(c.ask(Q("SELECT 2")), "T D(2) C(SELECT 1) ZI")

@@ -86,6 +86,14 @@ impl<'a> Report<'a> {
         self.clone().find(|(given, _)| *given == code).map(|(_, text)| text)
     }
 
+    /// Whether the server ends the session with this error
+    /// (<https://www.postgresql.org/docs/current/runtime-config-logging.html#RUNTIME-CONFIG-SEVERITY-LEVELS>).
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        let severity = self.get(Self::SEVERITY_RAW).or_else(|| self.get(Self::SEVERITY));
+        severity.is_some_and(|severity| matches!(severity.as_bytes(), b"FATAL" | b"PANIC"))
+    }
+
     /// The SQLSTATE, when there is a well-formed one.
     #[must_use]
     pub fn sqlstate(&self) -> Option<SqlState> {

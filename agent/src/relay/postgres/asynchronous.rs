@@ -71,7 +71,8 @@ impl Conversation {
     /// Whatever made the server read texts differently, judging them is no longer possible.
     fn lexer_left_its_pin(&self, status: &ParameterStatus<'_>) -> bool {
         match status.name.as_bytes() {
-            b"client_encoding" => status.value.as_bytes() != b"UTF8",
+            // The server keeps the one alias as it was written (check_client_encoding in src/backend/commands/variable.c).
+            b"client_encoding" => !matches!(status.value.as_bytes(), b"UTF8" | b"UNICODE"),
             b"standard_conforming_strings" => status.value.as_bytes() != b"on",
             _ => false,
         }

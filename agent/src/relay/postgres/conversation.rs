@@ -85,6 +85,7 @@ pub(crate) struct Conversation {
     pub(super) waiting: Option<Waiting>,
     pub(super) copy_out: Option<CopyOut>,
     pub(super) large_row: Option<LargeRow>,
+    pub(super) server_said_why: bool,
     /// Rows on their way, until another message comes.
     pub(super) passing: Option<Passing>,
     pub(super) rewriter: RowRewriter,
@@ -333,6 +334,7 @@ impl Conversation {
             waiting: None,
             copy_out: None,
             large_row: None,
+            server_said_why: false,
             passing: None,
             rewriter: RowRewriter::default(),
             latest_layout: None,
@@ -363,6 +365,11 @@ impl Conversation {
     /// Whether the client was sent a part of a long row: whatever came next would be taken for the rest of it.
     pub(crate) fn is_inside_row(&self) -> bool {
         self.large_row.is_some()
+    }
+
+    /// Whether the server said, by a fatal error that the client has, why it closes the connection.
+    pub(crate) fn has_server_said_why(&self) -> bool {
+        self.server_said_why
     }
 
     /// Whether the client said goodbye.

@@ -19,7 +19,7 @@ use crate::gate::{self, Denial, Hold, Judgement, Permit, withdrawal};
 use crate::policy::rule::Durability;
 use crate::record::asked::Parameters;
 use crate::record::event::{Decided, Held, Intent, Refused};
-use crate::request::{SessionAction, Statement};
+use crate::request::{SessionAction, Statement, sql};
 
 /// A message that passes.
 struct Pass<'a> {
@@ -327,10 +327,7 @@ fn only_begins(statements: &[Statement]) -> bool {
 pub(super) fn lexer_switch(statements: &[Statement]) -> Option<Denial> {
     let switches = |statement: &Statement| match &statement.session {
         SessionAction::Set { name, value } => match name.as_str() {
-            "standard_conforming_strings" => value.as_deref() != Some("on"),
-            "client_encoding" => {
-                !matches!(value.as_deref(), Some("utf8" | "UTF8" | "utf-8" | "UTF-8" | "unicode"))
-            }
+            "standard_conforming_strings" | "client_encoding" => !sql::keeps_pin(name, value.as_deref()),
             _ => false,
         },
         SessionAction::Begin

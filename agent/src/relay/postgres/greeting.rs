@@ -71,10 +71,12 @@ pub(crate) struct Greeting {
 pub(crate) enum Greeted {
     /// A request to cancel what another connection runs.
     Cancel {
-        /// Process id of our own making.
+        /// Process id, as the client was told.
         process_id: u32,
         /// Its key.
         key: Secret,
+        /// The requester's connection: closing it says that the request was dealt with.
+        stream: Stream,
     },
     /// The client left before saying anything, as health checks do.
     Gone,
@@ -151,7 +153,7 @@ async fn first_words(tcp: TcpStream, tls: Arc<ServerConfig>) -> Result<Greeted, 
                 stream.flush().await?;
             }
             StartupPacket::CancelRequest(CancelKey { process_id, secret_key }) => {
-                return Ok(Greeted::Cancel { process_id, key: Secret::new(secret_key.to_vec()) });
+                return Ok(Greeted::Cancel { process_id, key: Secret::new(secret_key.to_vec()), stream });
             }
             StartupPacket::Startup(message) => {
                 let wanted = match Wanted::of(&message) {

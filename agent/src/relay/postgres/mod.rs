@@ -237,12 +237,17 @@ async fn welcome(tcp: TcpStream, flow: &Flow, relay: &Relay) -> Result<Box<Greet
             side: Side::Client,
             detail: Some("left before start-up".to_owned()),
         }),
-        Ok(Greeted::Cancel { process_id, key }) => {
+        Ok(Greeted::Cancel { process_id, key, stream }) => {
             let request = CancelKey { process_id, secret_key: key.expose() };
             let detail = match relay.cancels.request(flow.run, &request) {
-                Requested::PassedOn => "a cancel request, passed on",
+                Requested::PassedOn(done) => {
+                    // Clients send their next statement when this connection closes, and the cancel must not meet that.
+                    done.or_timed_out().await;
+                    "a cancel request, passed on"
+                }
                 Requested::Unknown => "a cancel request that names no session of this run",
             };
+            drop(stream);
             Err(Ended { reason: EndReason::Finished, side: Side::Client, detail: Some(detail.to_owned()) })
         }
         Err(error @ GreetingError::Parameter(_)) => {

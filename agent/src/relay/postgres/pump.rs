@@ -237,11 +237,14 @@ impl Pump {
     /// A cancel request withdraws a pending approval; otherwise the server is asked to stop what it runs.
     fn cancelled(&mut self, pending: &mut Pending) -> Result<(), Broken> {
         if self.conversation.waiting().is_some() {
+            drop(self.cancel.requesters());
             pending.answer = None;
             return self.answered(Answer::Cancelled, pending);
         }
+        // Dropped unless the server is asked: whoever asks to cancel is let go when it is done.
+        let requesters = self.cancel.requesters();
         if self.conversation.is_busy() {
-            self.cancel.forward();
+            self.cancel.forward(requesters);
         }
         Ok(())
     }
@@ -275,10 +278,15 @@ impl Pump {
         if self.conversation.is_finished() {
             return Ended { reason: EndReason::Finished, side: Side::Client, detail: None };
         }
-        let refusal =
-            Refusal::new(sqlstate::CONNECTION_FAILURE, "portcullis: the server closed the connection")
-                .hint("the statement may or may not have run; look before you repeat it");
-        self.last_words(&refusal).await;
+        if self.conversation.has_server_said_why() {
+            // A second error would take the place of the first one in what clients show.
+            super::close_politely(&mut self.client, super::LAST_WORDS_TIME_MAX).await;
+        } else {
+            let refusal =
+                Refusal::new(sqlstate::CONNECTION_FAILURE, "portcullis: the server closed the connection")
+                    .hint("the statement may or may not have run; look before you repeat it");
+            self.last_words(&refusal).await;
+        }
         let detail =
             error.map_or_else(|| "the server closed the connection".to_owned(), |error| error.to_string());
         Ended { reason: EndReason::Lost, side: Side::Upstream, detail: Some(detail) }

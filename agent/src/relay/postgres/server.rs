@@ -338,6 +338,7 @@ impl Conversation {
         let generic = self.generic_reports();
         // A walsender takes no Parse at all.
         let expected = if self.replicates { sqlstate::PROTOCOL_VIOLATION } else { sqlstate::SYNTAX_ERROR };
+        self.server_said_why |= report.is_fatal();
         if let Some(Reply::Refusal { response }) = self.replies.head()
             && report.sqlstate() == Some(expected)
         {

@@ -12,7 +12,7 @@ use pg_query::protobuf::RawStmt;
 use super::{ColumnUse, Effect, SessionAction, Statement, Unlisted};
 pub use cache::AnalysisCache;
 pub use replication::replication_command;
-pub use settings::READ_WRITE;
+pub use settings::{READ_WRITE, keeps_pin};
 
 use bounds::Room;
 use second::Opinion;

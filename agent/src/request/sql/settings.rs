@@ -8,12 +8,21 @@ use super::names;
 use super::walk::{Mode, Walker};
 use crate::request::{Effect, SessionAction};
 
-/// Values of the lexer's parameters that the proxy pins, in lower case: setting them again changes nothing.
-const PINNED: [(&str, &[&str]); 3] = [
-    ("backslash_quote", &["safe_encoding"]),
-    ("client_encoding", &["utf8", "utf-8", "unicode"]),
-    ("standard_conforming_strings", &["on", "true", "yes", "1"]),
-];
+/// Whether the server reads texts as before when one of the lexer's parameters that the proxy pins is set to `value`.
+/// True for every other parameter. Names of encodings are compared as the server does: letters and digits, without case
+/// (`clean_encoding_name` in src/common/encnames.c).
+pub fn keeps_pin(name: &str, value: Option<&str>) -> bool {
+    let value = || value.map(str::to_ascii_lowercase).unwrap_or_default();
+    match name {
+        "backslash_quote" => value() == "safe_encoding",
+        "client_encoding" => {
+            let cleaned: String = value().chars().filter(char::is_ascii_alphanumeric).collect();
+            matches!(cleaned.as_str(), "utf8" | "unicode")
+        }
+        "standard_conforming_strings" => matches!(value().as_str(), "on" | "true" | "yes" | "1"),
+        _ => true,
+    }
+}
 
 /// Why a statement that lifts a read-only transaction says so although its effect stays `read`: every later write is
 /// judged on its own.
@@ -101,9 +110,7 @@ fn apply(walker: &mut Walker<'_>, name: String, value: Option<String>) {
         Setting::Ordinary => {}
         Setting::Admin => walker.raise(Effect::Admin, || format!("sets {name}")),
         Setting::Lexer => {
-            let value = value.as_deref().map(str::to_ascii_lowercase);
-            let pinned = PINNED.iter().filter(|(pinned, _)| *pinned == name).flat_map(|(_, values)| *values);
-            if !value.is_some_and(|value| pinned.clone().any(|known| *known == value)) {
+            if !keeps_pin(&name, value.as_deref()) {
                 walker.raise(Effect::Unknown, || {
                     format!("sets {name}: the server would then read later statements differently than they are judged")
                 });

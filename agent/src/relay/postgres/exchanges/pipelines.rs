@@ -113,3 +113,20 @@ fn what_changes_the_lexer_is_refused_by_either_protocol() {
         assert_eq!((fixture.sent().as_str(), fixture.heard().as_str()), ("S", "E(42501)ZI"), "{sql}");
     }
 }
+
+#[test]
+fn what_leaves_the_lexer_as_it_is_passes_however_it_is_written() {
+    let mut fixture = Fixture::new();
+    for sql in [
+        "SET client_encoding = 'UNICODE'",
+        "SET client_encoding TO 'Utf_8'",
+        "SET NAMES 'utf8'",
+        "SET standard_conforming_strings = 'TRUE'",
+        "SELECT pg_catalog.set_config('client_encoding', 'utf-8', false)",
+    ] {
+        fixture.say(&query(sql)).unwrap();
+        assert_eq!(fixture.sent(), "Q", "{sql}");
+        fixture.reply(&[complete("SET"), ready(b'I')].concat()).unwrap();
+        fixture.heard();
+    }
+}

@@ -78,11 +78,21 @@ fn a_lexer_that_leaves_its_pin_ends_the_session() {
 }
 
 #[test]
+fn the_alias_that_the_server_keeps_is_no_other_encoding() {
+    let mut fixture = Fixture::new();
+    fixture.reply(&message(b'S', b"client_encoding\0UNICODE\0")).unwrap();
+    assert_eq!(fixture.heard(), "S");
+}
+
+#[test]
 fn the_last_error_of_a_closing_server_is_passed_on() {
     let mut fixture = Fixture::new();
     fixture.reply(&error("57P01")).unwrap();
     assert_eq!(fixture.heard(), "E(57P01)");
     assert!(fixture.conversation.takes_client());
+    assert!(!fixture.conversation.has_server_said_why(), "an error is not the end yet");
+    fixture.reply(&message(b'E', b"SFATAL\0VFATAL\0C57P01\0Mbye\0\0")).unwrap();
+    assert!(fixture.conversation.has_server_said_why());
 }
 
 #[test]
