@@ -72,7 +72,7 @@ fn report(told: &str, out: &Path) -> Result<()> {
 }
 
 /// PostgreSQL's source from the distribution: of the major version that is installed, the newest that can be had.
-fn source() -> Result<PathBuf> {
+pub(crate) fn source() -> Result<PathBuf> {
     let bin = needs::postgres_bin().context("no PostgreSQL server")?;
     let major = bin.parent().and_then(Path::file_name).and_then(|name| name.to_str());
     let package = format!("postgresql-{}", major.context("a server of no version")?);
@@ -156,7 +156,7 @@ fn deb_src() -> Result<String> {
 }
 
 /// The C functions that the suite loads into the server.
-fn libraries(source: &Path) -> Result<PathBuf> {
+pub(crate) fn libraries(source: &Path) -> Result<PathBuf> {
     let folder = shell::target_dir().join("postgresql-source/libraries");
     fs::create_dir_all(&folder)?;
     let headers = shell::output(Command::new("pg_config").arg("--includedir-server"))?;
