@@ -372,7 +372,9 @@ impl Conversation {
     /// The catalogue of masked columns is new.
     pub(crate) fn set_masking(&mut self, masking: Masking) {
         // What was read is of no use any more if the schema changed meanwhile.
-        self.masking = if self.schema_changed { masking.without_catalogue() } else { masking };
+        let masking = if self.schema_changed { masking.without_catalogue() } else { masking };
+        let doubts = self.masking.doubts_parameters();
+        self.masking = if doubts { masking.doubting_parameters() } else { masking };
         self.facts.forget();
     }
 

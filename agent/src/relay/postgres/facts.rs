@@ -13,6 +13,7 @@ use super::copy::{CopyPlan, CopyPlans};
 use super::masking::{Masking, Sensitivity};
 use super::names::{Group, Meaning, Names};
 use super::replies::Marks;
+use super::settings;
 use crate::mask::plan::Taint;
 use crate::record::asked::{BoundedText, Statements};
 use crate::request::sql::{Analysis, AnalysisCache};
@@ -86,6 +87,9 @@ impl Facts {
         recorded: BoundedText,
         epoch: u64,
     ) -> Self {
+        let doubts = masking.doubts_parameters();
+        let doubted = masking.names_columns().then(|| settings::doubted(&analysis, &text, doubts)).flatten();
+        let analysis = doubted.map_or(analysis, Arc::new);
         let statements = analysis.statements.as_slice();
         let sensitivity = masking.sensitivity(statements);
         let (copies, refused_copy) = copy_plans(masking, statements, sensitivity.taint);

@@ -57,6 +57,7 @@ mod refusal;
 mod replies;
 mod search_path;
 mod server;
+mod settings;
 mod waiting;
 
 #[cfg(test)]

@@ -136,7 +136,9 @@ mod tests {
         for name in ["int4mul", "booleq", "array_in", "float4send", "interval_hash"] {
             assert_eq!(function(None, name), Function::Read, "{name}");
         }
-        for name in ["fmgr_c_validator", "plpgsql_validator", "amvalidate", "binary_upgrade_set_record_init_privs"] {
+        for name in
+            ["fmgr_c_validator", "plpgsql_validator", "amvalidate", "binary_upgrade_set_record_init_privs"]
+        {
             assert_eq!(function(None, name), Function::Unlisted, "{name}");
         }
         assert_eq!(function(Some("evil"), "lower"), Function::Unlisted);

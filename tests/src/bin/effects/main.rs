@@ -140,8 +140,12 @@ fn modules(arguments: &Arguments, address: Ipv4Addr) -> Result<()> {
     folders.extend(fs::read_dir(arguments.source.join("contrib"))?.flatten().map(|entry| entry.path()));
     folders.sort();
     for folder in folders {
-        let mut files: Vec<PathBuf> =
-            fs::read_dir(folder.join("sql")).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        let mut files: Vec<PathBuf> = fs::read_dir(folder.join("sql"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
         files.sort();
         for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "sql")) {
             Command::new("timeout")

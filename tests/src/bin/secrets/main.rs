@@ -78,7 +78,8 @@ fn main() -> Result<()> {
     let planted = server.psql(DATABASE, include_str!("plant.sql"))?;
     let search = Search::new(&planted)?;
     // What finds nothing here would find nothing anywhere.
-    let shown = server.psql(DATABASE, "SELECT * FROM vault; SELECT encode(convert_to(s_text, 'UTF8'), 'hex') FROM vault")?;
+    let shown = server
+        .psql(DATABASE, "SELECT * FROM vault; SELECT encode(convert_to(s_text, 'UTF8'), 'hex') FROM vault")?;
     if search.leaks("a control", shown.as_bytes()).is_empty() {
         bail!("the search does not find what is shown to it");
     }
@@ -88,10 +89,8 @@ fn main() -> Result<()> {
     writeln!(told, "{} values planted", search.values())?;
     let mut leaks = Vec::new();
     let mut bytes = 0;
-    for driver in DRIVERS {
-        if !wanted.is_empty() && !wanted.iter().any(|word| word == driver) {
-            continue;
-        }
+    let all = DRIVERS.map(str::to_owned);
+    for driver in if wanted.is_empty() { all.as_slice() } else { wanted.as_slice() } {
         let folder = out.join(driver);
         let received = ask(&daemon, &server, driver, &number, &folder, &mut told)?;
         bytes += received.len();
@@ -128,12 +127,9 @@ fn ask(
     // Paths of sockets are short.
     let socket = tempfile::Builder::new().prefix("secrets.").tempdir()?;
     fs::set_permissions(socket.path(), fs::Permissions::from_mode(0o777))?;
-    let script = [
-        include_str!("../../../e2e/masks/raw.py"),
-        include_str!("shapes.py"),
-        include_str!("drivers.py"),
-    ]
-    .join("\n");
+    let script =
+        [include_str!("../../../e2e/masks/raw.py"), include_str!("shapes.py"), include_str!("drivers.py")]
+            .join("\n");
     let received = folder.join("received");
     let mut run = agent::python_command(daemon, server, NOBODY, "secrets", &script)?;
     run.args([driver, number]).arg(&received).arg(socket.path());

@@ -33,7 +33,8 @@ impl Search {
             starts: vec![false; STARTS],
         };
         for line in planted.lines() {
-            let (kind, value) = line.split_once(' ').with_context(|| format!("not a kind and a value: {line}"))?;
+            let (kind, value) =
+                line.split_once(' ').with_context(|| format!("not a kind and a value: {line}"))?;
             match kind {
                 "w" => search.word(value, WORD_PIECE),
                 "n" => search.word(value, NUMBER_PIECE.min(value.len())),
@@ -123,7 +124,8 @@ fn hex(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    let digit = |at: usize| u8::from_str_radix(text.get(at..at + 2).unwrap_or_default(), 16).unwrap_or_default();
+    let digit =
+        |at: usize| u8::from_str_radix(text.get(at..at + 2).unwrap_or_default(), 16).unwrap_or_default();
     (0..text.len() / 2).map(|at| digit(2 * at)).collect()
 }
 
