@@ -218,7 +218,7 @@ def main():
     over = sum(map(len, above.values()))
     print(json.dumps({
         "messages": sum(all_texts.values()), "texts": len(all_texts),
-        "statements": sum(len(judgements[text]["operations"]) * times for text, times in all_texts.items()),
+        "statements": sum(len(judgements[text]["operations"]) for text in all_texts),
         "ddl": len(ddl), "mod": len(mod), "reads": len(reads),
         "reads_run": sum(code is None for code in outcomes.values()),
         "exceptions": met, "below_the_log": below, "below_the_effect": found, "through_catalogue": through_catalogue,

@@ -175,9 +175,10 @@ fn report(told: &Value) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{} statements ({} distinct messages) judged; the server calls {} of the messages ddl, {} mod",
-        count("statements"),
+        "{} messages asked, {} of them distinct, with {} statements; the server calls {} of them ddl, {} mod",
+        count("messages"),
         count("texts"),
+        count("statements"),
         count("ddl"),
         count("mod")
     )?;
