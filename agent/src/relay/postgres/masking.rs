@@ -8,6 +8,7 @@ use bytes::BytesMut;
 
 use super::facts::Facts;
 use super::layout::Layout;
+use super::settings;
 use crate::codec::postgres::backend::RowDescription;
 use crate::codec::postgres::report::{FieldEdit, Report};
 use crate::codec::postgres::{BackendTag, Format, Frame};
@@ -175,11 +176,12 @@ impl Masking {
     /// How the rows of one result are treated.
     pub(super) fn layout(&self, facts: &Facts, statement: usize, description: RowDescription<'_>) -> Layout {
         let statement = facts.analysis.statements.get(statement);
+        let hides_origins = statement.is_some_and(settings::hides_origins);
         let fields: Vec<Field> = description
             .clone()
             .map(|field| Field {
-                table_oid: field.table_oid,
-                attnum: field.attribute,
+                table_oid: if hides_origins { 0 } else { field.table_oid },
+                attnum: if hides_origins { 0 } else { field.attribute },
                 type_oid: field.type_oid,
                 format: mask_format(field.format),
             })

@@ -77,6 +77,12 @@ fn shows(statement: &Statement, text: &str) -> bool {
     }
 }
 
+/// Whether the server's word on where outputs come from says nothing: the columns of these catalogues show what anything put there.
+pub(super) fn hides_origins(statement: &Statement) -> bool {
+    statement.columns.opaque_calls
+        && statement.reads.iter().any(|relation| RELATIONS.contains(&relation.name.as_str()))
+}
+
 /// Whether every `current_setting` in a SELECT, in lower case, is a call with the name of a fixed parameter: drivers make such.
 fn asks_for_fixed(written: &str) -> bool {
     let is_fixed = |(at, name): (usize, &str)| {
@@ -139,6 +145,15 @@ mod tests {
         ] {
             assert!(!is_doubted(text), "{text}");
         }
+    }
+
+    #[test]
+    fn columns_of_such_catalogues_have_no_origin_then() {
+        let text = "SELECT setting FROM pg_settings";
+        let known = analyze(text);
+        assert!(!known.statements.iter().any(hides_origins));
+        let doubted = doubted(&known, text, true).unwrap();
+        assert!(doubted.statements.iter().all(hides_origins));
     }
 
     #[test]
