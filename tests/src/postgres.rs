@@ -39,6 +39,14 @@ impl Server {
     /// # Errors
     /// When PostgreSQL is not installed (the message says how to install it) or does not start.
     pub fn start(address: Ipv4Addr, port: u16) -> Result<Self> {
+        Self::start_with(address, port, &[])
+    }
+
+    /// The same with further settings of the server.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_with(address: Ipv4Addr, port: u16, settings: &[(&str, &str)]) -> Result<Self> {
         let bin = bin()?;
         let folder = tempfile::Builder::new().prefix("portcullis-postgres.").tempdir()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
@@ -51,7 +59,11 @@ impl Server {
         let public_ca = folder.path().join("ca.pem");
         fs::copy(ca, &public_ca)?;
         fs::set_permissions(&public_ca, fs::Permissions::from_mode(0o644))?;
-        let process = spawn(&bin, folder.path(), address, port, uid, gid)?;
+        let mut postgres = command(&bin, folder.path(), address, port, uid, gid);
+        for (name, value) in settings {
+            postgres.arg("-c").arg(format!("{name}={value}"));
+        }
+        let process = Guarded::spawn(&postgres, folder.path())?;
         let server = Self {
             address: SocketAddrV4::new(address, port),
             bin,
@@ -218,7 +230,7 @@ fn certificates(data: &Path, address: Ipv4Addr, uid: u32, gid: u32) -> Result<Pa
     Ok(ca_file)
 }
 
-fn spawn(bin: &Path, folder: &Path, address: Ipv4Addr, port: u16, uid: u32, gid: u32) -> Result<Guarded> {
+fn command(bin: &Path, folder: &Path, address: Ipv4Addr, port: u16, uid: u32, gid: u32) -> Command {
     let mut postgres = Command::new("setpriv");
     postgres
         .current_dir("/")
@@ -241,5 +253,5 @@ fn spawn(bin: &Path, folder: &Path, address: Ipv4Addr, port: u16, uid: u32, gid:
     ] {
         postgres.arg("-c").arg(format!("{name}={value}"));
     }
-    Guarded::spawn(&postgres, folder)
+    postgres
 }

@@ -5,6 +5,7 @@ mod build_ebpf;
 mod ci;
 mod conformance;
 mod demo;
+mod measure;
 mod needs;
 mod postgres18;
 mod screenshots;
@@ -36,8 +37,12 @@ enum Command {
     Conformance(conformance::Arguments),
     /// See it work: a private PostgreSQL, an agent, masks, a held UPDATE, a denied DROP DATABASE.
     Demo(demo::Arguments),
+    /// Judge every statement of PostgreSQL's regression suite, and compare with what the server says of it.
+    Effects,
     /// Take pictures of the approvals page (tests/screenshots).
     Screenshots,
+    /// Plant values in masked columns, and try to bring one out through every driver.
+    Secrets(measure::Arguments),
     /// Every test, including those that need root and real servers.
     Test(test::Arguments),
     /// House rules that no linter knows: module order, file headers, file length.
@@ -51,7 +56,9 @@ fn main() -> ExitCode {
         Command::Ci => ci::run(),
         Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Effects => measure::effects(),
         Command::Screenshots => screenshots::run(),
+        Command::Secrets(arguments) => measure::secrets(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy => tidy::run(),
     };

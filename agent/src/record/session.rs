@@ -101,7 +101,6 @@ impl SessionRecord {
     }
 
     /// The gate refused an operation.
-
     ///
     /// # Errors
     /// `DiskFull`, `TooLarge`, `Poisoned`.

@@ -64,6 +64,12 @@ const INPUTS: &[(&str, &[&str])] = &[
         "a parameter set by code",
         &[
             "DO $$ BEGIN PERFORM set_config('application_name', (SELECT ssn FROM customers WHERE id = 1), false); END $$",
+            "SHOW application_name",
+            "SHOW ALL",
+            "SELECT current_setting('application_name'), 'x' || current_setting('application_name')",
+            "SELECT setting FROM pg_settings WHERE name = 'application_name'",
+            "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()",
+            "SELECT set_config('application_name', '', false)",
         ],
     ),
     ("a notification", &["LISTEN CHANNEL", "SELECT pg_notify('CHANNEL', ssn) FROM customers", "SELECT 1"]),

@@ -9,6 +9,8 @@ use crate::{build_ebpf, needs, shell};
 
 mod sources;
 
+pub(crate) use sources::{libraries, postgresql as postgresql_source};
+
 /// What to run.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -48,8 +50,8 @@ impl Family {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let wants = |family| arguments.families.is_empty() || arguments.families.contains(&family);
     needs::for_conformance(wants(Family::Tools))?;
-    let postgresql = sources::postgresql()?;
-    let libraries = sources::libraries(&postgresql)?;
+    let postgresql = postgresql_source()?;
+    let libraries = libraries(&postgresql)?;
     let (folder, missing) = match wants(Family::Drivers) {
         true => sources::drivers()?,
         false => (PathBuf::new(), Vec::new()),

@@ -14,7 +14,7 @@ use crate::{needs, shell};
 const FROM_PYPI: &[&str] = &["asyncpg", "pg8000", "psycopg2", "sqlalchemy"];
 
 /// PostgreSQL's source from the distribution: of the major version that is installed, the newest that can be had.
-pub(super) fn postgresql() -> Result<PathBuf> {
+pub(crate) fn postgresql() -> Result<PathBuf> {
     let bin = needs::postgres_bin().context("no PostgreSQL server")?;
     let major = bin.parent().and_then(Path::file_name).and_then(|name| name.to_str());
     let package = format!("postgresql-{}", major.context("a server of no version")?);
@@ -205,7 +205,7 @@ fn deb_src() -> Result<String> {
 }
 
 /// The C functions that the suite loads into the server.
-pub(super) fn libraries(source: &Path) -> Result<PathBuf> {
+pub(crate) fn libraries(source: &Path) -> Result<PathBuf> {
     let folder = shell::target_dir().join("postgresql-source/libraries");
     fs::create_dir_all(&folder)?;
     let headers = shell::output(Command::new("pg_config").arg("--includedir-server"))?;

@@ -130,7 +130,7 @@ impl Cancels {
                 if requesters.0.len() < REQUESTERS_MAX {
                     requesters.0.push(sender);
                 }
-                                entry.asked.flag.store(true, Ordering::Release);
+                entry.asked.flag.store(true, Ordering::Release);
                 entry.asked.notify.notify_one();
                 Requested::PassedOn(Done(done))
             }
@@ -157,7 +157,7 @@ impl CancelTicket {
     /// Completes when a cancel was asked for.
     pub(crate) fn asked(&self) -> impl Future<Output = ()> + use<> {
         let asked = Arc::clone(&self.asked);
-                async move {
+        async move {
             asked.notify.notified().await;
             asked.flag.store(false, Ordering::Release);
         }
@@ -175,7 +175,7 @@ impl CancelTicket {
 
     /// Asks the server to cancel what the session runs. Only the requesters wait for it.
     pub(crate) fn forward(&self, requesters: Requesters) {
-                let forwarded = self.forwarded();
+        let forwarded = self.forwarded();
         tokio::spawn(async move {
             forwarded.await;
             drop(requesters);

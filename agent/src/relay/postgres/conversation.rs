@@ -428,10 +428,14 @@ impl Conversation {
     /// The catalogue is new.
     pub(crate) fn set_catalogue(&mut self, masking: Masking, calls: Calls) {
         // What was read is of no use any more if the schema changed meanwhile.
+        let doubts = self.masking.doubts_parameters();
         (self.masking, self.calls) = match self.schema_changed {
             true => (masking.without_catalogue(), calls.doubted_as(std::mem::take(&mut self.calls))),
             false => (masking, calls),
         };
+        if doubts {
+            self.masking = self.masking.doubting_parameters();
+        }
         self.facts.forget();
     }
 

@@ -98,6 +98,11 @@ impl Conversation {
     /// neither; if it does, the catalogue's age sets a bound.
     fn doubt_after(&mut self, done: &Statement) {
         let hides = hides_code(done);
+        if done.effect == Effect::Unknown && self.masking.names_columns() && !self.masking.doubts_parameters()
+        {
+            self.masking = self.masking.doubting_parameters();
+            self.facts.forget();
+        }
         if hides || matches!(done.effect, Effect::Ddl | Effect::Admin) {
             self.schema_changed = true;
             if self.masking.names_columns() {

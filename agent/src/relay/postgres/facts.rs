@@ -15,6 +15,7 @@ use super::masking::{Masking, Sensitivity};
 use super::names::{Group, Meaning, Names};
 use super::replies::Marks;
 use super::search_path::SearchPath;
+use super::shown;
 use crate::codec::postgres::Format;
 use crate::mask::plan::Taint;
 use crate::record::asked::{BoundedText, Statements};
@@ -106,6 +107,9 @@ impl Facts {
         recorded: BoundedText,
         epoch: u64,
     ) -> Self {
+        let doubts = masking.doubts_parameters();
+        let doubted = masking.names_columns().then(|| shown::doubted(&analysis, &text, doubts)).flatten();
+        let analysis = doubted.map_or(analysis, Arc::new);
         let statements = analysis.statements.as_slice();
         let sensitivity = masking.sensitivity(statements);
         let (copies, refused_copy) = copy_plans(masking, statements, sensitivity.taint);
@@ -277,7 +281,9 @@ impl FactsCache {
             return Some(Arc::clone(facts));
         }
         let analysis = aside(text.len(), || self.analyses.analyze(text));
-        if let Some(alike) = self.analysed.get(&address(&analysis)) {
+        if let Some(alike) = self.analysed.get(&address(&analysis))
+            && !shown::depends_on_literals(&analysis)
+        {
             // Not remembered by text: a client that sends a new text each time would only push others out.
             return Some(Arc::new(alike.for_text(text, masking)));
         }

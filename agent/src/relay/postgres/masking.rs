@@ -8,6 +8,7 @@ use bytes::BytesMut;
 
 use super::facts::{Call, Facts};
 use super::layout::Layout;
+use super::shown;
 use crate::codec::postgres::backend::RowDescription;
 use crate::codec::postgres::report::{FieldEdit, Report};
 use crate::codec::postgres::{BackendTag, Format, Frame};
@@ -43,7 +44,16 @@ pub(crate) struct Sensitivity {
 
 /// Shared by sessions of the same policy, connection and subject's exemptions.
 #[derive(Clone)]
-pub(crate) struct Masking(Arc<Inner>);
+pub(crate) struct Masking(Arc<Inner>, Held);
+
+/// What parameters of the session may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// What clients sent.
+    Known,
+    /// What code that nobody saw has set them to.
+    Doubted,
+}
 
 struct Inner {
     catalog: Arc<MaskCatalog>,
@@ -98,19 +108,30 @@ impl Masking {
         let scanner = Arc::new(Scanner::new(&rules.detectors).map_err(|error| error.to_string())?);
         let catalog = Arc::new(MaskCatalog::build(relations, &rules.columns));
         let blind = Arc::new(MaskCatalog::build(&[], &rules.columns));
-        Ok(Self(Arc::new(Inner { catalog, blind, scanner, key })))
+        Ok(Self(Arc::new(Inner { catalog, blind, scanner, key }), Held::Known))
     }
 
     /// The same rules over a catalogue that knows no relation, for when what is known may no longer be true: every
     /// column of a relation is masked. PostgreSQL's own relations too: in an open transaction a view can take their names.
     pub(crate) fn without_catalogue(&self) -> Self {
         let Inner { scanner, key, blind, .. } = &*self.0;
-        Self(Arc::new(Inner {
+        let inner = Inner {
             catalog: Arc::clone(blind),
             blind: Arc::clone(blind),
             scanner: Arc::clone(scanner),
             key: Arc::clone(key),
-        }))
+        };
+        Self(Arc::new(inner), self.1)
+    }
+
+    /// The same masks in a session whose parameters may hold masked values.
+    pub(crate) fn doubting_parameters(&self) -> Self {
+        Self(Arc::clone(&self.0), Held::Doubted)
+    }
+
+    /// Whether parameters of the session may hold masked values.
+    pub(crate) fn doubts_parameters(&self) -> bool {
+        self.1 == Held::Doubted && self.names_columns()
     }
 
     /// Whether any rule names columns: then the catalogue matters.
@@ -157,11 +178,12 @@ impl Masking {
     /// How the rows of one result are treated.
     pub(super) fn layout(&self, facts: &Facts, statement: usize, description: RowDescription<'_>) -> Layout {
         let statement = facts.analysis.statements.get(statement);
+        let hides_origins = statement.is_some_and(shown::hides_origins);
         let fields: Vec<Field> = description
             .clone()
             .map(|field| Field {
-                table_oid: field.table_oid,
-                attnum: field.attribute,
+                table_oid: if hides_origins { 0 } else { field.table_oid },
+                attnum: if hides_origins { 0 } else { field.attribute },
                 type_oid: field.type_oid,
                 format: mask_format(field.format),
             })

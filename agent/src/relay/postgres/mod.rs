@@ -63,6 +63,7 @@ mod replies;
 mod search_path;
 mod server;
 mod settings;
+mod shown;
 mod side_effects;
 mod waiting;
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
 const FUNCTIONS_READ: &str = include_str!("lists/functions_read.txt");
+const FUNCTIONS_SUPPORT: &str = include_str!("lists/functions_support.txt");
 const FUNCTIONS_WRITE: &str = include_str!("lists/functions_write.txt");
 const FUNCTIONS_ADMIN: &str = include_str!("lists/functions_admin.txt");
 const FUNCTIONS_DYNAMIC: &str = include_str!("lists/functions_dynamic.txt");
@@ -45,6 +46,7 @@ pub(super) enum Setting {
 static FUNCTIONS: LazyLock<HashMap<&str, Function>> = LazyLock::new(|| {
     let classes = [
         (FUNCTIONS_READ, Function::Read),
+        (FUNCTIONS_SUPPORT, Function::Read),
         (FUNCTIONS_WRITE, Function::Write),
         (FUNCTIONS_ADMIN, Function::Admin),
         (FUNCTIONS_DYNAMIC, Function::Dynamic),
@@ -108,7 +110,8 @@ mod tests {
 
     #[test]
     fn lists_are_sorted_and_name_nothing_twice() {
-        let functions = [FUNCTIONS_READ, FUNCTIONS_WRITE, FUNCTIONS_ADMIN, FUNCTIONS_DYNAMIC];
+        let functions =
+            [FUNCTIONS_READ, FUNCTIONS_SUPPORT, FUNCTIONS_WRITE, FUNCTIONS_ADMIN, FUNCTIONS_DYNAMIC];
         let settings = [SETTINGS_ADMIN, SETTINGS_LEXER];
         for list in
             functions.iter().chain(&settings).chain(&[EXTENSIONS, FUNCTIONS_WHOLE_ROW, OPERATORS, RELATIONS])
@@ -138,6 +141,14 @@ mod tests {
         }
         for name in ["nextval", "pg_notify", "pg_advisory_lock", "lo_get"] {
             assert_eq!(function(None, name), Function::Write, "{name}");
+        }
+        for name in ["int4mul", "booleq", "array_in", "float4send", "interval_hash"] {
+            assert_eq!(function(None, name), Function::Read, "{name}");
+        }
+        for name in
+            ["fmgr_c_validator", "plpgsql_validator", "amvalidate", "binary_upgrade_set_record_init_privs"]
+        {
+            assert_eq!(function(None, name), Function::Unlisted, "{name}");
         }
         assert_eq!(function(Some("evil"), "lower"), Function::Unlisted);
         assert_eq!(function(Some("information_schema"), "_pg_expandarray"), Function::Read);
