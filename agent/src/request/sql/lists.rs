@@ -145,9 +145,8 @@ mod tests {
         for name in ["int4mul", "booleq", "array_in", "float4send", "interval_hash"] {
             assert_eq!(function(None, name), Function::Read, "{name}");
         }
-        for name in
-            ["fmgr_c_validator", "plpgsql_validator", "amvalidate", "binary_upgrade_set_record_init_privs"]
-        {
+        assert_eq!(function(None, "binary_upgrade_set_record_init_privs"), Function::Admin);
+        for name in ["fmgr_c_validator", "plpgsql_validator", "amvalidate"] {
             assert_eq!(function(None, name), Function::Unlisted, "{name}");
         }
         assert_eq!(function(Some("evil"), "lower"), Function::Unlisted);
