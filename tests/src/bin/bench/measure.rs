@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use harness::{postgres, process};
@@ -21,6 +21,12 @@ pub(crate) enum Scenario {
     PreparedEight,
     /// 200,000 rows of 114 bytes in one result.
     Rows,
+    /// The same rows by COPY TO STDOUT, as psql takes them.
+    CopyOut,
+    /// The same rows by COPY FROM STDIN.
+    CopyIn,
+    /// Four clients that connect anew for each query.
+    Connect,
 }
 
 /// What a scenario's figures mean.
@@ -32,7 +38,15 @@ pub(crate) enum Unit {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 4] = [Self::Simple, Self::Prepared, Self::PreparedEight, Self::Rows];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Simple,
+        Self::Prepared,
+        Self::PreparedEight,
+        Self::Rows,
+        Self::CopyOut,
+        Self::CopyIn,
+        Self::Connect,
+    ];
 
     /// Those with one of these words in their titles; all when there are none.
     pub(crate) fn wanted(words: &[String]) -> Vec<Self> {
@@ -46,14 +60,17 @@ impl Scenario {
             Self::Prepared => "prepared statement, one client",
             Self::PreparedEight => "prepared statement, eight clients",
             Self::Rows => "one result of 200,000 rows, 22.8 MB",
+            Self::CopyOut => "COPY TO STDOUT of the same rows",
+            Self::CopyIn => "COPY FROM STDIN of the same rows",
+            Self::Connect => "connections, four clients",
         }
     }
 
     pub(crate) fn unit(self) -> Unit {
         match self {
             Self::Simple | Self::Prepared => Unit::MicrosPerQuery,
-            Self::PreparedEight => Unit::PerSecond,
-            Self::Rows => Unit::Millis,
+            Self::Rows | Self::CopyOut | Self::CopyIn => Unit::Millis,
+            Self::PreparedEight | Self::Connect => Unit::PerSecond,
         }
     }
 
@@ -63,7 +80,8 @@ impl Scenario {
             Self::Simple => &["--select-only", "--protocol=simple"],
             Self::Prepared => &["--select-only", "--protocol=prepared"],
             Self::PreparedEight => &["--select-only", "--protocol=prepared", "--client=8"],
-            Self::Rows => &["--protocol=simple"],
+            Self::Connect => &["--select-only", "--connect", "--client=4"],
+            Self::Rows | Self::CopyOut | Self::CopyIn => &["--protocol=simple"],
         };
         let script = (self == Self::Rows).then(|| format!("--file={}", script.display()));
         words.iter().map(|word| (*word).to_owned()).chain(script).chain([seconds]).collect()
@@ -115,8 +133,47 @@ pub(crate) struct Figure {
     cpu: Option<f64>,
 }
 
-/// Runs pgbench once.
+/// Copies in one run of psql.
+const COPIES: u32 = 5;
+
+/// Name of the file with the rows that are copied in, beside the script.
+pub(crate) const COPIED_FILE: &str = "copied.txt";
+
+/// Measures once.
 pub(crate) fn measure(target: &Target, scenario: Scenario, time: Duration, script: &Path) -> Result<Figure> {
+    match scenario {
+        Scenario::CopyOut => copies(target, "COPY pgbench_accounts TO STDOUT"),
+        Scenario::CopyIn => {
+            let file = script.with_file_name(COPIED_FILE);
+            copies(target, &format!("\\copy copied FROM '{}'", file.display()))
+        }
+        Scenario::Simple
+        | Scenario::Prepared
+        | Scenario::PreparedEight
+        | Scenario::Rows
+        | Scenario::Connect => pgbench(target, scenario, time, script),
+    }
+}
+
+/// psql copies some times over, and throws away what comes.
+fn copies(target: &Target, copy: &str) -> Result<Figure> {
+    let mut psql = target.client(postgres::bin()?.join("psql"))?;
+    psql.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null"]);
+    psql.args(target.connection()).arg("--dbname=bench");
+    for _ in 0..COPIES {
+        psql.arg("--command").arg(copy);
+    }
+    let before = target.process().map(processor_time).transpose()?;
+    let started = Instant::now();
+    process::run(&mut psql).with_context(|| format!("{} failed", target.name()))?;
+    let value = started.elapsed().as_secs_f64() * 1e3 / f64::from(COPIES);
+    let after = target.process().map(processor_time).transpose()?;
+    let cpu = before.zip(after).map(|(before, after)| (after - before) * 1e3 / f64::from(COPIES));
+    Ok(Figure { value, cpu })
+}
+
+/// Runs pgbench once.
+fn pgbench(target: &Target, scenario: Scenario, time: Duration, script: &Path) -> Result<Figure> {
     let mut pgbench = target.client(postgres::bin()?.join("pgbench"))?;
     pgbench.args(["--no-vacuum"]).args(scenario.arguments(script, time));
     let before = target.process().map(processor_time).transpose()?;

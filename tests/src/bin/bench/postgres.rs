@@ -12,7 +12,7 @@ use harness::postgres::{self, Server};
 use harness::process;
 use serde_json::json;
 
-use crate::measure::{Scenario, Series, measure};
+use crate::measure::{COPIED_FILE, Scenario, Series, measure};
 use crate::memory::Memory;
 use crate::report::{self, Row};
 use crate::targets::{self, Target};
@@ -34,7 +34,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let script = folder.path().join("rows.sql");
     fs::write(&script, "SELECT * FROM pgbench_accounts;\n")?;
     let server = Server::start(ADDRESS, 5432)?;
-    fill(&server)?;
+    fill(&server, folder.path())?;
     let targets = targets(&server, options, folder.path())?;
     let scenarios = Scenario::wanted(&options.scenarios);
     let mut results: Vec<Vec<Series>> =
@@ -46,6 +46,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         });
         for (scenario, series) in scenarios.iter().copied().zip(&mut results) {
             for (target, series) in targets.iter().zip(series) {
+                if scenario == Scenario::CopyIn {
+                    server.psql("bench", "TRUNCATE copied")?;
+                }
+
                 let figure = measure(target, scenario, time, &script)?;
                 if round > 0 {
                     series.push(figure);
@@ -85,7 +89,7 @@ fn targets(server: &Server, options: &Options, folder: &Path) -> Result<Vec<Targ
 }
 
 /// A database for pgbench, which every target's role may read.
-fn fill(server: &Server) -> Result<()> {
+fn fill(server: &Server, folder: &Path) -> Result<()> {
     server.psql("postgres", "CREATE DATABASE bench")?;
     let mut pgbench = Command::new(postgres::bin()?.join("pgbench"));
     pgbench.env("PGPASSWORD", "superuser").env("PGSSLMODE", "disable");
@@ -94,7 +98,10 @@ fn fill(server: &Server) -> Result<()> {
     pgbench.arg(format!("--port={}", server.address().port())).arg("bench");
     process::run(&mut pgbench)?;
     server.psql("bench", "CREATE TABLE customers (id integer PRIMARY KEY, ssn text)")?;
+    server.psql("bench", "CREATE UNLOGGED TABLE copied (LIKE pgbench_accounts)")?;
+    fs::write(folder.join(COPIED_FILE), server.psql("bench", "COPY pgbench_accounts TO STDOUT")?)?;
     server.psql("bench", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO PUBLIC")?;
+    server.psql("bench", "GRANT INSERT ON copied TO PUBLIC")?;
     server.psql("bench", "VACUUM ANALYZE").map(drop)
 }
 

@@ -21,10 +21,11 @@ use crate::measure::client_environment;
 const START_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Policies a governed client may run under, and what each stands for.
-pub(crate) const POLICIES: [(&str, &str); 4] = [
+pub(crate) const POLICIES: [(&str, &str); 5] = [
     ("plain", "no masks"),
     ("columns", "a column masked"),
     ("detectors", "column masks, detectors"),
+    ("gathered", "the same, intents gathered"),
     ("durable", "reads synced to disk"),
 ];
 
@@ -181,13 +182,15 @@ fn policy(server: &Server, name: &str) -> Result<String> {
         "plain" => written.to_owned(),
         "columns" => format!("{written}{}", columns("\"customers.ssn\", \"pgbench_accounts.filler\"")),
         "detectors" => format!("{written}{}{detectors}", columns("\"customers.ssn\"")),
+        "gathered" => format!("{written}gather = true\n{}{detectors}", columns("\"customers.ssn\"")),
         "durable" => String::new(),
         _ => bail!("no policy `{name}`"),
     };
     Ok(format!(
         "version = 1\nname = \"{name}\"\n\n[egress]\ndefault = \"deny\"\n\n[[connection]]\nname = \"bench-db\"\n\
          to = [\"{}\"]\nprotocol = \"postgres\"\n\
-         upstream = {{ user = \"{ROLE}\", credential = \"shop-password\", tls = \"disable\" }}\n\n{rest}",
+         upstream = {{ user = \"{ROLE}\", credential = \"shop-password\", tls = \"disable\" }}\n\n[[guard]]\non = \"postgres\"\n\
+         effect = [\"write\"]\naction = \"allow\"\n\n{rest}",
         server.address()
     ))
 }
