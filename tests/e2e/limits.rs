@@ -71,12 +71,13 @@ ask(c, "SELECT generate_series(1, 6) WHERE %s", (True,))
 ask(c, "SELECT g, repeat('x', 9000) FROM generate_series(1, 200000) g")
 ask(c, "SELECT 1; SELECT generate_series(1, 6)", prepare=False)
 with c.cursor() as cursor:
-    for rows in (5, 6):
+    for rows, form in (5, "text"), (6, "text"), (5, "csv, HEADER"), (6, "csv, HEADER"), (5, "binary"), (6, "binary"):
         try:
-            with cursor.copy(f"COPY (SELECT generate_series(1, {rows})) TO STDOUT") as copy:
-                print("copied", len(list(copy)))
+            with cursor.copy(f"COPY (SELECT generate_series(1, {rows})) TO STDOUT (FORMAT {form})") as copy:
+                for piece in copy: pass
+            print("copied", rows, form)
         except psycopg.Error as e:
-            print("copy", rows, e.sqlstate)
+            print("copy", rows, form, e.sqlstate)
 ask(c, "SELECT 'still here'")
 "#,
     );
@@ -90,8 +91,12 @@ ask(c, "SELECT 'still here'")
             format!("SELECT generate_series(1, 6) WHERE %s -> {limit}"),
             format!("SELECT g, repeat('x', 9000) FROM generate_series(1, 200000) g -> {limit}"),
             format!("SELECT 1; SELECT generate_series(1, 6) -> {limit}"),
-            "copied 5".to_owned(),
-            "copy 6 54000".to_owned(),
+            "copied 5 text".to_owned(),
+            "copy 6 text 54000".to_owned(),
+            "copied 5 csv, HEADER".to_owned(),
+            "copy 6 csv, HEADER 54000".to_owned(),
+            "copied 5 binary".to_owned(),
+            "copy 6 binary 54000".to_owned(),
             "SELECT 'still here' -> 1".to_owned(),
         ]
     );
@@ -146,6 +151,57 @@ with connect() as c:
         ]
     );
     assert_eq!(server().psql("shop", "SELECT count(*) FROM limits_kept").unwrap().trim(), "0");
+}
+
+#[test]
+fn nothing_behind_or_in_a_result_that_was_cut_is_committed() {
+    let daemon =
+        daemon(&format!("{BOUNDED}{}", BOUNDED.replace("read", "write").replace("looks", "changes")));
+    server()
+        .psql("shop", "CREATE TABLE limits_none (n integer); ALTER TABLE limits_none OWNER TO shop_agent")
+        .unwrap();
+    let seen = python(
+        &daemon,
+        r#"
+def tried(what, work):
+    try:
+        work()
+        print(what, "passed")
+    except psycopg.Error as e:
+        print(what, e.sqlstate)
+def pipelined(c):
+    with c.pipeline() as p:
+        c.execute("INSERT INTO limits_none VALUES (1)")
+        c.execute("SELECT generate_series(1, 6)")
+        c.execute("COMMIT")
+with connect() as c:
+    tried("commit behind it", lambda: (c.execute("BEGIN"), pipelined(c)))
+with connect() as c:
+    # The whole transaction in one pipeline, before a single Sync.
+    tried("one sync", lambda: pipelined(c))
+with connect() as c:
+    tried("returning", lambda: c.execute("INSERT INTO limits_none SELECT generate_series(1, %s) RETURNING n", (6,)))
+    tried("few", lambda: c.execute("INSERT INTO limits_none SELECT generate_series(1, %s) RETURNING n", (0,)))
+with connect(autocommit=False) as c:
+    c.execute("DECLARE k CURSOR FOR SELECT generate_series(1, 100)")
+    print("fetched", len(c.execute("FETCH 5 FROM k").fetchall()), len(c.execute("FETCH 5 FROM k").fetchall()))
+    tried("fetch more", lambda: c.execute("FETCH 6 FROM k"))
+"#,
+    );
+    let told = seen.join("\n");
+    assert_eq!(
+        seen,
+        [
+            "commit behind it 54000",
+            "one sync 54000",
+            "returning 54000",
+            "few passed",
+            "fetched 5 5",
+            "fetch more 54000"
+        ],
+        "{told}"
+    );
+    assert_eq!(server().psql("shop", "SELECT count(*) FROM limits_none").unwrap().trim(), "0");
 }
 
 #[test]

@@ -516,6 +516,14 @@ impl RecordRules {
 }
 
 impl Policy {
+    /// Whether something of it holds statements to rows, time or a budget.
+    #[must_use]
+    pub fn has_bounds(&self) -> bool {
+        let none = Limits::default();
+        self.defaults.limits != none
+            || self.guards.iter().any(|guard| guard.limits != none || guard.when.over.is_some())
+    }
+
     /// Host names among the destinations with this port.
     pub fn host_names(&self, port: u16) -> impl Iterator<Item = &str> {
         self.connections.iter().flat_map(|connection| &connection.to).filter_map(move |to| match to {

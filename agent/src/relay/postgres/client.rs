@@ -9,7 +9,7 @@ use super::facts::{Facts, Prepared};
 use super::forward::lexer_switch;
 use super::limits::terms_of;
 use super::names::{Meaning, key};
-use super::operation::{Operation, OperationId};
+use super::operation::{Operation, OperationId, Terms};
 use super::parameters::readable;
 use super::refusal::Refusal;
 use super::replies::{Closed, Replies, Reply};
@@ -17,7 +17,7 @@ use crate::codec::postgres::encode::{self, EncodeError, frontend};
 use crate::codec::postgres::frontend::{Bind, Execute, Object, Parse, Query};
 use crate::codec::postgres::{DecodeError, Frame, FrontendTag, Item, SqlState, Text, sqlstate};
 use crate::flow::Side;
-use crate::gate::Judgement;
+use crate::gate::{Denial, Judgement};
 use crate::record::asked::Parameters;
 use crate::record::event::Intent;
 
@@ -210,7 +210,7 @@ impl Conversation {
     }
 
     fn query(&mut self, frame: Frame<'_, FrontendTag>, wires: &mut Wires<'_>) -> Result<Step, Broken> {
-        if self.replies.turns() {
+        if self.replies.turns() || self.awaits_bounded() {
             return Ok(Step::Wait);
         }
         let query = Query::decode(frame.body()).map_err(Broken::Client)?;
@@ -354,7 +354,7 @@ impl Conversation {
     fn execute(&mut self, frame: Frame<'_, FrontendTag>, wires: &mut Wires<'_>) -> Result<Step, Broken> {
         let execute = Execute::decode(frame.body()).map_err(Broken::Client)?;
         let name = execute.portal.as_bytes();
-        if self.is_open_portal(name) {
+        if self.is_open_portal(name) || self.awaits_bounded() {
             return Ok(Step::Wait);
         }
         // It was judged under a token that may have run out since.
@@ -386,10 +386,18 @@ impl Conversation {
                     self.refuse(&refusal, &Message::Bind(name.into()), wires)?;
                     return Ok(Step::Done);
                 };
+                let terms = match self.cursor_terms(&facts) {
+                    Ok(terms) => terms,
+                    Err(denial) => {
+                        self.record.note(&format!("refused to run a cursor: {}", denial.reason))?;
+                        self.refuse(&Refusal::denied(&denial), &Message::Bind(name.into()), wires)?;
+                        return Ok(Step::Done);
+                    }
+                };
                 if describe {
                     inject_describe(&mut self.replies, execute.portal, wires)?;
                 }
-                (self.cursor_operation(name, &facts)?, facts.marks())
+                (self.cursor_operation(name, &facts, terms)?, facts.marks())
             }
         };
         self.replies.push(Reply::Execute { operation, portal: key(name).into(), marks });
@@ -397,18 +405,35 @@ impl Conversation {
         Ok(Step::Done)
     }
 
+    /// What the rows of a SQL cursor are held to when it is run by wire Execute. It was judged when it was declared, and that
+    /// statement has ended; where it would wait now, a policy that has bounds leaves none to hold it to.
+    fn cursor_terms(&self, facts: &Facts) -> Result<Option<Box<Terms>>, Denial> {
+        match self.gate.judge(&self.admission, &self.judged(facts, None)) {
+            Judgement::Permit(permit) => Ok(terms_of(&permit)),
+            Judgement::Deny(denial) => Err(denial),
+            Judgement::Estimate | Judgement::Hold(_) => match self.policy() {
+                Some(policy) if !policy.has_bounds() => Ok(None),
+                Some(_) | None => Err(Denial::new(
+                    Side::Policy,
+                    "what this cursor may return cannot be told when it is run by its portal",
+                    "read from it with FETCH",
+                )),
+            },
+        }
+    }
+
     /// A SQL cursor run by wire Execute: what it reads was judged when it was declared; the record gets its rows.
-    fn cursor_operation(&mut self, name: &[u8], facts: &Arc<Facts>) -> Result<OperationId, Broken> {
+    fn cursor_operation(
+        &mut self,
+        name: &[u8],
+        facts: &Arc<Facts>,
+        terms: Option<Box<Terms>>,
+    ) -> Result<OperationId, Broken> {
         let id = self.record.next_operation();
         let asked = self.asked(id, facts, Parameters::default(), None);
         let lsn =
             self.record.intent(&Intent { asked, rule: "cursor".to_owned(), approval: None, shadow: None })?;
         self.barrier = Some(lsn);
-        // What it is held to is asked anew: the statement that declared it has ended.
-        let terms = match self.gate.judge(&self.admission, &self.judged(facts, None)) {
-            Judgement::Permit(permit) => terms_of(&permit),
-            Judgement::Deny(_) | Judgement::Estimate | Judgement::Hold(_) => None,
-        };
         self.bounds.begins(terms.as_deref());
         self.operations.insert(id, Operation::new(id, Arc::clone(facts), terms));
         let names_epoch = self.names_epoch;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::conversation::{Broken, ClientState, Conversation, Wires};
 use super::masking::Masking;
-use super::operation::OperationId;
+use super::operation::{Operation, OperationId};
 use super::replies::CopyInput;
 use crate::codec::postgres::backend::CopyResponse;
 use crate::codec::postgres::encode::{self, backend};
@@ -15,6 +15,8 @@ use crate::request::{CopyTo, Statement};
 
 /// A copy in progress.
 pub(crate) struct CopyOut {
+    /// One of its messages is no row.
+    decorated: bool,
     operation: OperationId,
     /// `None`: nothing in this session can need masking.
     masker: Option<CopyMasker>,
@@ -127,6 +129,7 @@ impl Conversation {
             return self.replication_stream_begins(id, frame, wires);
         }
         let statement = operation.statement;
+        let decorated = operation.facts.analysis.statements.get(statement).is_some_and(is_decorated);
         let (masker, rules) = if self.masking.describes_portals() {
             let plan =
                 operation.facts.sensitivity_of_copy(statement).ok_or(Broken::Unasked("an unplanned COPY"))?;
@@ -138,16 +141,26 @@ impl Conversation {
             (None, Vec::new())
         };
         self.record.begin_copy(id, u16::try_from(statement).unwrap_or(u16::MAX))?;
-        self.copy_out = Some(CopyOut { operation: id, masker, framed: false, rules, out: Vec::new() });
+        self.copy_out =
+            Some(CopyOut { operation: id, masker, framed: false, decorated, rules, out: Vec::new() });
         wires.client.extend_from_slice(frame.bytes);
         Ok(())
     }
 
-    /// The payload of one CopyData message, or a piece of a long one.
+    /// The payload of one CopyData message.
     pub(super) fn copy_data_out(&mut self, data: &[u8], wires: &mut Wires<'_>) -> Result<(), Broken> {
+        self.copy_piece_out(data, true, wires)
+    }
+
+    /// The same of a piece of a long one; `begins` says whether it is counted as a row.
+    fn copy_piece_out(&mut self, data: &[u8], begins: bool, wires: &mut Wires<'_>) -> Result<(), Broken> {
         let Some(copy) = &mut self.copy_out else { return Err(Broken::Unasked("CopyData")) };
-        let (id, done) = (copy.operation, copy.masker.as_ref().map_or(0, CopyMasker::rows));
-        if self.operations.get(&id).is_some_and(|operation| done >= operation.rows_left()) {
+        let id = copy.operation;
+        // The masker knows rows; without one, messages are counted, of which one is a header or a trailer.
+        let (done, extra) =
+            copy.masker.as_ref().map_or((0, u64::from(copy.decorated)), |masker| (masker.rows(), 0));
+        let full = |operation: &Operation| operation.is_full(done, extra);
+        if !copy.framed && !is_trailer(data) && self.operations.get(&id).is_some_and(full) {
             return self.cut(id, wires);
         }
         copy.out.clear();
@@ -165,7 +178,7 @@ impl Conversation {
             backend::copy_data(wires.client, out)?;
             self.record.copy_data(out)?;
         }
-        let rows = u64::from(copy.masker.is_none());
+        let rows = u64::from(copy.masker.is_none() && begins);
         if let Some(operation) = self.operations.get_mut(&copy.operation) {
             operation.sent(rows, out.len());
         }
@@ -178,7 +191,14 @@ impl Conversation {
         body: usize,
         wires: &mut Wires<'_>,
     ) -> Result<(), Broken> {
-        let Some(copy) = self.copy_out.as_ref().filter(|copy| copy.framed) else { return Ok(()) };
+        let Some(copy) = self.copy_out.as_ref() else { return Ok(()) };
+        if !copy.framed {
+            let counted = copy.masker.is_none();
+            if let Some(operation) = self.operations.get_mut(&copy.operation).filter(|_| counted) {
+                operation.sent(1, 0);
+            }
+            return Ok(());
+        }
         encode::large_header(wires.client, BackendTag::CopyData, body);
         self.record.leave_out(1);
         if let Some(operation) = self.operations.get_mut(&copy.operation) {
@@ -197,7 +217,7 @@ impl Conversation {
             wires.client.extend_from_slice(piece);
             return Ok(());
         }
-        self.copy_data_out(piece, wires)
+        self.copy_piece_out(piece, false, wires)
     }
 
     /// START_REPLICATION: both sides send CopyData from here on.
@@ -223,8 +243,14 @@ impl Conversation {
         wires: &mut Wires<'_>,
     ) -> Result<(), Broken> {
         self.record.begin_copy(id, 0)?;
-        self.copy_out =
-            Some(CopyOut { operation: id, masker: None, framed: true, rules: Vec::new(), out: Vec::new() });
+        self.copy_out = Some(CopyOut {
+            operation: id,
+            masker: None,
+            framed: true,
+            decorated: false,
+            rules: Vec::new(),
+            out: Vec::new(),
+        });
         wires.client.extend_from_slice(frame.bytes);
         Ok(())
     }
@@ -259,6 +285,21 @@ impl Conversation {
         wires.client.extend_from_slice(frame.bytes);
         Ok(())
     }
+}
+
+/// Whether one message of the copy is no row: a line of column names, or what ends a binary one. A binary one's header comes with
+/// its first row (src/backend/commands/copyto.c).
+fn is_decorated(statement: &Statement) -> bool {
+    let options = statement.copy.iter().flat_map(|copy| &copy.options);
+    options
+        .into_iter()
+        .any(|(name, value)| name == "header" && !matches!(value.as_deref(), Some("false" | "off" | "0")))
+}
+
+/// What ends a binary copy: a count of columns of -1
+/// (<https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS>).
+fn is_trailer(data: &[u8]) -> bool {
+    data == [0xff, 0xff]
 }
 
 /// Kept beside the facts of a text: the plan of each statement's copy.

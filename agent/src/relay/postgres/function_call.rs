@@ -34,7 +34,7 @@ impl Conversation {
         frame: Frame<'_, FrontendTag>,
         wires: &mut Wires<'_>,
     ) -> Result<Step, Broken> {
-        if self.replies.turns() {
+        if self.replies.turns() || self.awaits_bounded() {
             return Ok(Step::Wait);
         }
         let call = FunctionCall::decode(frame.body()).map_err(Broken::Client)?;

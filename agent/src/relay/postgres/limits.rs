@@ -19,6 +19,7 @@ use crate::codec::postgres::backend::TransactionStatus;
 use crate::codec::postgres::{BackendTag, Item, sqlstate};
 use crate::gate::Permit;
 use crate::record::event::ServerError;
+use crate::request::Effect;
 
 /// How long after a cancel that came to nothing the server is asked once more.
 const CANCEL_AGAIN_TIME: Duration = Duration::from_secs(5);
@@ -43,6 +44,11 @@ impl Bounds {
     pub(super) fn begins(&mut self, terms: Option<&Terms>) {
         self.timed |= terms.is_some_and(|terms| terms.limits.time.is_some());
         self.counted |= terms.is_some_and(|terms| terms.limits.rows.is_some());
+    }
+
+    /// What runs waits for its client to ask for more: that time is not the statement's.
+    pub(super) fn pauses(&mut self) {
+        self.deadline = None;
     }
 
     /// Whether a result was cut, and what the server says is about it.
@@ -86,18 +92,28 @@ impl Conversation {
         self.bounds.cancel = true;
     }
 
-    /// Whether a Sync has to wait. It would commit a pipeline's other statements before it is known whether a result is too
-    /// long, and they are one transaction
-    /// (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-PIPELINING>).
-    pub(super) fn sync_waits(&self) -> bool {
+    /// Whether a result is on its way that may turn out too long. What its client sends to be run meanwhile waits: it would run,
+    /// and perhaps commit, before it is known. Copies are left out, whose data may still have to come from the client.
+    pub(super) fn awaits_bounded(&self) -> bool {
         let bounded = |id: OperationId| {
-            self.operations.get(&id).is_some_and(|operation| operation.rows_left() < u64::MAX)
+            let operation = self.operations.get(&id);
+            operation.is_some_and(|operation| operation.is_bounded() && !operation.facts.marks().copies)
+        };
+        self.bounds.counted && self.replies.operations().any(bounded)
+    }
+
+    /// Whether a Sync has to wait for that. It would commit what stands before it in the pipeline, which is one transaction
+    /// (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-PIPELINING>), or what the statement itself writes.
+    pub(super) fn sync_waits(&self) -> bool {
+        let writes = |id: OperationId| {
+            let operation = self.operations.get(&id);
+            operation.is_some_and(|operation| operation.facts.analysis.effect > Effect::Read)
         };
         self.bounds.counted
             && self.client == ClientState::Normal
             && self.transaction == TransactionStatus::Idle
-            && self.transaction_operations > 1
-            && self.replies.operations().any(bounded)
+            && self.awaits_bounded()
+            && (self.transaction_operations > 1 || self.replies.operations().any(writes))
     }
 
     /// Whether the server is to be asked to cancel; asked once.
@@ -128,7 +144,10 @@ impl Conversation {
         let text = format!("portcullis: the result has more than {rows} rows, the most that may pass");
         let refusal = Refusal::new(sqlstate::PROGRAM_LIMIT_EXCEEDED, text)
             .detail(format!("Rule: {}.", terms.rule))
-            .hint("add a LIMIT, or a narrower WHERE; what came before this message is the beginning of the result");
+                        .hint(match operation.facts.analysis.effect > Effect::Read && matches!(self.replies.head(), Some(Reply::Query { .. })) {
+                true => "it may have taken effect all the same: look before you repeat it, and return fewer rows",
+                false => "add a LIMIT, or a narrower WHERE; what came before this message is the beginning of the result",
+            });
         let last = operation.statement + 1 >= operation.facts.analysis.statements.len();
         operation
             .failed(ServerError { sqlstate: refusal.sqlstate.to_string(), message: refusal.message.clone() });
@@ -157,6 +176,7 @@ impl Conversation {
     ) -> Result<(), Broken> {
         let frame = match item {
             Item::Frame(frame) => frame,
+            // Of rows and copies: errors and notices were put together.
             Item::Large { .. } | Item::Chunk { .. } => return Ok(()),
         };
         match frame.tag {

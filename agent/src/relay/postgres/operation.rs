@@ -105,6 +105,18 @@ impl Operation {
         most.map_or(u64::MAX, |most| most.saturating_sub(self.result_rows))
     }
 
+    /// Whether the client may get only so many rows of it.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.terms.as_ref().is_some_and(|terms| terms.limits.rows.is_some())
+    }
+
+    /// Whether the client has all the rows of the current result that it may get, with `more` beside those counted here, where
+    /// `extra` of what comes is no row.
+    pub(crate) fn is_full(&self, more: u64, extra: u64) -> bool {
+        let most = self.terms.as_ref().and_then(|terms| terms.limits.rows);
+        most.is_some_and(|most| self.result_rows.saturating_add(more) >= most.saturating_add(extra))
+    }
+
     /// It runs for too long.
     pub(crate) fn overtime(&mut self) {
         self.overtime = true;

@@ -30,7 +30,7 @@ impl Conversation {
         if !matches!(item, Item::Frame(Frame { tag: BackendTag::DataRow, .. })) {
             self.rows_pause();
         }
-        if self.bounds.has_cut() {
+        if self.bounds.has_cut() && !is_long_report(&item) {
             return self.after_cut(item, wires);
         }
         match item {
@@ -72,7 +72,7 @@ impl Conversation {
                     return Ok(());
                 }
                 let whole = std::mem::take(&mut self.report);
-                self.server_frame(Frame { tag, bytes: &whole }, wires)
+                self.server_item(Item::Frame(Frame { tag, bytes: &whole }), wires)
             }
             Item::Large { .. } | Item::Chunk { .. } => Err(Broken::Unasked("an oversized message")),
         }
@@ -150,6 +150,7 @@ impl Conversation {
             BackendTag::PortalSuspended => match self.replies.pop() {
                 Some(Reply::Execute { operation, .. }) => {
                     self.record.flush_rows()?;
+                    self.bounds.pauses();
                     if let Some(operation) = self.operations.get_mut(&operation) {
                         operation.answered();
                     }
@@ -431,6 +432,16 @@ impl Conversation {
         }
         wires.client.extend_from_slice(frame.bytes);
         Ok(())
+    }
+}
+
+/// Whether it is a part of an error or a notice that is put together first.
+fn is_long_report(item: &Item<'_, BackendTag>) -> bool {
+    match item {
+        Item::Large { tag, .. } | Item::Chunk { tag, .. } => {
+            matches!(tag, BackendTag::ErrorResponse | BackendTag::NoticeResponse)
+        }
+        Item::Frame(_) => false,
     }
 }
 

@@ -186,7 +186,7 @@ async def asyncpg(groups):
             except asyncpg.PostgresError as error:
                 keep(error.as_dict())
                 outcomes.append(error.sqlstate)
-            except (asyncpg.InterfaceError, asyncpg.InternalClientError, TypeError, ValueError, OSError) as error:
+            except (asyncpg.InterfaceError, asyncpg.InternalClientError, TypeError, ValueError, OSError, BufferError) as error:
                 keep(error)
                 outcomes.append("driver")
         if not connection.is_closed() and (connection.is_in_transaction() or is_code(group)):

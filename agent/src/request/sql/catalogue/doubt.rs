@@ -48,7 +48,12 @@ impl Doubt {
     /// A statement ran, or will have run when the next one does.
     pub fn after(&mut self, done: &Statement) {
         let hides = hides_code(done);
-        if !hides && !matches!(done.effect, Effect::Ddl | Effect::Admin) {
+        if done.effect < Effect::Ddl {
+            return;
+        }
+        // Whatever a function that nobody vouches for has done, those that are trusted by name may be others now.
+        if done.effect == Effect::Unknown && !hides {
+            self.functions = true;
             return;
         }
         self.functions = true;
