@@ -55,7 +55,8 @@ fn a_psql_session_reads_as_it_was() {
         let end = header.find(title).unwrap() + title.len();
         assert!(row.get(..end).unwrap().ends_with(value), "{title}:\n{list}");
     };
-    right("LASTED", " ms");
+    // Milliseconds, or seconds on a machine that is busy.
+    right("LASTED", "s");
     right("OPS", " 5");
     right("DENIED", " 1");
     right("MASKED", " 38");
@@ -72,25 +73,25 @@ fn a_psql_session_reads_as_it_was() {
             "\n  run      ",
             "\n  policy   shop (version ",
             "\n  started  20",
-            "Z\n\n#1 +0.",
+            "Z\n\n#1 +",
             "s select (read) allowed by default\n    SELECT id, name, email, card, ssn FROM customers",
             "\n  id | name      | email            | card                   | ssn\n  ---+-----------+--",
             "\n   1 | Grace 1   | c***@example.com | **** **** **** 0004    | [redacted]\n",
-            "\n  10 | Ada 10    | c***@example.com | **** **** ***0 009 #10 | [redacted]\n#1 +0.",
+            "\n  10 | Ada 10    | c***@example.com | **** **** ***0 009 #10 | [redacted]\n#1 +",
             "s SELECT 12, ",
             " ms; 12 masked by customers.ssn; 12 masked by email; 12 masked by payment-card; 12 rows, 10 shown\n",
-            "\n#2 +0.",
-            "\n    SELECT 1/0\n#2 +0.",
+            "\n#2 +",
+            "\n    SELECT 1/0\n#2 +",
             "s ERROR 22012: division by zero, ",
-            " ms\n\n#3 +0.",
-            "\n  odd           | price | nothing\n  --------------+-------+--------\n  a\\nb\\u{202e}c |  12.5 | NULL\n#3 +0.",
-            "\n#4 +0.",
+            " ms\n\n#3 +",
+            "\n  odd           | price | nothing\n  --------------+-------+--------\n  a\\nb\\u{202e}c |  12.5 | NULL\n#3 +",
+            "\n#4 +",
             "s set (unknown) refused by default\n    SET client_encoding = 'LATIN1'\n  because it sets client_encoding",
             "\n  told: standard_conforming_strings and client_encoding are pinned to on and UTF8\n",
             "s copy (read) allowed by default\n",
-            "\n  1\\tc***@example.com\n  2\\tc***@example.com\n#5 +0.",
+            "\n  1\\tc***@example.com\n  2\\tc***@example.com\n#5 +",
             "s COPY 2, ",
-            "\n\nended +0.",
+            "\n\nended +",
             "s finished (client); ",
             " bytes to the server, ",
             " bytes to the client\n",
