@@ -10,6 +10,12 @@ const WORD_PIECE: usize = 6;
 const NUMBER_PIECE: usize = 10;
 /// Bytes shown on either side of what was found.
 const AROUND: usize = 160;
+/// Names of the store's files have this in them.
+const STORE: &str = "/state/";
+/// Length from which a run of capitals and digits there is an id: less than the 26 of one, of which a page's end may cut some.
+const ID_CHARS_MIN: usize = 20;
+/// Digits of a time since 1970 in nanoseconds.
+const TIME_DIGITS: usize = 19;
 /// Bits of a start of four bytes.
 const STARTS: usize = 1 << 24;
 
@@ -84,6 +90,21 @@ impl Search {
         }
     }
 
+    /// Whether a hit in the store is a part of one of its own ids (26 capitals and digits, several of them side by side) or of a time
+    /// in nanoseconds (19 digits): some six characters of so many are those of a planted value by chance.
+    fn is_an_id_of_ours(place: &str, content: &[u8], at: usize) -> bool {
+        let run = |belongs: fn(&u8) -> bool| {
+            let before =
+                content.get(..at).unwrap_or_default().iter().rev().take_while(|byte| belongs(byte)).count();
+            let behind =
+                content.get(at..).unwrap_or_default().iter().take_while(|byte| belongs(byte)).count();
+            before + behind
+        };
+        let id = run(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit()) >= ID_CHARS_MIN;
+        let time = run(u8::is_ascii_digit) == TIME_DIGITS;
+        place.contains(STORE) && (id || time)
+    }
+
     /// Each place with a piece of a value: where, and what stands around it. One per 400 bytes.
     pub(crate) fn leaks(&self, place: &str, content: &[u8]) -> Vec<String> {
         let folded = content.to_ascii_lowercase();
@@ -98,7 +119,7 @@ impl Search {
                 let piece = rest.get(..*length)?;
                 self.patterns.get(length)?.contains(piece).then_some(piece)
             });
-            if let Some(piece) = hit {
+            if let Some(piece) = hit.filter(|_| !Self::is_an_id_of_ours(place, content, at)) {
                 let around = content.get(at.saturating_sub(AROUND)..(at + AROUND).min(content.len()));
                 found.push(format!(
                     "{place}, byte {at}: `{}` in {:?}",
