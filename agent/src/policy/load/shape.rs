@@ -27,7 +27,7 @@ table! {
         /// What `portcullis run --policy` takes.
                 required name: Slug,
         /// enforce (unless written), or shadow: everything that guards and [defaults] would hold or deny passes, and what they would
-        /// have done is recorded and counted. Masks, interactive shells that a connection denies, and what nobody can read stay as they are.
+        /// have done is recorded and counted. Statements that nobody can read pass as well: it protects nothing but what masks, profiles and denied shells do.
         optional mode: Mode,
         /// Which existing cgroups and units this policy governs. `portcullis run` needs none.
         optional matches as "match": MatchTable,

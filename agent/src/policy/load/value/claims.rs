@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{HoldTime, NameGlob, plain};
+use super::{HoldTime, NameGlob, plain, whole_number};
 use crate::policy::diagnostic::quoted;
 use crate::policy::load::table::{Choice, Findings, List, Read, Word, noun};
 use crate::policy::rule::{Algorithm, ClaimIs, ClaimPath, ClaimsWhen, LEEWAY_MAX, OnExpiry};
@@ -123,16 +123,7 @@ const QUORUM_MAX: u32 = 8;
 
 impl Read for Quorum {
     fn read(value: &Spanned<DeValue<'_>>, findings: &mut Findings<'_>) -> Option<Self> {
-        let number = match value.get_ref() {
-            DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse::<u32>().ok(),
-            DeValue::Integer(_)
-            | DeValue::String(_)
-            | DeValue::Float(_)
-            | DeValue::Boolean(_)
-            | DeValue::Datetime(_)
-            | DeValue::Array(_)
-            | DeValue::Table(_) => None,
-        };
+        let number = whole_number(value.get_ref()).and_then(|number| u32::try_from(number).ok());
         let number = number.filter(|number| (1..=QUORUM_MAX).contains(number));
         if number.is_none() {
             findings.error(value.span(), format!("expected a number from 1 to {QUORUM_MAX}"));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::{HoldTime, plain, whole_time};
+use super::{HoldTime, plain, whole_number, whole_time};
 use crate::policy::diagnostic::quoted;
 use crate::policy::load::table::{Choice, Findings, Read, Word, noun};
 use crate::policy::rule::{BUDGET_WINDOW_MAX, DAY_MINUTES, Mode, STATEMENT_TIME_MAX, Window};
@@ -28,16 +28,7 @@ pub(in crate::policy::load) struct Count(pub(in crate::policy::load) u64);
 
 impl Read for Count {
     fn read(value: &Spanned<DeValue<'_>>, findings: &mut Findings<'_>) -> Option<Self> {
-        let number = match value.get_ref() {
-            DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse::<u64>().ok(),
-            DeValue::Integer(_)
-            | DeValue::String(_)
-            | DeValue::Float(_)
-            | DeValue::Boolean(_)
-            | DeValue::Datetime(_)
-            | DeValue::Array(_)
-            | DeValue::Table(_) => None,
-        };
+        let number = whole_number(value.get_ref());
         let number = number.filter(|number| *number > 0);
         if number.is_none() {
             let found = noun(value.get_ref());

@@ -271,6 +271,20 @@ impl Word for Approver {
     }
 }
 
+/// A number without a fraction or a sign, in decimal.
+fn whole_number(value: &DeValue<'_>) -> Option<u64> {
+    match value {
+        DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse().ok(),
+        DeValue::Integer(_)
+        | DeValue::String(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Array(_)
+        | DeValue::Table(_) => None,
+    }
+}
+
 /// A whole number of seconds, minutes or hours.
 fn whole_time(text: &str) -> Result<Duration, String> {
     let wrong =
