@@ -157,7 +157,7 @@ fn policy(name: &str, users: &[&str]) -> Arc<Policy> {
             inspect_bytes: 0,
             uninspected: portcullis::policy::rule::Uninspected::Hold,
         },
-        postgres: portcullis::policy::rule::PostgresRules::default(),
+        postgres: Arc::default(),
         record: RecordRules {
             durable: Vec::new(),
             gather: false,

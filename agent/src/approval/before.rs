@@ -6,7 +6,8 @@ use super::Approvals;
 use super::entry::Entry;
 use super::request::Request;
 use super::reviewer::{Reviewer, askers};
-use crate::record::read::{self, Before, ReadError};
+use crate::record::before::{Before, before};
+use crate::record::read::ReadError;
 
 /// Operations shown.
 const SHOWN: u32 = 5;
@@ -30,7 +31,7 @@ impl Entry {
     /// The recording cannot be read.
     pub fn done_before(&self, data_dir: &Path, all: bool) -> Result<Before, ReadError> {
         let asked_ns = self.asked_ms.saturating_mul(1_000_000);
-        let mut before = read::before(data_dir, self.request.run, asked_ns, SHOWN)?;
+        let mut before = before(data_dir, self.request.run, asked_ns, SHOWN)?;
         for (operation, connection) in &mut before.operations {
             if !all && connection.as_ref() != Some(&self.request.connection) {
                 let by = connection.as_deref().unwrap_or("no connection");

@@ -2,7 +2,7 @@
 
 use super::sessions::timestamp;
 use super::text::{columns, line, summary};
-use crate::record::read::Before;
+use crate::record::before::Before;
 use crate::record::summary::{OperationState, OperationSummary};
 
 /// When what is known may not be all.

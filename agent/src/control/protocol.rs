@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::approval::{Decision, Digest, Entry};
 use crate::flow::{ApprovalId, RunId, SessionId, Side};
 use crate::policy::rule::PolicyHits;
-use crate::record::read::Before;
+use crate::record::before::Before;
 use crate::run::RunInfo;
 use crate::signin::LoginBy;
 use std::sync::Arc;

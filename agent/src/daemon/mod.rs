@@ -212,7 +212,7 @@ impl Daemon {
             gate: Arc::new(gate),
             http_room: Arc::new(Semaphore::new(crate::relay::http::ROOM_KIB)),
             http_masks: crate::relay::http::MaskCache::new(Arc::clone(&hash_key)),
-            hash_key,
+            postgres_masks: Arc::new(crate::relay::postgres::MaskCache::new(hash_key)),
             http_pool: Arc::default(),
             issuers: Arc::clone(&issuers),
             live: Arc::default(),

@@ -81,15 +81,11 @@ impl Event {
 }
 
 impl Event {
-    /// Whether nothing of its operation can have come before. Most operations are an intent and an outcome, and readers
-    /// that look up what they know of each should not look for what cannot be there.
-    pub(super) fn is_first_of_operation(&self) -> bool {
+    /// Whether it says what was asked.
+    pub(super) fn asks(&self) -> bool {
         match self {
-            Self::Held(_) => true,
-            Self::Intent(intent) => intent.approval.is_none(),
-            // A refusal may end a hold, also one that nobody decided.
-            Self::Refused(_)
-            | Self::SessionOpened(_)
+            Self::Held(_) | Self::Intent(_) | Self::Refused(_) => true,
+            Self::SessionOpened(_)
             | Self::Decided(_)
             | Self::ResultRows(_)
             | Self::Outcome(_)

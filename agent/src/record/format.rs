@@ -274,7 +274,7 @@ impl FrameBytes {
     /// # Errors
     /// `TooLarge`, and whatever `write` returns.
     pub fn raw<E: From<FormatError>>(write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<Self, E> {
-        let mut bytes = Vec::with_capacity(1024);
+        let mut bytes = spare::take();
         bytes.resize(FRAME_HEADER_BYTES, 0);
         write(&mut bytes)?;
         let raw_length = checked_length(bytes.len().saturating_sub(FRAME_HEADER_BYTES))?;
@@ -305,9 +305,9 @@ impl FrameBytes {
         self.bytes.get(FRAME_HEADER_BYTES..).unwrap_or_default()
     }
 
-    /// Fills in the header and gives the finished bytes and their checksum.
+    /// Fills in the header and the checksum.
     #[must_use]
-    pub fn seal(mut self, store: StoreId, header: &FrameHeader) -> (Vec<u8>, u32) {
+    pub fn seal(mut self, store: StoreId, header: &FrameHeader) -> SealedFrame {
         let stored_length = u32::try_from(self.stored_payload().len()).unwrap_or(u32::MAX);
         let mut head = [0; FRAME_HEADER_BYTES];
         put(&mut head, 0, stored_length.to_le_bytes());
@@ -323,7 +323,65 @@ impl FrameBytes {
         if let Some(room) = self.bytes.first_chunk_mut() {
             *room = head;
         }
-        (self.bytes, crc)
+        SealedFrame { bytes: self.bytes, crc }
+    }
+}
+
+/// A frame as it is written.
+#[derive(Debug)]
+pub struct SealedFrame {
+    bytes: Vec<u8>,
+    crc: u32,
+}
+
+impl SealedFrame {
+    /// All of it.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Its checksum.
+    #[must_use]
+    pub fn crc(&self) -> u32 {
+        self.crc
+    }
+}
+
+impl Drop for SealedFrame {
+    fn drop(&mut self) {
+        spare::give(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// Buffers of frames that were written: every statement makes some, and most are short.
+mod spare {
+    use std::cell::RefCell;
+
+    /// Buffers kept by each thread, and their size in bytes.
+    const KEPT: usize = 4;
+    const BYTES: usize = 1024;
+
+    thread_local! {
+        static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// An empty buffer.
+    pub(super) fn take() -> Vec<u8> {
+        SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BYTES))
+    }
+
+    /// Takes a buffer back, unless it is a large one.
+    pub(super) fn give(mut buffer: Vec<u8>) {
+        if buffer.capacity() < BYTES || buffer.capacity() > 4 * BYTES {
+            return;
+        }
+        buffer.clear();
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < KEPT {
+                spare.push(buffer);
+            }
+        });
     }
 }
 
@@ -463,19 +521,24 @@ mod tests {
             out.extend_from_slice(payload);
             Ok::<_, FormatError>(())
         });
-        frame.unwrap().seal(STORE, &header(Kind::Note)).0
+        frame.unwrap().seal(STORE, &header(Kind::Note)).bytes().to_vec()
     }
 
     fn packed(payload: &[u8]) -> Vec<u8> {
         let mut compressor = zstd::bulk::Compressor::new(COMPRESSION_LEVEL).unwrap();
-        FrameBytes::compressed(&mut compressor, payload).unwrap().seal(STORE, &header(Kind::ResultRows)).0
+        FrameBytes::compressed(&mut compressor, payload)
+            .unwrap()
+            .seal(STORE, &header(Kind::ResultRows))
+            .bytes()
+            .to_vec()
     }
 
     #[test]
     fn frames_come_back_as_written() {
         for kind in Kind::ALL {
             let frame = FrameBytes::raw(|_| Ok::<_, FormatError>(())).unwrap();
-            let (bytes, crc) = frame.seal(STORE, &header(kind));
+            let sealed = frame.seal(STORE, &header(kind));
+            let (bytes, crc) = (sealed.bytes().to_vec(), sealed.crc());
             let (frame, length) = Frame::decode(STORE, &bytes).unwrap();
             assert_eq!((frame.header, frame.crc, length), (header(kind), crc, bytes.len()));
         }
@@ -551,7 +614,7 @@ mod tests {
     fn the_next_good_frame_is_found_and_a_planted_one_is_not() {
         // The agent stores bytes that are a whole frame, but cannot know the store's id.
         let planted = FrameBytes::raw(|_| Ok::<_, FormatError>(())).unwrap();
-        let planted = planted.seal(StoreId([0; 16]), &header(Kind::SessionClosed)).0;
+        let planted = planted.seal(StoreId([0; 16]), &header(Kind::SessionClosed)).bytes().to_vec();
         let good = raw(b"after");
         let mut bytes = raw(&planted);
         let second = bytes.len();

@@ -1,4 +1,7 @@
-//! `index.sqlite`: summaries of sessions and operations, and where each session's frames lie. Rebuildable, never needed.
+//! `index.sqlite`: summaries of sessions, and where each session's frames lie. Rebuildable, never needed.
+//!
+//! It says nothing of single operations: who wants those reads the session's frames. An index of them would cost more than all
+//! else that is done for a short statement.
 //!
 //! The index follows the log by reading it, from the position it last committed. Nothing is handed to it, so there is
 //! no queue that could fill, and forwarding never waits for it: its thread runs at the lowest priority and may lag as
@@ -19,7 +22,7 @@ use serde::de::DeserializeOwned;
 
 use super::log::Lsn;
 use super::segment::{SegmentCursor, Step, list_segments, segment_path};
-use super::summary::{Base, Changes, Extent, OperationSummary, SessionSummary};
+use super::summary::{Base, Changes, Extent, SessionSummary};
 use super::writer::STORE_FOLDER;
 use crate::flow::{RunId, SessionId};
 
@@ -27,7 +30,7 @@ use crate::flow::{RunId, SessionId};
 pub const INDEX_FILE: &str = "index.sqlite";
 
 /// Changes when the tables do; an index of another version is rebuilt.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// Frames in one transaction, at most.
 const BATCH_FRAMES_MAX: usize = 4096;
 /// How often the follower looks for new frames.
@@ -50,13 +53,6 @@ CREATE TABLE sessions (
     denied INTEGER AS (summary ->> '$.denied'), masked INTEGER AS (summary ->> '$.masked')
 ) WITHOUT ROWID;
 CREATE INDEX sessions_by_run ON sessions (run, id);
-CREATE TABLE operations (
-    session TEXT NOT NULL, operation INTEGER NOT NULL, summary TEXT NOT NULL,
-    kind TEXT AS (summary ->> '$.kind'), effect TEXT AS (summary ->> '$.effect'),
-    state TEXT AS (summary ->> '$.state'), rule TEXT AS (summary ->> '$.rule'),
-    decided_by TEXT AS (summary ->> '$.decided_by'), text TEXT AS (summary ->> '$.text'),
-    PRIMARY KEY (session, operation)
-) WITHOUT ROWID;
 CREATE TABLE extents (
     session TEXT NOT NULL, segment INTEGER NOT NULL, first INTEGER NOT NULL, past INTEGER NOT NULL,
     PRIMARY KEY (session, segment, first)
@@ -172,11 +168,6 @@ impl Index {
             for (session, summary) in &changes.sessions {
                 put.execute(params![session.to_string(), json(summary)?])?;
             }
-            let sql = "REPLACE INTO operations (session, operation, summary) VALUES (?1, ?2, ?3)";
-            let mut put = transaction.prepare(sql)?;
-            for ((session, operation), summary) in &changes.operations {
-                put.execute(params![session.to_string(), operation.cast_signed(), json(summary)?])?;
-            }
             let sql = "REPLACE INTO extents (session, segment, first, past) VALUES (?1, ?2, ?3, ?4)";
             let mut put = transaction.prepare(sql)?;
             for ((session, ..), extent) in &changes.extents {
@@ -233,15 +224,6 @@ impl Index {
         Base::session(&self.database, session)
     }
 
-    /// Operations of one session, in order.
-    ///
-    /// # Errors
-    /// The database fails or holds what cannot be read.
-    pub fn operations(&self, session: SessionId) -> Result<Vec<OperationSummary>, IndexError> {
-        let sql = "SELECT summary FROM operations WHERE session = ?1 ORDER BY operation";
-        self.summaries(sql, params![session.to_string()])
-    }
-
     /// Sessions of one run, newest first, at most `limit`.
     ///
     /// # Errors
@@ -249,22 +231,6 @@ impl Index {
     pub fn sessions_of(&self, run: RunId, limit: u32) -> Result<Vec<SessionSummary>, IndexError> {
         let sql = "SELECT summary FROM sessions WHERE run = ?1 ORDER BY id DESC LIMIT ?2";
         self.summaries(sql, params![run.to_string(), limit])
-    }
-
-    /// Operations of one session that began before a moment, newest first, at most `limit`, among the newest `among`.
-    ///
-    /// # Errors
-    /// The database fails or holds what cannot be read.
-    pub fn operations_before(
-        &self,
-        session: SessionId,
-        before_ns: u64,
-        limit: u32,
-        among: u32,
-    ) -> Result<Vec<OperationSummary>, IndexError> {
-        let sql = "SELECT summary FROM (SELECT summary FROM operations WHERE session = ?1 \
-                   ORDER BY operation DESC LIMIT ?4) WHERE summary ->> '$.at_ns' < ?2 LIMIT ?3";
-        self.summaries(sql, params![session.to_string(), before_ns.cast_signed(), limit, among])
     }
 
     fn summaries<T: DeserializeOwned>(
@@ -309,11 +275,6 @@ impl Base for Connection {
     fn session(&self, session: SessionId) -> Option<SessionSummary> {
         let sql = "SELECT summary FROM sessions WHERE id = ?1";
         lookup(self, sql, params![session.to_string()])
-    }
-
-    fn operation(&self, session: SessionId, operation: u64) -> Option<OperationSummary> {
-        let sql = "SELECT summary FROM operations WHERE session = ?1 AND operation = ?2";
-        lookup(self, sql, params![session.to_string(), operation.cast_signed()])
     }
 }
 

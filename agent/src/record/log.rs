@@ -180,6 +180,14 @@ pub(super) struct Address {
     pub(super) operation: u64,
 }
 
+/// A frame that is to be appended.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) address: Address,
+    pub(super) frame: FrameBytes,
+    pub(super) class: Class,
+}
+
 impl Log {
     fn healthy(&self) -> Result<(), RecordError> {
         self.failure.clone().map_or(Ok(()), |failure| Err(failure.into()))
@@ -269,7 +277,7 @@ impl SharedLog {
     pub(super) fn check(&self) -> Result<(), RecordError> {
         let mut log = self.lock();
         log.healthy()?;
-        self.check_space(&mut log)
+        self.check_space(&mut log, Instant::now())
     }
 
     /// Sessions without an end.
@@ -313,32 +321,27 @@ impl SharedLog {
         failure.into()
     }
 
-    /// Appends one frame; adds the clocks and the checksum.
-    pub(super) fn append(
-        &self,
-        address: Address,
-        frame: FrameBytes,
-        class: Class,
-    ) -> Result<Lsn, RecordError> {
-        let header = FrameHeader {
-            kind: address.kind,
-            session: address.session,
-            sequence: address.sequence,
-            operation: address.operation,
-            monotonic_ns: nanoseconds(self.opened.elapsed()),
-            wall_ns: wall_clock_ns(),
-        };
-        let (bytes, crc) = frame.seal(self.store, &header);
+    /// Appends frames that belong together, at one moment; adds the clocks and the checksums. The end of the last one.
+    pub(super) fn append<const N: usize>(&self, drafts: [Draft; N]) -> Result<Lsn, RecordError> {
+        let now = Instant::now();
+        let (monotonic_ns, wall_ns) = (nanoseconds(now.duration_since(self.opened)), wall_clock_ns());
+        let sealed = drafts.map(|draft| {
+            let Address { kind, session, sequence, operation } = draft.address;
+            let header = FrameHeader { kind, session, sequence, operation, monotonic_ns, wall_ns };
+            (draft.frame.seal(self.store, &header), header, draft.class)
+        });
         let mut log = self.lock();
         log.healthy()?;
-        self.make_room(&mut log, bytes.len() as u64, class)?;
-        log.open.observe(&header);
-        log.last_crc = crc;
-        log.space.bytes_since += bytes.len() as u64;
-        log.unsynced_since.get_or_insert_with(Instant::now);
-        log.pending.extend_from_slice(&bytes);
-        if class.now() || log.pending.len() >= PENDING_BYTES_MAX {
-            self.write_pending(&mut log)?;
+        for (frame, header, class) in sealed {
+            self.make_room(&mut log, frame.bytes().len() as u64, class, now)?;
+            log.open.observe(&header);
+            log.last_crc = frame.crc();
+            log.space.bytes_since += frame.bytes().len() as u64;
+            log.unsynced_since.get_or_insert(now);
+            log.pending.extend_from_slice(frame.bytes());
+            if class.now() || log.pending.len() >= PENDING_BYTES_MAX {
+                self.write_pending(&mut log)?;
+            }
         }
         if log.syncer == Syncer::Asleep {
             log.syncer = Syncer::Awake;
@@ -362,19 +365,19 @@ impl SharedLog {
     }
 
     /// Sees to it that `bytes` more fit into reserved space, in this segment or the next.
-    fn make_room(&self, log: &mut Log, bytes: u64, class: Class) -> Result<(), RecordError> {
+    fn make_room(&self, log: &mut Log, bytes: u64, class: Class, now: Instant) -> Result<(), RecordError> {
         let after = log.end() + bytes;
         if !class.begins() {
             return if after <= log.segment.reserved { Ok(()) } else { self.next_segment(log, bytes) };
         }
-        self.check_space(log)?;
+        self.check_space(log, now)?;
         let reserve = RESERVE_BYTES.min(self.config.segment_bytes / 4);
         if after + reserve <= log.segment.reserved { Ok(()) } else { self.next_segment(log, bytes + reserve) }
     }
 
-    fn check_space(&self, log: &mut Log) -> Result<(), RecordError> {
-        let stale =
-            log.space.bytes_since >= SPACE_CHECK_BYTES || log.space.checked.elapsed() > SPACE_CHECK_INTERVAL;
+    fn check_space(&self, log: &mut Log, now: Instant) -> Result<(), RecordError> {
+        let stale = log.space.bytes_since >= SPACE_CHECK_BYTES
+            || now.duration_since(log.space.checked) > SPACE_CHECK_INTERVAL;
         if stale || !log.space.enough {
             // What cannot be measured counts as full: deny on doubt.
             let free = rustix::fs::statvfs(&self.store_dir).map_or(0, |stat| stat.f_bavail * stat.f_frsize);

@@ -3,9 +3,11 @@
 //! The truth is one shared log per store, `<data>/store/seg-NNNNNN.pcr`: frames of all sessions in the order they
 //! were written (`format`, `event`, `rows`). `writer` opens the store, `log` appends and makes durable, `recovery` examines an unclean end,
 //! `session` is one flow's handle. `index` keeps `<data>/index.sqlite`, which only makes reading fast: it follows the
-//! log from behind, can be deleted at any time, and is never in the way of forwarding. `read` serves the commands.
+//! log from behind, can be deleted at any time, and is never in the way of forwarding. `read` and `before` serve
+//! the commands.
 
 pub mod asked;
+pub mod before;
 pub mod body;
 mod error;
 pub mod event;

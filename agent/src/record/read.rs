@@ -4,7 +4,6 @@ use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use std::{fmt, io};
 
 use super::event::Event;
@@ -12,10 +11,9 @@ use super::format::FrameHeader;
 use super::index::{Index, IndexError, Take, follow};
 use super::log::Lsn;
 use super::segment::{SegmentCursor, Step, list_segments, segment_path};
-use super::summary::{Base, Changes, Extent, OperationState, OperationSummary, SessionSummary};
+use super::summary::{Base, Changes, Extent, SessionSummary};
 use super::writer::STORE_FOLDER;
 use crate::flow::{RunId, SessionId};
-use crate::policy::rule::Protocol;
 
 /// Why the recording could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -70,10 +68,6 @@ struct Nothing;
 
 impl Base for Nothing {
     fn session(&self, _: SessionId) -> Option<SessionSummary> {
-        None
-    }
-
-    fn operation(&self, _: SessionId, _: u64) -> Option<OperationSummary> {
         None
     }
 }
@@ -196,22 +190,6 @@ impl Catalogue {
         self.tail.sessions.get(&session).cloned().or_else(indexed)
     }
 
-    /// One session's operations, in order.
-    ///
-    /// # Errors
-    /// The index fails while it is read.
-    pub fn operations(&self, session: SessionId) -> Result<Vec<OperationSummary>, ReadError> {
-        let mut operations = match &self.index {
-            Some(index) => index.operations(session)?,
-            None => Vec::new(),
-        };
-        operations.retain(|operation| !self.tail.operations.contains_key(&(session, operation.operation)));
-        operations
-            .extend(self.tail.operations.values().filter(|operation| operation.session == session).cloned());
-        operations.sort_unstable_by_key(|operation| operation.operation);
-        Ok(operations)
-    }
-
     /// One session's events, in order.
     ///
     /// # Errors
@@ -225,84 +203,51 @@ impl Catalogue {
     /// # Errors
     /// The index fails while it is read.
     pub fn events_from(&self, session: SessionId, from: Place) -> Result<Events, ReadError> {
+        let mut extents = self.extents(session)?;
+        extents.retain(|extent| (extent.segment, extent.end) > (from.segment, from.offset));
+        for extent in extents.iter_mut().filter(|extent| extent.segment == from.segment) {
+            extent.first = extent.first.max(from.offset);
+        }
+        Ok(Events { reached: from, ..self.events_within(session, extents) })
+    }
+
+    /// Where a session's frames lie, in order.
+    pub(super) fn extents(&self, session: SessionId) -> Result<Vec<Extent>, ReadError> {
         let mut extents = match &self.index {
             Some(index) => index.extents(session)?,
             None => Vec::new(),
         };
         let tail = self.tail.extents.iter().filter(|((owner, ..), _)| *owner == session);
         extents.extend(tail.map(|(_, extent)| *extent));
-        extents.retain(|extent| (extent.segment, extent.end) > (from.segment, from.offset));
-        for extent in extents.iter_mut().filter(|extent| extent.segment == from.segment) {
-            extent.first = extent.first.max(from.offset);
-        }
         extents.sort_unstable();
+        Ok(extents)
+    }
+
+    /// A session's events in some of its extents, in order.
+    pub(super) fn events_within(&self, session: SessionId, extents: Vec<Extent>) -> Events {
         let store_dir = self.store_dir.clone();
-        Ok(Events { store_dir, session, extents: extents.into_iter(), current: None, reached: from })
+        let reached = Place::default();
+        Events { store_dir, session, extents: extents.into_iter(), current: None, reached }
     }
-}
 
-/// Sessions of a run that [`before`] looks at: the newest.
-const SESSIONS_LOOKED_AT: u32 = 32;
-/// Operations of each of them, the newest, that it looks at.
-const OPERATIONS_LOOKED_AT: u32 = 2048;
-/// Frames behind the index that it reads; where the index lags further, what came last may be missing.
-const FRAMES_LOOKED_AT: usize = 8192;
-
-/// What a run did last before a moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Before {
-    /// Oldest first, each with the connection that it went by.
-    pub operations: Vec<(OperationSummary, Option<String>)>,
-    /// Whether that is certain: nothing newer can be missing.
-    pub whole: bool,
-}
-
-/// What a run did last before a moment, over all of its sessions, oldest first, at most `limit` operations. Names that were
-/// answered are left out: every connection asks for some, and they would push out what was done. Reads no more than is bounded
-/// by the constants above, and waits for the disk.
-///
-/// # Errors
-/// The recording cannot be read.
-pub fn before(data_dir: &Path, run: RunId, before_ns: u64, limit: u32) -> Result<Before, ReadError> {
-    let catalogue = Catalogue::open_within(data_dir, FRAMES_LOOKED_AT)?;
-    if catalogue.index.is_none() && !catalogue.is_whole() {
-        // The beginning of the log is not what came last.
-        return Ok(Before::default());
+    /// Sessions of a run, newest first, at most `limit` and those that the index does not have yet.
+    pub(super) fn sessions_of(&self, run: RunId, limit: u32) -> Result<Vec<SessionSummary>, ReadError> {
+        let of_run =
+            |session: &&SessionSummary| session.opened.as_ref().is_some_and(|opened| opened.run == run);
+        let mut sessions: Vec<_> = self.tail.sessions.values().filter(of_run).cloned().collect();
+        if let Some(index) = &self.index {
+            sessions.extend(index.sessions_of(run, limit)?);
+        }
+        // What the log says is newer than what the index does, and the sort keeps it in front.
+        sessions.sort_by_key(|session| std::cmp::Reverse(session.session));
+        sessions.dedup_by_key(|session| session.session);
+        Ok(sessions)
     }
-    let of_run = |session: &&SessionSummary| session.opened.as_ref().is_some_and(|opened| opened.run == run);
-    let mut sessions: Vec<_> = catalogue.tail.sessions.values().filter(of_run).cloned().collect();
-    if let Some(index) = &catalogue.index {
-        sessions.extend(index.sessions_of(run, SESSIONS_LOOKED_AT)?);
-    }
-    sessions.sort_unstable_by_key(|session| std::cmp::Reverse(session.session));
-    sessions.dedup_by_key(|session| session.session);
-    let whole = catalogue.is_whole() && sessions.len() < at_most(SESSIONS_LOOKED_AT);
-    let mut found = Vec::new();
-    for session in sessions.iter().take(at_most(SESSIONS_LOOKED_AT)) {
-        let names = session.opened.as_ref().is_some_and(|opened| opened.protocol == Protocol::Dns);
-        let mut operations = match &catalogue.index {
-            // What was answered could hide what was refused behind it, so names are looked through further.
-            Some(index) => {
-                let wanted = if names { OPERATIONS_LOOKED_AT } else { limit };
-                index.operations_before(session.session, before_ns, wanted, OPERATIONS_LOOKED_AT)?
-            }
-            None => Vec::new(),
-        };
-        let tail = &catalogue.tail.operations;
-        operations.retain(|operation| !tail.contains_key(&(session.session, operation.operation)));
-        let newer = tail.values().filter(|newer| newer.session == session.session && newer.at_ns < before_ns);
-        operations.extend(newer.cloned());
-        operations.retain(|operation| !names || operation.state == OperationState::Refused);
-        let connection = session.opened.as_ref().and_then(|opened| opened.connection.clone());
-        found.extend(operations.into_iter().map(|operation| (operation, connection.clone())));
-    }
-    found.sort_unstable_by_key(|(operation, _)| (operation.at_ns, operation.session, operation.operation));
-    found.drain(..found.len().saturating_sub(at_most(limit)));
-    Ok(Before { operations: found, whole })
-}
 
-fn at_most(limit: u32) -> usize {
-    usize::try_from(limit).unwrap_or(usize::MAX)
+    /// Whether there is an index, so that only what is newer than it was read.
+    pub(super) fn is_indexed(&self) -> bool {
+        self.index.is_some()
+    }
 }
 
 /// Whether a session is wanted.
@@ -405,78 +350,5 @@ impl Iterator for Events {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.advance().transpose()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::{SystemTime, UNIX_EPOCH};
-
-    use tempfile::TempDir;
-
-    use super::*;
-    use crate::flow::Side;
-    use crate::record::event::{Intent, Refused, SessionOpened};
-    use crate::record::tests::{CONFIG, SHARE, asked, finished, opened};
-    use crate::record::{Recorder, SessionRecord, index};
-
-    fn allow(record: &mut SessionRecord, text: &str) {
-        let asked = asked(record.next_operation(), text);
-        record.intent(&Intent { asked, rule: "default".to_owned(), approval: None, shadow: None }).unwrap();
-    }
-
-    fn refuse(record: &mut SessionRecord, text: &str) {
-        let (asked, rule) = (asked(record.next_operation(), text), "no".to_owned());
-        let (reason, side) = (String::new(), Side::Policy);
-        record.refused(&Refused { asked, rule, reason, side, approval: None, status: None }).unwrap();
-    }
-
-    fn now_ns() -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos().try_into().unwrap()
-    }
-
-    #[test]
-    fn what_a_run_did_last_is_found_over_all_of_its_sessions() {
-        let data = TempDir::new().unwrap();
-        let recorder = Recorder::open(data.path(), CONFIG).unwrap();
-        let begin = |opened: &SessionOpened| recorder.session(opened, SHARE).unwrap();
-        let first = opened();
-        let run = first.flow.run;
-        let of_run = |protocol| {
-            let mut session = opened();
-            (session.flow.run, session.protocol) = (run, protocol);
-            begin(&session)
-        };
-        let (mut database, mut other) = (begin(&first), begin(&opened()));
-        let (mut web, mut names) = (of_run(Protocol::Http), of_run(Protocol::Dns));
-        for number in 0..4 {
-            allow(&mut database, &format!("SELECT {number}"));
-            allow(&mut names, &format!("A db-{number}.internal"));
-            allow(&mut other, "SELECT 'of another run'");
-        }
-        allow(&mut web, "GET https://a/");
-        refuse(&mut names, "A evil.example");
-        refuse(&mut database, "DROP TABLE t");
-        let moment = now_ns();
-        allow(&mut database, "SELECT 'later'");
-        for record in [database, other, web, names] {
-            record.close(finished()).unwrap();
-        }
-        let texts = |limit, moment| -> Vec<String> {
-            let found = before(data.path(), run, moment, limit).unwrap();
-            found.operations.into_iter().map(|(operation, _)| operation.text).collect()
-        };
-        // The index's thread writes what it has on its way out.
-        drop(recorder);
-        let expected = ["SELECT 3", "GET https://a/", "A evil.example", "DROP TABLE t"];
-        assert_eq!(texts(4, moment), expected);
-        assert_eq!(texts(100, moment).len(), 7);
-        assert_eq!(texts(1, u64::MAX >> 1), ["SELECT 'later'"]);
-        // Without an index the log is read, as far as that is bounded.
-        index::remove(data.path()).unwrap();
-        assert_eq!(texts(4, moment), expected);
-        let within = |frames| Catalogue::open_within(data.path(), frames).unwrap();
-        assert!(!within(8).is_whole() && within(1000).is_whole() && within(usize::MAX).is_whole());
-        assert!(within(8).operations(first.flow.session).unwrap().len() < 6, "no more than was wanted");
     }
 }

@@ -160,9 +160,9 @@ pub(super) fn opening_bytes(
             monotonic_ns: 0,
             wall_ns,
         };
-        let (bytes, crc) = json_frame(&carried)?.seal(store, &header);
-        opening.bytes.extend_from_slice(&bytes);
-        opening.crc = crc;
+        let frame = json_frame(&carried)?.seal(store, &header);
+        opening.bytes.extend_from_slice(frame.bytes());
+        opening.crc = frame.crc();
     }
     Ok(opening)
 }

@@ -11,7 +11,7 @@ use super::event::{
     SessionOpened, json_frame,
 };
 use super::format::{FrameBytes, Kind};
-use super::log::{Address, Lsn};
+use super::log::{Address, Class, Draft, Lsn};
 use super::rows::{ResultColumn, Room, RowBuffer, ValueFormat};
 use super::stream::StreamBlock;
 use super::writer::Recorder;
@@ -96,8 +96,8 @@ impl SessionRecord {
     /// `DiskFull`, `TooLarge`, `Poisoned`.
     pub fn intent_gathered(&mut self, intent: &Intent) -> Result<Lsn, RecordError> {
         let frame = self.frame(intent)?;
-        let operation = intent.asked.operation;
-        self.append(Kind::Intent, operation, frame, Recorder::append_gathered)
+        let draft = self.draft(Kind::Intent, intent.asked.operation, frame);
+        self.append([Draft { class: Class::BeginsSoon, ..draft }])
     }
 
     /// The gate refused an operation.
@@ -178,9 +178,17 @@ impl SessionRecord {
     /// # Errors
     /// `DiskFull`, `Poisoned`.
     pub fn outcome(&mut self, mut outcome: Outcome) -> Result<Lsn, RecordError> {
-        self.flush_rows()?;
+        let rows = self.take_rows()?;
         outcome.rows_left_out += self.rows.end(outcome.operation);
-        self.event(Kind::Outcome, outcome.operation, &outcome)
+        let frame = self.frame(&outcome)?;
+        let Some((operation, rows)) = rows else {
+            let draft = self.draft(Kind::Outcome, outcome.operation, frame);
+            return self.append([draft]);
+        };
+        let rows = self.draft(Kind::ResultRows, operation, rows);
+        let mut outcome = self.draft(Kind::Outcome, outcome.operation, frame);
+        outcome.address.sequence += 1;
+        self.append([rows, outcome])
     }
 
     /// A stretch of an HTTP body.
@@ -234,7 +242,14 @@ impl SessionRecord {
     /// # Errors
     /// `DiskFull`, `Poisoned`.
     pub fn flush_rows(&mut self) -> Result<(), RecordError> {
-        let Some((operation, block)) = self.rows.take_block() else { return Ok(()) };
+        let Some((operation, frame)) = self.take_rows()? else { return Ok(()) };
+        let draft = self.draft(Kind::ResultRows, operation, frame);
+        self.append([draft]).map(|_| ())
+    }
+
+    /// The rows gathered so far, as a frame of their operation.
+    fn take_rows(&mut self) -> Result<Option<(u64, FrameBytes)>, RecordError> {
+        let Some((operation, block)) = self.rows.take_block() else { return Ok(None) };
         let frame = if block.len() < COMPRESS_FROM_BYTES {
             FrameBytes::raw(|out| {
                 out.extend_from_slice(block);
@@ -243,7 +258,7 @@ impl SessionRecord {
         } else {
             self.recorder.compress(block)?
         };
-        self.append(Kind::ResultRows, operation, frame, Recorder::append).map(|_| ())
+        Ok(Some((operation, frame)))
     }
 
     /// Ends the recording.
@@ -297,12 +312,14 @@ impl SessionRecord {
         if frame.stored_payload().len() >= COMPRESS_FROM_BYTES {
             frame = self.recorder.compress(frame.stored_payload())?;
         }
-        self.append(kind, operation, frame, Recorder::append)
+        let draft = self.draft(kind, operation, frame);
+        self.append([draft])
     }
 
     fn event<T: Serialize>(&mut self, kind: Kind, operation: u64, event: &T) -> Result<Lsn, RecordError> {
         let frame = self.frame(event)?;
-        self.append(kind, operation, frame, Recorder::append)
+        let draft = self.draft(kind, operation, frame);
+        self.append([draft])
     }
 
     fn frame<T: Serialize>(&self, event: &T) -> Result<FrameBytes, RecordError> {
@@ -313,16 +330,15 @@ impl SessionRecord {
         Ok(frame)
     }
 
-    fn append(
-        &mut self,
-        kind: Kind,
-        operation: u64,
-        frame: FrameBytes,
-        append: impl Fn(&Recorder, Address, FrameBytes) -> Result<Lsn, RecordError>,
-    ) -> Result<Lsn, RecordError> {
+    /// The session's next frame.
+    fn draft(&self, kind: Kind, operation: u64, frame: FrameBytes) -> Draft {
         let address = Address { kind, session: self.session, sequence: self.sequence + 1, operation };
-        let lsn = append(&self.recorder, address, frame)?;
-        self.sequence += 1;
+        Draft { address, frame, class: Class::of(kind) }
+    }
+
+    fn append<const N: usize>(&mut self, drafts: [Draft; N]) -> Result<Lsn, RecordError> {
+        let lsn = self.recorder.append(drafts)?;
+        self.sequence += N as u64;
         Ok(lsn)
     }
 }

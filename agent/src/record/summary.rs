@@ -160,15 +160,12 @@ pub struct Extent {
 pub(super) trait Base {
     /// The session's summary so far.
     fn session(&self, session: SessionId) -> Option<SessionSummary>;
-    /// The operation's summary so far.
-    fn operation(&self, session: SessionId, operation: u64) -> Option<OperationSummary>;
 }
 
 /// Summaries that a stretch of the log adds or changes.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) sessions: HashMap<SessionId, SessionSummary>,
-    pub(super) operations: HashMap<(SessionId, u64), OperationSummary>,
     pub(super) extents: HashMap<(SessionId, u32, u64), Extent>,
 }
 
@@ -189,32 +186,7 @@ impl Changes {
             .sessions
             .entry(header.session)
             .or_insert_with(|| base.session(header.session).unwrap_or_else(|| SessionSummary::new(header)));
-        if matches!(header.kind, Kind::ResultRows | Kind::Body | Kind::Message | Kind::Stream) {
-            // Rows and bodies say nothing that the outcome does not.
-            return;
-        }
-        let Ok(event) = frame.payload().and_then(|payload| Event::decode(header.kind, &payload)) else {
-            return;
-        };
-        if header.operation == 0 {
-            session.observe(header, &event);
-            return;
-        }
-        let mut new = false;
-        let operation = self.operations.entry((header.session, header.operation)).or_insert_with(|| {
-            let known = if event.is_first_of_operation() {
-                None
-            } else {
-                base.operation(header.session, header.operation)
-            };
-            known.unwrap_or_else(|| {
-                new = true;
-                OperationSummary::new(header)
-            })
-        });
-        session.operations += u64::from(new);
-        operation.observe(&event);
-        session.observe(header, &event);
+        session.follow(frame);
     }
 }
 
@@ -236,11 +208,30 @@ impl SessionSummary {
         }
     }
 
-    fn observe(&mut self, header: &FrameHeader, event: &Event) {
+    /// Takes note of a frame. Of most the header says enough: their payloads are not read.
+    fn follow(&mut self, frame: &Frame) {
+        let header = &frame.header;
+        match header.kind {
+            // Rows and bodies say nothing that the outcome does not, and may come before their operation does.
+            Kind::ResultRows | Kind::Body | Kind::Message | Kind::Stream => return,
+            Kind::SessionOpened | Kind::Outcome | Kind::OpaqueCounts | Kind::SessionClosed => {
+                self.read(frame)
+            }
+            Kind::Held => self.held += 1,
+            Kind::Refused => self.denied += 1,
+            Kind::Intent | Kind::Decided | Kind::Note | Kind::Recovered | Kind::CarriedOver => {}
+        }
+        // Operations are numbered from 1.
+        self.operations = self.operations.max(header.operation);
+    }
+
+    fn read(&mut self, frame: &Frame) {
+        let header = &frame.header;
+        let Ok(event) = frame.payload().and_then(|payload| Event::decode(header.kind, &payload)) else {
+            return;
+        };
         match event {
             Event::SessionOpened(opened) => self.opened = Some(OpenedSummary::from(opened.as_ref())),
-            Event::Held(_) => self.held += 1,
-            Event::Refused(_) => self.denied += 1,
             Event::Outcome(outcome) => {
                 self.rows += outcome.rows;
                 self.masked += outcome.masked.values().sum::<u64>();
@@ -256,6 +247,8 @@ impl SessionSummary {
                 self.bytes_to_client = closed.bytes_to_client.or(self.bytes_to_client);
             }
             Event::Intent(_)
+            | Event::Held(_)
+            | Event::Refused(_)
             | Event::Decided(_)
             | Event::ResultRows(_)
             | Event::Body(_)
@@ -269,7 +262,8 @@ impl SessionSummary {
 }
 
 impl OperationSummary {
-    fn new(header: &FrameHeader) -> Self {
+    /// Of which no more is known than the header of one of its frames.
+    pub(super) fn new(header: &FrameHeader) -> Self {
         Self {
             session: header.session,
             operation: header.operation,
@@ -287,7 +281,8 @@ impl OperationSummary {
         }
     }
 
-    fn observe(&mut self, event: &Event) {
+    /// Takes note of an event of this operation.
+    pub(super) fn observe(&mut self, event: &Event) {
         match event {
             Event::Intent(intent) => {
                 self.asked(&intent.asked, &intent.rule, OperationState::Running);

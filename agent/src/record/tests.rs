@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::asked::{Asked, BoundedText, Parameters, StatementSummary, Statements};
+use super::before::before;
 use super::error::RecordError;
 use super::event::{EndReason, Ended, Event, Intent, Outcome, OutcomeStatus, Refused, SessionOpened};
 use super::format::Kind;
@@ -88,7 +89,7 @@ fn intent(record: &mut SessionRecord, text: &str) -> Result<(u64, Lsn), RecordEr
     record.intent(&intent).map(|lsn| (operation, lsn))
 }
 
-fn done(operation: u64) -> Outcome {
+pub(crate) fn done(operation: u64) -> Outcome {
     let command_tags = vec!["SELECT 1".to_owned()];
     Outcome { operation, status: OutcomeStatus::Done, command_tags, rows: 1, ..Outcome::default() }
 }
@@ -186,9 +187,13 @@ async fn a_conversation_comes_back_as_it_was() {
     let summary = index.session(opened.flow.session).unwrap();
     assert_eq!((summary.operations, summary.denied, summary.rows), (2, 1, 1));
     assert_eq!(summary.ended_reason, Some(EndReason::Finished));
-    let operations = index.operations(opened.flow.session).unwrap();
-    assert_eq!(operations[0].state, OperationState::Done);
-    assert_eq!((operations[1].state, operations[1].rule.as_str()), (OperationState::Refused, "no ddl"));
+    let [(first, _), (second, _)] =
+        &before(data.path(), opened.flow.run, u64::MAX, 10).unwrap().operations[..]
+    else {
+        panic!("two operations")
+    };
+    assert_eq!(first.state, OperationState::Done);
+    assert_eq!((second.state, second.rule.as_str()), (OperationState::Refused, "no ddl"));
     assert_eq!(events(data.path(), opened.flow.session).len(), 6);
 }
 
@@ -369,7 +374,7 @@ async fn a_full_disk_never_loses_what_was_accepted() {
 }
 
 /// Text that does not compress.
-fn noise(length: usize) -> String {
+pub(crate) fn noise(length: usize) -> String {
     let mut bytes = vec![0; length];
     getrandom::fill(&mut bytes).unwrap();
     bytes.iter().map(|byte| char::from(b'0' + byte % 64)).collect()
@@ -717,8 +722,10 @@ fn a_killed_writer_loses_nothing_that_was_durable() {
         let summary = catalogue.session(newest).unwrap();
         assert_eq!(summary.ended_reason, Some(EndReason::DaemonDied), "round {round}");
         assert!(summary.operations >= durable, "{} of {durable} operations are left", summary.operations);
-        let operations = catalogue.operations(newest).unwrap();
-        assert!(operations.iter().all(|operation| operation.state != OperationState::Running));
+        let run = summary.opened.unwrap().run;
+        let operations = before(data.path(), run, u64::MAX, 10_000).unwrap().operations;
+        assert!(operations.len() as u64 == summary.operations);
+        assert!(operations.iter().all(|(operation, _)| operation.state != OperationState::Running));
         let events: Vec<_> = catalogue.events(newest).unwrap().map(Result::unwrap).collect();
         assert!(events.iter().all(|recorded| recorded.missing == 0));
     }

@@ -13,7 +13,7 @@ use super::error::RecordError;
 use super::event::{EndReason, Ended, OpenOperation, Outcome, Recovered, SessionClosed, json_frame};
 use super::format::{COMPRESSION_LEVEL, FormatError, FrameBytes, FrameHeader, Kind, StoreId};
 use super::index::Follower;
-use super::log::{Address, Class, Lsn, SharedLog};
+use super::log::{Address, Class, Draft, Lsn, SharedLog};
 use super::recovery;
 use super::segment::SEGMENT_FILE_BYTES_MAX;
 use crate::flow::{SessionId, Side};
@@ -116,14 +116,9 @@ impl Recorder {
         self.log.faults()
     }
 
-    /// Appends one frame.
-    pub(super) fn append(&self, address: Address, frame: FrameBytes) -> Result<Lsn, RecordError> {
-        self.log.append(address, frame, Class::of(address.kind))
-    }
-
-    /// The same of an intent that nothing waits for.
-    pub(super) fn append_gathered(&self, address: Address, frame: FrameBytes) -> Result<Lsn, RecordError> {
-        self.log.append(address, frame, Class::BeginsSoon)
+    /// Appends frames that belong together.
+    pub(super) fn append<const N: usize>(&self, drafts: [Draft; N]) -> Result<Lsn, RecordError> {
+        self.log.append(drafts)
     }
 
     /// Operations of a session that were held or forwarded and have no outcome yet.
@@ -175,25 +170,23 @@ fn mend(log: &SharedLog, mut report: Recovered) -> Result<(), RecordError> {
             sequence: 0,
             operation: 0,
         };
-        log.append(store, json_frame(&report)?, Class::of(Kind::Recovered))?;
+        let (frame, class) = (json_frame(&report)?, Class::of(Kind::Recovered));
+        log.append([Draft { address: store, frame, class }])?;
     }
     for session in open {
         let mut sequence = session.sequence;
-        let mut address = |kind, operation| {
+        let mut draft = |kind, operation, frame| {
             sequence += 1;
-            Address { kind, session: session.session, sequence, operation }
+            let address = Address { kind, session: session.session, sequence, operation };
+            Draft { address, frame, class: Class::of(kind) }
         };
         for open in session.operations {
             let outcome = Outcome::missing(open);
-            log.append(
-                address(Kind::Outcome, open.operation),
-                json_frame(&outcome)?,
-                Class::of(Kind::Outcome),
-            )?;
+            log.append([draft(Kind::Outcome, open.operation, json_frame(&outcome)?)])?;
         }
         let ended = Ended { reason: EndReason::DaemonDied, side: Side::Portcullis, detail: None };
         let closed = SessionClosed { ended, bytes_to_upstream: None, bytes_to_client: None };
-        log.append(address(Kind::SessionClosed, 0), json_frame(&closed)?, Class::of(Kind::SessionClosed))?;
+        log.append([draft(Kind::SessionClosed, 0, json_frame(&closed)?)])?;
     }
     log.sync_now()
 }

@@ -10,7 +10,6 @@ use crate::credential::Credentials;
 use crate::flow::Flow;
 use crate::gate::{Admission, Gate, Unidentified};
 use crate::identity::Issuers;
-use crate::mask::HashKey;
 use crate::policy::rule::Protocol;
 use crate::record::event::SessionOpened;
 use crate::record::{RecordError, Recorder, SessionRecord};
@@ -54,8 +53,8 @@ pub struct Relay {
     pub http_room: Arc<tokio::sync::Semaphore>,
     /// Masks of HTTP messages.
     pub http_masks: http::MaskCache,
-    /// Key of the `hash` mask.
-    pub hash_key: Arc<HashKey>,
+    /// Masks of PostgreSQL sessions.
+    pub postgres_masks: Arc<postgres::MaskCache>,
     /// Verifies tokens that clients bring.
     pub issuers: Arc<Issuers>,
     /// Every run, for tokens that were withdrawn.

@@ -16,7 +16,7 @@ use crate::approval::{Answer, Decision, Entry, Scope};
 use crate::config::Config;
 use crate::control::{Client, ClientError, Reply, Request, with_causes};
 use crate::flow::{ApprovalId, id_as_written};
-use crate::record::read::Before;
+use crate::record::before::Before;
 use crate::run::now_ms;
 pub(crate) use show::covers;
 use show::{change, details, listing};

@@ -82,6 +82,16 @@ pub struct ColumnRule {
     pub method: Method,
 }
 
+impl PartialEq for ColumnRule {
+    fn eq(&self, other: &Self) -> bool {
+        let patterns = |rule: &Self| {
+            let schema = rule.schema.as_ref().map(|schema| schema.glob().clone());
+            (schema, rule.table.glob().clone(), rule.column.glob().clone())
+        };
+        self.name == other.name && self.method == other.method && patterns(self) == patterns(other)
+    }
+}
+
 /// What the catalogue says of one column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnMask<'a> {

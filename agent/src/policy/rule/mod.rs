@@ -83,7 +83,7 @@ pub struct Policy {
     /// `[record]`.
     pub record: RecordRules,
     /// `[postgres]`.
-    pub postgres: PostgresRules,
+    pub postgres: Arc<PostgresRules>,
     /// How often its rules have decided.
     pub hits: Arc<Hits>,
 }

@@ -18,8 +18,8 @@ pub(crate) struct Calls {
 
 impl Calls {
     /// By a catalogue that was just read.
-    pub(crate) fn new(catalogue: Arc<Catalogue>, rules: &PostgresRules) -> Self {
-        Self { known: Some((catalogue, Arc::new(rules.clone()))), doubt: Doubt::default() }
+    pub(crate) fn new(catalogue: Arc<Catalogue>, rules: Arc<PostgresRules>) -> Self {
+        Self { known: Some((catalogue, rules)), doubt: Doubt::default() }
     }
 
     /// Whether there is a catalogue to ask.

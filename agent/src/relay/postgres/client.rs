@@ -372,7 +372,7 @@ impl Conversation {
                 self.refuse(&names_moved(), &Message::Bind(name.into()), wires)?;
                 return Ok(Step::Done);
             }
-            Some(portal) => {
+            Some(portal) if self.operations.contains_key(&portal.operation) => {
                 let sensitive = portal.facts.sensitivity.describe;
                 if describe && sensitive && !portal.described {
                     portal.described = true;
@@ -380,8 +380,10 @@ impl Conversation {
                 }
                 (portal.operation, portal.facts.marks())
             }
-            None => {
-                let Some(facts) = self.cursors.settled(name).cloned() else {
+            // A cursor of SQL, or a portal that ran to its end and is run again: MOVE may have brought it back.
+            known => {
+                let facts = known.map(|portal| Arc::clone(&portal.facts));
+                let Some(facts) = facts.or_else(|| self.cursors.settled(name).cloned()) else {
                     let refusal = unknown_name(sqlstate::INVALID_CURSOR_NAME, "portal", execute.portal);
                     self.refuse(&refusal, &Message::Bind(name.into()), wires)?;
                     return Ok(Step::Done);

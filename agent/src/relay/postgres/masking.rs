@@ -44,7 +44,7 @@ pub(crate) struct Sensitivity {
 
 /// Shared by sessions of the same policy, connection and subject's exemptions.
 #[derive(Clone)]
-pub(crate) struct Masking(Arc<Inner>, Held);
+pub(crate) struct Masking(Arc<Applied>, Held);
 
 /// What parameters of the session may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,8 @@ enum Held {
     Doubted,
 }
 
-struct Inner {
+/// Rules applied to a catalogue.
+pub(super) struct Applied {
     catalog: Arc<MaskCatalog>,
     /// The same rules over no relations at all.
     blind: Arc<MaskCatalog>,
@@ -64,7 +65,7 @@ struct Inner {
 }
 
 /// The rules of a policy that apply to one connection and subject.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Rules {
     pub(crate) columns: Vec<ColumnRule>,
     pub(crate) detectors: Vec<(Detector, Method)>,
@@ -108,20 +109,30 @@ impl Masking {
         let scanner = Arc::new(Scanner::new(&rules.detectors).map_err(|error| error.to_string())?);
         let catalog = Arc::new(MaskCatalog::build(relations, &rules.columns));
         let blind = Arc::new(MaskCatalog::build(&[], &rules.columns));
-        Ok(Self(Arc::new(Inner { catalog, blind, scanner, key }), Held::Known))
+        Ok(Self(Arc::new(Applied { catalog, blind, scanner, key }), Held::Known))
+    }
+
+    /// What another session has.
+    pub(super) fn sharing(applied: Arc<Applied>) -> Self {
+        Self(applied, Held::Known)
+    }
+
+    /// What sessions can share.
+    pub(super) fn applied(&self) -> &Arc<Applied> {
+        &self.0
     }
 
     /// The same rules over a catalogue that knows no relation, for when what is known may no longer be true: every
     /// column of a relation is masked. PostgreSQL's own relations too: in an open transaction a view can take their names.
     pub(crate) fn without_catalogue(&self) -> Self {
-        let Inner { scanner, key, blind, .. } = &*self.0;
-        let inner = Inner {
+        let Applied { scanner, key, blind, .. } = &*self.0;
+        let applied = Applied {
             catalog: Arc::clone(blind),
             blind: Arc::clone(blind),
             scanner: Arc::clone(scanner),
             key: Arc::clone(key),
         };
-        Self(Arc::new(inner), self.1)
+        Self(Arc::new(applied), self.1)
     }
 
     /// The same masks in a session whose parameters may hold masked values.

@@ -51,6 +51,7 @@ mod greeting;
 mod layout;
 mod limits;
 mod masking;
+mod masks;
 mod names;
 mod operation;
 mod parameters;
@@ -71,6 +72,7 @@ mod waiting;
 mod tests;
 
 pub use self::cancel::Cancels;
+pub use self::masks::MaskCache;
 
 /// How long a refused client may take to read why, before the connection is closed under it.
 const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(5);
@@ -310,7 +312,7 @@ async fn open(
         }
     };
     let side = relay.sides.side(&admission, &target, &user, &database, held.clone());
-    let mut planner = Planner::new(side, admission.policy(), Arc::clone(&relay.hash_key));
+    let mut planner = Planner::new(side, admission.policy(), Arc::clone(&relay.postgres_masks));
     let (masking, calls) = match planner.renew(admission.policy(), &admission).await {
         Ok(known) => known,
         Err(error) => {

@@ -8,10 +8,10 @@ use std::time::Instant;
 use super::calls::Calls;
 use super::conversation::{Answer, Conversation, Message, Question};
 use super::masking::{Masking, Rules};
+use super::masks::MaskCache;
 use crate::codec::postgres::frame::HEADER_BYTES;
 use crate::codec::postgres::frontend::Bind;
 use crate::gate::Admission;
-use crate::mask::HashKey;
 use crate::policy::Policy;
 use crate::policy::rule::PolicyVersion;
 use crate::upstream::side::CATALOG_AGE_MAX;
@@ -31,7 +31,7 @@ pub(crate) enum MaskingError {
 /// The session's connections to its helpers.
 pub(crate) struct Planner {
     side: Side,
-    key: Arc<HashKey>,
+    masks: Arc<MaskCache>,
     /// What the session's masks were made from.
     from: From,
 }
@@ -54,27 +54,31 @@ impl From {
 type Renewed = Pin<Box<dyn Future<Output = Result<(Masking, Calls), MaskingError>> + Send>>;
 
 impl Planner {
-    pub(crate) fn new(side: Side, policy: &Policy, key: Arc<HashKey>) -> Self {
-        Self { from: From::now(&side, policy), side, key }
+    pub(crate) fn new(side: Side, policy: &Policy, masks: Arc<MaskCache>) -> Self {
+        Self { from: From::now(&side, policy), side, masks }
     }
 
     /// The masks and the judge of calls by a policy and the catalogue as they are now.
     pub(crate) fn renew(&mut self, policy: &Policy, admission: &Admission) -> Renewed {
         self.from = From::now(&self.side, policy);
         let rules = Rules::of(policy, admission);
-        let (side, key) = (self.side.clone(), Arc::clone(&self.key));
+        let (side, masks) = (self.side.clone(), Arc::clone(&self.masks));
         let looks = policy.postgres.looks(!rules.columns.is_empty());
-        let trusted = looks.then(|| policy.postgres.clone());
+        let trusted = looks.then(|| Arc::clone(&policy.postgres));
         Box::pin(async move {
             let relations = match rules.columns.is_empty() {
-                true => Arc::default(),
-                false => side.relations().await?,
+                true => None,
+                false => Some(side.relations().await?),
             };
             let calls = match trusted {
-                Some(trusted) => Calls::new(side.calls().await?, &trusted),
+                Some(trusted) => Calls::new(side.calls().await?, trusted),
                 None => Calls::default(),
             };
-            let masking = Masking::new(&rules, &relations, key).map_err(MaskingError::Detectors)?;
+            let masking = match &relations {
+                Some(relations) => masks.of(&rules, relations),
+                None => masks.without_catalogue(&rules),
+            };
+            let masking = masking.map_err(MaskingError::Detectors)?;
             Ok((masking, calls))
         })
     }

@@ -282,11 +282,12 @@ impl Conversation {
 
     /// An Execute ends with its result; a simple Query goes on to its next statement.
     fn result_ends(&mut self, id: OperationId) -> Result<(), Broken> {
-        self.record.flush_rows()?;
         if matches!(self.replies.head(), Some(Reply::Execute { .. })) {
             self.replies.pop();
-            self.finish_operation(id)?;
+            // The last rows go into the record together with it.
+            return self.finish_operation(id);
         }
+        self.record.flush_rows()?;
         Ok(())
     }
 

@@ -1,10 +1,8 @@
 //! Start-up parameters that are more than harmless: judged and recorded as the SET statements that they are, before the
 //! server hears of them (<https://www.postgresql.org/docs/current/protocol-message-formats.html>, StartupMessage).
 
-use std::sync::Arc;
-
 use super::conversation::record_refusal;
-use super::masking::{Masking, Rules};
+use super::masking::Rules;
 use super::operation::OperationId;
 use super::refusal::Refusal;
 use crate::flow::Side;
@@ -177,7 +175,7 @@ fn sets(analysis: &Analysis, parameter: &str) -> bool {
 /// The text with what the policy's detectors find masked.
 fn recorded(text: &str, admission: &Admission, relay: &Relay) -> String {
     let rules = Rules::of(admission.policy(), admission);
-    match Masking::new(&rules, &[], Arc::clone(&relay.hash_key)) {
+    match relay.postgres_masks.without_catalogue(&rules) {
         Ok(masking) => masking.scan_text(text).into_owned(),
         // The session cannot be opened either.
         Err(_) => String::new(),

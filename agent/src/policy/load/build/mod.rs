@@ -59,7 +59,7 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
         guards,
         masks: tables(file.mask, |_, table| mask(table))?,
         defaults: defaults_of(defaults, &terms),
-        postgres,
+        postgres: Arc::new(postgres),
         record: record.map_or_else(
             || RecordRules {
                 durable: every_effect(),

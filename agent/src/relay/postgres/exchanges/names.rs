@@ -107,6 +107,14 @@ fn a_cursor_of_sql_is_run_by_the_wire() {
         &[row("1"), complete("SELECT 1"), ready(b'T')].concat(),
     );
     assert_eq!(fixture.heard(), "CCZTDsZTDsZTCZTDCZT");
+    // And again, after it was at its end.
+    ok(&mut fixture, &query("MOVE BACKWARD ALL IN c"), &[complete("MOVE 2"), ready(b'T')].concat());
+    ok(
+        &mut fixture,
+        &[execute("c", 0), sync()].concat(),
+        &[row("1"), complete("SELECT 1"), ready(b'T')].concat(),
+    );
+    assert_eq!(fixture.heard(), "CZTDCZT");
     ok(&mut fixture, &query("CLOSE c"), &[complete("CLOSE CURSOR"), ready(b'T')].concat());
     // In a transaction, the server is made to fail with us.
     ok(&mut fixture, &[execute("c", 0), sync()].concat(), &[error("42601"), ready(b'E')].concat());
