@@ -29,11 +29,13 @@ name = "server"
 to = ["{}"]
 protocol = "postgres"
 upstream = {{ user = "{SUPERUSER}", credential = "superuser", tls = "verify-full", root_cert = "{}" }}
+replication = true
 [[connection]]
 name = "own"
 to = ["127.0.0.1/32:*", "[::1/128]:*"]
 protocol = "postgres"
 upstream = {{ auth = "pass-through", tls = "disable" }}
+replication = true
 [defaults]
 read = "allow"
 write = "allow"
