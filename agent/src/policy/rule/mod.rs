@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::OriginalDst;
 use crate::mask::http::JsonPath;
-use crate::mask::{Detector, Method};
+use crate::mask::{Detector, Method, Predicates};
 use crate::request::Effect;
 
 mod during;
@@ -382,6 +382,8 @@ pub struct MaskRule {
     pub direction: MaskDirection,
     /// `with =`.
     pub with: Method,
+    /// `predicates =`, for columns; else what `[defaults]` say.
+    pub predicates: Predicates,
     /// `connections = [...]`; empty is all.
     pub connections: Vec<String>,
     /// `exempt = [...]`: groups that see the raw value.

@@ -124,6 +124,7 @@ fn judge(
         analysis: &analysis,
         estimates: None,
         taint: Taint::Clean,
+        dependence: None,
         locks: false,
         search_path: None,
     };
