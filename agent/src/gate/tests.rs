@@ -323,6 +323,37 @@ async fn masked_data_makes_a_verdict_stricter_and_never_milder() {
 }
 
 #[tokio::test]
+async fn a_result_that_depends_on_masked_columns_is_held_or_denied() {
+    use crate::mask::Answer;
+    let named = |answer| Dependence::Named {
+        answer,
+        what: "orders.card".to_owned(),
+        rule: "mask orders.card".to_owned(),
+    };
+    let cases = [
+        ("hold", named(Answer::Hold), "SELECT 1", "hold", "mask orders.card"),
+        ("deny", named(Answer::Hold), "SELECT 1", "hold", "mask orders.card"),
+        ("hold", named(Answer::Deny), "SELECT 1", "deny", "mask orders.card"),
+        ("hold", named(Answer::Deny), "CREATE TABLE t (a int)", "deny", "mask orders.card"),
+        ("hold", named(Answer::Hold), "DROP TABLE orders", "deny", "drops"),
+        ("hold", Dependence::Unseen, "SELECT 1", "hold", "masked data"),
+        ("deny", Dependence::Unseen, "SELECT 1", "deny", "masked data"),
+    ];
+    for (unknown, dependence, sql, verdict, rule) in cases {
+        let rig = Rig::new(&format!("{POLICY}\n[defaults]\nunknown = \"{unknown}\"\n"));
+        let admission = rig.admission().await;
+        let with = With { dependence: Some(&dependence), ..With::default() };
+        assert_eq!(rig.judge(&admission, sql, with), (verdict, rule.to_owned()), "{dependence:?} {sql}");
+    }
+    let rig = Rig::new(POLICY);
+    let admission = rig.admission().await;
+    let dependence = named(Answer::Deny);
+    let with = With { dependence: Some(&dependence), ..With::default() };
+    let Judgement::Deny(denial) = rig.judgement(&admission, "SELECT 1", with) else { panic!("it passes") };
+    assert_eq!(denial.reason, "the result depends on orders.card, which is masked and may only be shown");
+}
+
+#[tokio::test]
 async fn preparing_is_refused_only_when_nothing_could_make_it_pass() {
     let rig = Rig::new(POLICY);
     let admission = rig.admission().await;

@@ -6,8 +6,8 @@ use crate::mask::catalog::Named;
 use crate::mask::dependence::{Answer, Dependence, Masks, Terms, dependence};
 use crate::mask::plan::Taint;
 use crate::policy::rule::{
-    Action, ColumnPattern, HoldTerms, MaskDirection, MaskRule, MaskTarget, Policy, Protocol, UnknownOrigin,
-    Verdict, Who,
+    Action, ColumnPattern, Defaults, HoldTerms, MaskDirection, MaskRule, MaskTarget, Policy, Protocol,
+    UnknownOrigin, Verdict, Who,
 };
 use crate::request::{Effect, ObjectName};
 
@@ -78,13 +78,13 @@ impl Policy {
         match self.defaults.unmatched.get(&Effect::Unknown) {
             Some(Action::Hold(terms)) => Some(terms.clone()),
             Some(Action::Deny { .. }) => None,
-            Some(Action::Allow) | None => Some(HoldTerms::default()),
+            Some(Action::Allow) | None => Some(self.defaults.terms.clone()),
         }
     }
 
     fn hold_masked(&self, rule: &str) -> Verdict {
-        let terms = self.unknown_terms().unwrap_or_default();
-        Verdict::Hold { rule: rule.to_owned(), terms, limits: self.defaults.limits }
+        let Defaults { terms, limits, .. } = &self.defaults;
+        Verdict::Hold { rule: rule.to_owned(), terms: terms.clone(), limits: *limits }
     }
 
     fn ask_unknown(&self, reason: &str) -> Verdict {

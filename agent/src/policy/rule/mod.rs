@@ -423,6 +423,8 @@ pub struct ColumnPattern {
 pub struct Defaults {
     /// Action by effect when no guard matches: `read` is allowed, the rest held, unless the file says otherwise.
     pub unmatched: BTreeMap<Effect, Action>,
+    /// Who decides a hold and how, where no guard says.
+    pub terms: HoldTerms,
     /// What passes is held to this where its guard says nothing, or there is none.
     pub limits: Limits,
     /// An output of unknown origin from a statement that reads a masked column.

@@ -324,7 +324,8 @@ fn defaults_of(table: Option<DefaultsTable>, terms: &HoldTerms) -> Defaults {
         .and_then(|table| table.uninspected.as_ref())
         .map_or(Uninspected::Hold, |choice| *choice.get_ref());
     let (rows, time) = written.map_or((None, None), |table| (table.max_rows, table.timeout));
-    Defaults { unmatched, limits: limits(rows, time), unknown_origin, inspect_bytes, uninspected }
+    let (terms, limits) = (terms.clone(), limits(rows, time));
+    Defaults { unmatched, terms, limits, unknown_origin, inspect_bytes, uninspected }
 }
 
 /// What happens to an effect that no guard matches.
