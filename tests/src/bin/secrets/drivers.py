@@ -194,8 +194,8 @@ async def asyncpg(groups):
 
 
 def main():
-    if DRIVER == "oracles":
-        print(json.dumps(oracles(NUMBER)))
+    if DRIVER in ("oracles", "twins"):
+        print(json.dumps({"oracles": oracles, "twins": twins}[DRIVER](NUMBER)))
         return
     groups = {"code": CODE, "unseen": UNSEEN}.get(DRIVER) or script(DRIVER, NUMBER, without=("enum",) if DRIVER == "asyncpg" else ())
     relay()

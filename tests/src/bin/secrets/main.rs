@@ -26,6 +26,9 @@ const DATABASE: &str = "secrets";
 const DRIVERS: [&str; 8] =
     [ORACLES, "raw-query", "raw-binary", "psql", "psycopg-text", "psycopg-binary", "psycopg2", "asyncpg"];
 
+/// Asks the same in two databases that differ in masked values alone. Not part of a run unless asked for: it takes a second database.
+const TWINS: &str = "twins";
+
 /// Oracles asked where they may answer, to see that they do.
 const CONTROL: &str = "60";
 
@@ -92,7 +95,10 @@ fn main() -> Result<()> {
         bail!("the search does not find what is shown to it");
     }
     let (allow, deny) = (policy(&server, "secrets", "allow"), policy(&server, ORACLES, "deny"));
-    let mut daemon = Daemon::prepare(&[("secrets", &allow), (ORACLES, &deny)])?;
+    // Digests and last characters differ with what they are of.
+    let alike =
+        policy(&server, TWINS, "deny").replace("\"hash\"", "\"redact\"").replace("\"partial\"", "\"null\"");
+    let mut daemon = Daemon::prepare(&[("secrets", &allow), (ORACLES, &deny), (TWINS, &alike)])?;
     daemon.launch()?;
     let mut told = std::io::stdout().lock();
     writeln!(told, "{} values planted", search.values())?;
@@ -101,9 +107,11 @@ fn main() -> Result<()> {
     let all = DRIVERS.map(str::to_owned);
     for driver in if wanted.is_empty() { all.as_slice() } else { wanted.as_slice() } {
         let folder = out.join(driver);
-        if driver == ORACLES {
-            let found = ask_oracles(&daemon, &server, &number, &folder, &mut told)?;
-            leaks.extend(found);
+        if driver == ORACLES || driver == TWINS {
+            if driver == TWINS {
+                plant_twin(&server)?;
+            }
+            leaks.extend(ask_oracles(&daemon, &server, driver, &number, &folder, &mut told)?);
             continue;
         }
         let received =
@@ -132,27 +140,42 @@ fn main() -> Result<()> {
 fn ask_oracles(
     daemon: &Daemon,
     server: &Server,
+    driver: &str,
     number: &str,
     folder: &Path,
     told: &mut impl std::io::Write,
 ) -> Result<Vec<String>> {
     let mut answered = |policy: &str, number: &str| -> Result<Value> {
         let mut said = Vec::new();
-        drop(ask(daemon, server, Asks { policy, driver: ORACLES, number }, folder, &mut said)?);
+        drop(ask(daemon, server, Asks { policy, driver, number }, folder, &mut said)?);
         told.write_all(&said)?;
         let line = said.split(|byte| *byte == b'\n').find(|line| line.starts_with(b"{")).unwrap_or_default();
         Ok(serde_json::from_slice::<Value>(line)?["told"].take())
     };
+    // Of twins, a difference has to be seen as well: between digests.
     if answered("secrets", CONTROL)?["number"].as_u64().unwrap_or_default() == 0 {
         bail!("no oracle answers, even where conditions pass");
     }
-    let found = answered(ORACLES, number)?;
+    let found = answered(driver, number)?;
     let first = found["first"].as_array().into_iter().flatten();
-    let mut leaks: Vec<String> = first.map(|oracle| format!("an oracle that answers: {oracle}")).collect();
+    let mut leaks: Vec<String> = first.map(|oracle| format!("tells masked values: {oracle}")).collect();
     if found["number"].as_u64() != Some(0) && leaks.is_empty() {
-        leaks.push(format!("oracles that answer: {found}"));
+        leaks.push(format!("tells masked values: {found}"));
     }
     Ok(leaks)
+}
+
+/// A second database, with other values in masked columns and nothing else.
+fn plant_twin(server: &Server) -> Result<()> {
+    server.psql("postgres", "CREATE DATABASE secrets_twin")?;
+    let schema = include_str!("schema.sql");
+    let twin = schema
+        .replace("convert_to(salt, 'UTF8')", "convert_to('twin' || salt, 'UTF8')")
+        .replace("ON DATABASE secrets ", "ON DATABASE secrets_twin ");
+    if twin == schema {
+        bail!("the twin would have the same values");
+    }
+    server.psql("secrets_twin", &twin).map(drop)
 }
 
 /// What is asked, and by which policy.

@@ -1,5 +1,7 @@
 # Asks each oracle twice: with a bound below every masked value and with one above. What is answered differently tells a value by halves.
 
+import re
+
 # Where `E` is an expression over a masked column, `S` what it is read from, and `T` the bound.
 CONDITIONS = [
     "SELECT count(*) FROM S WHERE E > T", "SELECT 1 FROM S WHERE id > 0 AND NOT E <= T LIMIT 1", "SELECT count(*) FROM S WHERE E BETWEEN T AND '~~'",
@@ -102,3 +104,54 @@ def told(messages):
     """What an answer tells: an error's code, or everything but the bound itself."""
     code = sqlstate(messages)
     return code if code else [(tag, body.replace(b"'!'", b"").replace(b"'~'", b"")) for tag, body in messages]
+
+
+# What differs from one database to the next by itself: numbers that the server counts up, times, its own bookkeeping.
+BY_ITSELF = re.compile(r"(?i)txid_current|pg_stat|lo_|largeobject|\bANALYZE\b|regclass|SHOW ALL|pg_settings|pg_attrdef|setval|counter|now\(\)")
+
+
+def twins(number):
+    """The same statements in two databases whose masked values alone differ: every answer has to be the same."""
+    groups = script("twins", number)
+    first, second = (answered(groups, database) for database in ("secrets", "secrets_twin"))
+    seen = {"driver": "twins", "statements": len(first), "refused": 0, "failed": 0, "answered": 0, "told": []}
+    for (sql, one), (_, other) in zip(first, second):
+        if one != other and not BY_ITSELF.search(sql):
+            seen["told"].append(f"{sql} => {str(one)[:120]} | {str(other)[:120]}")
+        seen["refused" if one == "42501" else "failed" if isinstance(one, str) else "answered"] += 1
+    seen["told"] = {"number": len(seen["told"]), "first": seen["told"][:20]}
+    return seen
+
+
+def answered(groups, database):
+    """Each statement with what its answer tells."""
+    answers, connection = [], None
+    for group in groups:
+        for sql in group:
+            if connection is None:
+                connection = Raw(database)
+            try:
+                messages = connection.query(sql)
+            except (OSError, EOFError):
+                answers.append((sql, "lost"))
+                connection = None
+                continue
+            answers.append((sql, sqlstate(messages) or [same(tag, body) for tag, body in messages if tag not in (b"S", b"N")]))
+            connection.received.clear()
+        # What was prepared, set or begun ends with its group.
+        if connection is not None:
+            connection.socket.close()
+            connection = None
+    return answers
+
+
+def same(tag, body):
+    """A message without what belongs to the database: of columns the names, of a notification not who sent it."""
+    if tag == b"T":
+        names, rest = [], body[2:]
+        while rest:
+            name, rest = rest.split(b"\0", 1)
+            names.append(name)
+            rest = rest[18:]
+        return tag, names
+    return tag, body[4:] if tag == b"A" else body
