@@ -6,14 +6,12 @@ use std::sync::Arc;
 
 use crate::approval::Approvals;
 use crate::flow::{Flow, RunId, Side};
+use crate::mask::Dependence;
 use crate::mask::plan::Taint;
 use crate::policy::decide::PostgresOperation;
-use crate::policy::rule::{
-    Durability, HoldTerms, InTransaction, Limits, PolicyVersion, Shadow, UnknownOrigin,
-};
-use crate::policy::{Action, Connection, DEFAULT_RULE, Policy, PolicySet, Verdict};
+use crate::policy::rule::{Durability, InTransaction, Limits, PolicyVersion, Shadow};
+use crate::policy::{Connection, DEFAULT_RULE, Policy, PolicySet, Verdict};
 use crate::record::event::{ApprovalOutcome, ApprovalRecord, ShadowRecord};
-use crate::request::Effect;
 use crate::request::sql::Analysis;
 use crate::run::{RunInfo, Subject, now_ms};
 
@@ -226,6 +224,8 @@ pub struct Operation<'a> {
     pub estimates: Option<&'a [Option<u64>]>,
     /// What it may do with masked data.
     pub taint: Taint,
+    /// The masked columns that its result depends on, where the masks do not let it.
+    pub dependence: Option<&'a Dependence>,
     /// An open transaction may hold locks.
     pub locks: bool,
     /// Schemas that unqualified names are looked up in; `None` when that is not certain.
@@ -311,7 +311,9 @@ impl Gate {
             return Judgement::Estimate;
         }
         let durability = policy.record.durability(operation.analysis.effect);
-        let verdict = stricter(policy.decide(&asked, who), masked_data(operation.taint, &policy));
+        let masked = policy.on_masked_data(operation.taint);
+        let depends = operation.dependence.and_then(|dependence| policy.on_dependence(dependence));
+        let verdict = policy.decide(&asked, who).or_stricter(masked).or_stricter(depends);
         if counts(&verdict) {
             policy.count(&verdict, operation.analysis.effect, now);
         }
@@ -435,56 +437,6 @@ impl Admission {
     pub fn through(&self) -> Option<&Arc<Through>> {
         self.through.as_ref()
     }
-}
-
-/// What masking asks for, on top of the guards. What moves masked values is put to whom the policy asks about what it
-/// cannot understand; a policy that denies that, denies this.
-fn masked_data(taint: Taint, policy: &Policy) -> Option<Verdict> {
-    let rule = "masked data".to_owned();
-    let deny = |reason: &str| Verdict::Deny {
-        rule: rule.clone(),
-        reason: reason.to_owned(),
-        hint: Some("select masked columns by their own name, or leave them out".to_owned()),
-    };
-    const COMPUTES: &str = "the statement computes something from masked columns";
-    const MOVES: &str = "the statement moves masked columns out of sight";
-    match (taint, policy.defaults.unknown_origin) {
-        (Taint::Clean | Taint::ShowsColumns, _) | (Taint::ReadsMasked, UnknownOrigin::Mask) => None,
-        (Taint::ReadsMasked, UnknownOrigin::Deny) => Some(deny(COMPUTES)),
-        (Taint::MovesMasked, UnknownOrigin::Deny) => Some(deny(MOVES)),
-        (Taint::ReadsMasked, UnknownOrigin::Hold) => {
-            let terms = terms_of(policy).unwrap_or_else(nobody_in_particular);
-            Some(Verdict::Hold { rule, terms, limits: policy.defaults.limits })
-        }
-        (Taint::MovesMasked, UnknownOrigin::Hold | UnknownOrigin::Mask) => match terms_of(policy) {
-            Some(terms) => Some(Verdict::Hold { rule, terms, limits: policy.defaults.limits }),
-            None => Some(deny(MOVES)),
-        },
-    }
-}
-
-/// On whose word the policy lets pass what it cannot understand; `None` when it denies that.
-fn terms_of(policy: &Policy) -> Option<HoldTerms> {
-    match policy.defaults.unmatched.get(&Effect::Unknown) {
-        Some(Action::Hold(terms)) => Some(terms.clone()),
-        Some(Action::Deny { .. }) => None,
-        Some(Action::Allow) | None => Some(nobody_in_particular()),
-    }
-}
-
-fn nobody_in_particular() -> HoldTerms {
-    HoldTerms::default()
-}
-
-/// Deny over hold over allow.
-fn stricter(guards: Verdict, masks: Option<Verdict>) -> Verdict {
-    let Some(masks) = masks else { return guards };
-    let rank = |verdict: &Verdict| match verdict {
-        Verdict::Allow { .. } => 0,
-        Verdict::Hold { .. } => 1,
-        Verdict::Deny { .. } => 2,
-    };
-    if rank(&masks) > rank(&guards) { masks } else { guards }
 }
 
 fn hold_in_transaction(rule: String) -> Denial {

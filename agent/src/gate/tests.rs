@@ -12,6 +12,7 @@ use crate::approval::{Decision, Request, Reviewer};
 use crate::config::Config;
 use crate::flow::{OriginalDst, Process, RunId, SessionId};
 use crate::policy::rule::Protocol;
+use crate::request::Effect;
 use crate::request::sql::analyze;
 use crate::run::{CgroupRef, How};
 
@@ -150,9 +151,9 @@ impl Rig {
 
     fn judgement(&self, admission: &Admission, sql: &str, with: With<'_>) -> Judgement {
         let analysis = analyze(sql);
-        let With { estimates, taint, locks, search_path } = with;
-        let operation =
-            Operation { database: "shop", analysis: &analysis, estimates, taint, locks, search_path };
+        let With { estimates, taint, dependence, locks, search_path } = with;
+        let (database, analysis) = ("shop", &analysis);
+        let operation = Operation { database, analysis, estimates, taint, dependence, locks, search_path };
         self.gate.judge(admission, &operation)
     }
 
@@ -213,13 +214,14 @@ impl Rig {
 struct With<'a> {
     estimates: Option<&'a [Option<u64>]>,
     taint: Taint,
+    dependence: Option<&'a Dependence>,
     locks: bool,
     search_path: Option<&'a [String]>,
 }
 
 impl Default for With<'_> {
     fn default() -> Self {
-        Self { estimates: None, taint: Taint::Clean, locks: false, search_path: None }
+        Self { estimates: None, taint: Taint::Clean, dependence: None, locks: false, search_path: None }
     }
 }
 
@@ -321,6 +323,37 @@ async fn masked_data_makes_a_verdict_stricter_and_never_milder() {
 }
 
 #[tokio::test]
+async fn a_result_that_depends_on_masked_columns_is_held_or_denied() {
+    use crate::mask::Answer;
+    let named = |answer| Dependence::Named {
+        answer,
+        what: "orders.card".to_owned(),
+        rule: "mask orders.card".to_owned(),
+    };
+    let cases = [
+        ("hold", named(Answer::Hold), "SELECT 1", "hold", "mask orders.card"),
+        ("deny", named(Answer::Hold), "SELECT 1", "hold", "mask orders.card"),
+        ("hold", named(Answer::Deny), "SELECT 1", "deny", "mask orders.card"),
+        ("hold", named(Answer::Deny), "CREATE TABLE t (a int)", "deny", "mask orders.card"),
+        ("hold", named(Answer::Hold), "DROP TABLE orders", "deny", "drops"),
+        ("hold", Dependence::Unseen, "SELECT 1", "hold", "masked data"),
+        ("deny", Dependence::Unseen, "SELECT 1", "deny", "masked data"),
+    ];
+    for (unknown, dependence, sql, verdict, rule) in cases {
+        let rig = Rig::new(&format!("{POLICY}\n[defaults]\nunknown = \"{unknown}\"\n"));
+        let admission = rig.admission().await;
+        let with = With { dependence: Some(&dependence), ..With::default() };
+        assert_eq!(rig.judge(&admission, sql, with), (verdict, rule.to_owned()), "{dependence:?} {sql}");
+    }
+    let rig = Rig::new(POLICY);
+    let admission = rig.admission().await;
+    let dependence = named(Answer::Deny);
+    let with = With { dependence: Some(&dependence), ..With::default() };
+    let Judgement::Deny(denial) = rig.judgement(&admission, "SELECT 1", with) else { panic!("it passes") };
+    assert_eq!(denial.reason, "the result depends on orders.card, which is masked and may only be shown");
+}
+
+#[tokio::test]
 async fn preparing_is_refused_only_when_nothing_could_make_it_pass() {
     let rig = Rig::new(POLICY);
     let admission = rig.admission().await;
@@ -331,6 +364,7 @@ async fn preparing_is_refused_only_when_nothing_could_make_it_pass() {
             analysis: &analysis,
             estimates: None,
             taint: Taint::Clean,
+            dependence: None,
             locks: true,
             search_path: None,
         };
@@ -689,7 +723,15 @@ async fn what_somebody_acts_on_is_counted_once_and_anew_for_each_version() {
         let database = "shop";
         drop(rig.gate.prepare(
             &admission,
-            &Operation { database, analysis: &analysis, estimates, taint, locks, search_path },
+            &Operation {
+                database,
+                analysis: &analysis,
+                estimates,
+                taint,
+                dependence: None,
+                locks,
+                search_path,
+            },
         ));
     };
     // What may pass counts when it is bound, and only once the planner's answer is there.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 pub mod catalog;
 pub mod cell;
 pub mod copy;
+pub mod dependence;
 pub mod detect;
 pub mod file;
 pub mod http;
@@ -15,6 +16,7 @@ pub mod types;
 
 pub use catalog::{ColumnRule, MaskCatalog};
 pub use cell::{DetectedCell, MaskedCell, Overwriter, detect_cell, mask_cell};
+pub use dependence::{Answer, Dependence, Predicates, Terms, dependence};
 pub use detect::stream::StreamScanner;
 pub use detect::{Findings, Scanner};
 pub use method::HashKey;

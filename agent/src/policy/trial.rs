@@ -268,7 +268,9 @@ pub fn judge_analysis(
         estimates: &estimates,
         used: &circumstances.used(policy),
     };
-    let verdict = policy.decide(&operation, circumstances.who());
+    let depends = policy.dependence(&operation, circumstances.who());
+    let depends = depends.and_then(|dependence| policy.on_dependence(&dependence));
+    let verdict = policy.decide(&operation, circumstances.who()).or_stricter(depends);
     let operations = analysis.statements.iter().map(|statement| Tried {
         kind: statement.kind.clone(),
         effect: statement.effect,

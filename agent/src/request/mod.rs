@@ -3,15 +3,19 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub mod http;
 pub mod kubernetes;
+mod lineage;
 pub mod shell;
 pub mod side_effects;
 pub mod sql;
 pub mod ssh;
+
+pub use lineage::{Lineage, Reference, Source, Sources};
 
 /// How far an operation reaches. Ordered: `Unknown` ranks above all, because what is not understood is feared most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -121,13 +125,21 @@ pub struct Unlisted {
     pub rest: Effect,
     /// Why that is what it is.
     pub rest_reason: Option<String>,
+    /// The catalogue has found code that the text does not show: a name on a list may be another function, a view calls one.
+    pub hidden: bool,
 }
 
 impl Unlisted {
     /// Calls nothing unlisted, and has this effect.
     #[must_use]
     pub fn none(effect: Effect, reason: Option<String>) -> Self {
-        Self { functions: BTreeSet::new(), operators: BTreeSet::new(), rest: effect, rest_reason: reason }
+        Self {
+            functions: BTreeSet::new(),
+            operators: BTreeSet::new(),
+            rest: effect,
+            rest_reason: reason,
+            hidden: false,
+        }
     }
 
     /// Whether everything it calls is on a list.
@@ -179,6 +191,8 @@ pub struct ColumnUse {
     /// One entry per top-level output, in order. Empty when a star makes the list unknown before execution, or when
     /// the statement returns no rows.
     pub outputs: Vec<Output>,
+    /// Where outputs come from through subqueries and under other names, and what the result depends on besides.
+    pub lineage: Arc<Lineage>,
 }
 
 /// One top-level output of a SELECT or RETURNING list.

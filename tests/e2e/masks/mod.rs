@@ -15,6 +15,7 @@ mod honest;
 mod inputs;
 mod kinds;
 mod large;
+mod predicates;
 mod schema;
 
 /// Database of these tests.

@@ -1,6 +1,6 @@
 //! Judging HTTP requests.
 
-use super::{Admission, Denial, Gate, Hold, Judgement, Obligations, Permit, stricter, terms_of};
+use super::{Admission, Denial, Gate, Hold, Judgement, Obligations, Permit};
 use crate::flow::Side;
 use crate::policy::rule::{Limits, Policy, Uninspected};
 use crate::policy::{HttpOperation, UnreadBody, Verdict};
@@ -68,12 +68,12 @@ impl Gate {
         let doubted = || policy.decide_http(&asked, who);
         let (verdict, uninspected) = match policy.defaults.uninspected {
             Uninspected::Allow => (passed(), true),
-            Uninspected::Deny => (stricter(doubted(), unread_body(&policy)), false),
+            Uninspected::Deny => (doubted().or_stricter(unread_body(&policy)), false),
             // A human looks instead of the rule that cannot: its deny for doubt alone would leave nothing to decide.
             Uninspected::Hold => match doubted() {
-                Verdict::Deny { .. } => (stricter(passed(), unread_body(&policy)), false),
+                Verdict::Deny { .. } => (passed().or_stricter(unread_body(&policy)), false),
                 verdict @ (Verdict::Hold { .. } | Verdict::Allow { .. }) => {
-                    (stricter(verdict, unread_body(&policy)), false)
+                    (verdict.or_stricter(unread_body(&policy)), false)
                 }
             },
         };
@@ -111,7 +111,7 @@ fn unread_body(policy: &Policy) -> Option<Verdict> {
     match policy.defaults.uninspected {
         Uninspected::Allow => None,
         Uninspected::Deny => Some(deny()),
-        Uninspected::Hold => match terms_of(policy) {
+        Uninspected::Hold => match policy.unknown_terms() {
             Some(terms) => Some(Verdict::Hold { rule, terms, limits: Limits::default() }),
             None => Some(deny()),
         },

@@ -5,7 +5,11 @@ use std::sync::Arc;
 
 use globset::GlobMatcher;
 
-use super::Method;
+use super::{Method, Terms};
+
+mod terms;
+
+pub use terms::Named;
 
 /// A table, view or whatever else has columns, as the database's catalogue describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +84,8 @@ pub struct ColumnRule {
     pub column: GlobMatcher,
     /// How the values are rewritten.
     pub method: Method,
+    /// What becomes of statements whose result depends on them.
+    pub terms: Terms,
 }
 
 impl PartialEq for ColumnRule {
@@ -152,6 +158,8 @@ const LEAKING_COLUMNS: &[(&str, &str)] = &[
 pub struct MaskCatalog {
     /// Rules name columns, whether or not any relation has them: what the catalogue does not know is then suspect.
     active: bool,
+    /// The strictest terms of any rule: those of what the catalogue does not know.
+    strictest: Terms,
     relations: HashMap<u32, Known>,
     names: HashMap<String, Vec<u32>>,
 }
@@ -163,8 +171,24 @@ struct Known {
     columns: Vec<Column>,
     /// Generated columns, which COPY leaves out.
     generated: HashSet<i16>,
-    masks: HashMap<i16, (Method, Arc<str>)>,
+    masks: HashMap<i16, Mask>,
     near_masked: bool,
+}
+
+/// How a column is masked.
+#[derive(Clone, Debug)]
+struct Mask {
+    method: Method,
+    rule: Arc<str>,
+    /// Those of its rule, or of a column that it is made of, where those are stricter.
+    terms: Terms,
+}
+
+impl Mask {
+    /// Of a column that shows what is computed from masked ones.
+    fn derived(terms: Terms) -> Self {
+        Self { method: Method::Redact, rule: Arc::from(DERIVED_RULE), terms }
+    }
 }
 
 impl MaskCatalog {
@@ -172,10 +196,11 @@ impl MaskCatalog {
     /// with columns, system catalogues included: what is missing is treated as masked.
     #[must_use]
     pub fn build(relations: &[Relation], rules: &[ColumnRule]) -> Self {
-        let mut catalog = Self { active: !rules.is_empty(), ..Self::default() };
+        let strictest = rules.iter().fold(Terms::default(), |terms, rule| terms.and(rule.terms));
+        let mut catalog = Self { active: !rules.is_empty(), strictest, ..Self::default() };
         for relation in relations {
             catalog.names.entry(relation.name.clone()).or_default().push(relation.oid);
-            catalog.relations.insert(relation.oid, Known::new(relation, rules));
+            catalog.relations.insert(relation.oid, Known::new(relation, rules, strictest));
         }
         if catalog.active {
             catalog.spread(relations);
@@ -183,8 +208,8 @@ impl MaskCatalog {
         catalog
     }
 
-    /// Carries masks along inheritance and views until nothing changes. Every round masks at least one column more, so
-    /// this ends.
+    /// Carries masks along inheritance and views until nothing changes. Every round masks at least one column more, or
+    /// makes the terms of one stricter, so this ends.
     fn spread(&mut self, relations: &[Relation]) {
         loop {
             let mut changed = false;
@@ -207,7 +232,7 @@ impl MaskCatalog {
     /// Masks the columns of `to` that have the name of a masked column of `from`.
     fn copy_masks(&mut self, from: u32, to: u32) -> bool {
         let Some(source) = self.relations.get(&from) else { return false };
-        let masked: Vec<(String, (Method, Arc<str>))> = source
+        let masked: Vec<(String, Mask)> = source
             .columns
             .iter()
             .filter_map(|column| Some((column.name.clone(), source.masks.get(&column.attnum)?.clone())))
@@ -225,8 +250,8 @@ impl MaskCatalog {
         let Some(known) = self.relations.get_mut(&relation.oid) else { return false };
         let mut changed = false;
         for (column, read) in &relation.generated {
-            if known.masks.contains_key(read) {
-                changed |= known.mask(*column, &(Method::Redact, Arc::from(DERIVED_RULE)));
+            if let Some(terms) = known.masks.get(read).map(|mask| mask.terms) {
+                changed |= known.mask(*column, &Mask::derived(terms));
             }
         }
         changed
@@ -237,19 +262,16 @@ impl MaskCatalog {
         if !is_view {
             return false;
         }
-        let reads_masked = view.view_reads.iter().any(|(oid, attnum)| self.may_be_masked(*oid, *attnum));
+        let read = view.view_reads.iter().filter_map(|(oid, attnum)| self.terms_of(*oid, *attnum));
+        let read = read.reduce(Terms::and);
         let mut changed = false;
         for column in &view.columns {
             let origin = view.view_outputs.iter().find(|output| output.attnum == column.attnum);
             let mask = match origin.and_then(|output| output.origin) {
-                Some((oid, 0)) if !self.is_masked_relation(oid) => None,
-                Some((oid, attnum)) => match self.column(oid, attnum) {
-                    ColumnMask::Masked(method, rule) => Some((method, Arc::from(rule))),
-                    ColumnMask::UnknownRelation => Some((Method::Redact, Arc::from(DERIVED_RULE))),
-                    ColumnMask::None => None,
-                },
-                None if reads_masked => Some((Method::Redact, Arc::from(DERIVED_RULE))),
-                None => None,
+                Some((oid, attnum)) => {
+                    self.terms_of(oid, attnum).map(|terms| self.shown_mask(oid, attnum, terms))
+                }
+                None => read.map(Mask::derived),
             };
             if let (Some(mask), Some(known)) = (mask, self.relations.get_mut(&view.oid)) {
                 changed |= known.mask(column.attnum, &mask);
@@ -258,14 +280,23 @@ impl MaskCatalog {
         changed
     }
 
-    fn may_be_masked(&self, oid: u32, attnum: i16) -> bool {
+    /// The terms of a column, or of all of a relation's (attribute number 0), if it is masked or not known.
+    fn terms_of(&self, oid: u32, attnum: i16) -> Option<Terms> {
+        let Some(known) = self.relations.get(&oid) else { return Some(self.strictest) };
         if attnum == 0 {
-            return self.is_masked_relation(oid);
+            return known.masks.values().map(|mask| mask.terms).reduce(Terms::and);
         }
         match self.column(oid, attnum) {
-            ColumnMask::None => false,
-            ColumnMask::Masked(..) | ColumnMask::UnknownRelation => true,
+            ColumnMask::None => None,
+            ColumnMask::Masked(..) => known.masks.get(&attnum).map(|mask| mask.terms),
+            ColumnMask::UnknownRelation => Some(self.strictest),
         }
+    }
+
+    /// The mask of a view's column that shows this column unchanged.
+    fn shown_mask(&self, oid: u32, attnum: i16, terms: Terms) -> Mask {
+        let shown = self.relations.get(&oid).and_then(|known| known.masks.get(&attnum));
+        shown.cloned().unwrap_or_else(|| Mask::derived(terms))
     }
 
     /// Errors about a relation quote whole rows ("Failing row contains"), also of the tables under a view.
@@ -303,7 +334,7 @@ impl MaskCatalog {
         }
         let Some(known) = self.relations.get(&oid) else { return ColumnMask::UnknownRelation };
         match known.masks.get(&attnum) {
-            Some((method, rule)) => ColumnMask::Masked(*method, rule),
+            Some(mask) => ColumnMask::Masked(mask.method, &mask.rule),
             None if attnum < 0 || known.columns.iter().any(|column| column.attnum == attnum) => {
                 ColumnMask::None
             }
@@ -376,7 +407,7 @@ impl MaskCatalog {
 }
 
 impl Known {
-    fn new(relation: &Relation, rules: &[ColumnRule]) -> Self {
+    fn new(relation: &Relation, rules: &[ColumnRule], strictest: Terms) -> Self {
         let mut known = Self {
             schema: relation.schema.clone(),
             columns: relation.columns.clone(),
@@ -393,23 +424,30 @@ impl Known {
             let leaks =
                 |(leaky, prefix): &(&str, &str)| *leaky == relation.name && column.name.starts_with(prefix);
             if let Some(rule) = matching {
-                known.mask(column.attnum, &(rule.method, Arc::from(rule.name.as_str())));
+                let mask =
+                    Mask { method: rule.method, rule: Arc::from(rule.name.as_str()), terms: rule.terms };
+                known.mask(column.attnum, &mask);
             } else if system && LEAKING_COLUMNS.iter().any(leaks) {
-                known.mask(column.attnum, &(Method::Redact, Arc::from(STATISTICS_RULE)));
+                let rule = Arc::from(STATISTICS_RULE);
+                known.mask(column.attnum, &Mask { method: Method::Redact, rule, terms: strictest });
             }
         }
         known
     }
 
-    fn mask(&mut self, attnum: i16, mask: &(Method, Arc<str>)) -> bool {
-        if self.masks.contains_key(&attnum) {
-            return false;
-        }
-        self.masks.insert(attnum, mask.clone());
-        true
+    /// Masks a column, or makes its terms stricter; whether that changed anything.
+    fn mask(&mut self, attnum: i16, mask: &Mask) -> bool {
+        let Some(known) = self.masks.get_mut(&attnum) else {
+            self.masks.insert(attnum, mask.clone());
+            return true;
+        };
+        let terms = known.terms.and(mask.terms);
+        let changed = terms != known.terms;
+        known.terms = terms;
+        changed
     }
 
-    fn mask_named(&mut self, name: &str, mask: &(Method, Arc<str>)) -> bool {
+    fn mask_named(&mut self, name: &str, mask: &Mask) -> bool {
         let attnum = self.columns.iter().find(|column| column.name == name).map(|column| column.attnum);
         attnum.is_some_and(|attnum| self.mask(attnum, mask))
     }
@@ -427,7 +465,7 @@ impl Known {
             let mask = self.masks.get(&column.attnum);
             (
                 column.type_oid,
-                mask.map_or(ColumnMask::None, |(method, rule)| ColumnMask::Masked(*method, rule)),
+                mask.map_or(ColumnMask::None, |mask| ColumnMask::Masked(mask.method, &mask.rule)),
             )
         };
         if columns.is_empty() {

@@ -10,7 +10,9 @@ pub(in crate::mask) fn rule(pattern: &str, method: Method) -> ColumnRule {
     let parts: Vec<&str> = pattern.split('.').collect();
     let [rest @ .., table, column] = parts.as_slice() else { panic!("{pattern}") };
     let schema = rest.first().map(|schema| matcher(schema));
-    ColumnRule { name: pattern.to_owned(), schema, table: matcher(table), column: matcher(column), method }
+    let terms = Terms::default();
+    let (table, column) = (matcher(table), matcher(column));
+    ColumnRule { name: pattern.to_owned(), schema, table, column, method, terms }
 }
 
 pub(in crate::mask) fn relation(oid: u32, name: &str, kind: RelationKind, columns: &[&str]) -> Relation {

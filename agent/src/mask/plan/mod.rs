@@ -4,6 +4,7 @@
 //! output without an origin is computed: it is shown only when nothing masked can have gone into it.
 
 use super::catalog::{ColumnMask, MaskCatalog, NamedRelation};
+use super::dependence::shows_masked;
 use super::types::{Format, worth_scanning};
 use super::{Method, Scanner};
 use crate::request::{Effect, ObjectName, Output, SessionAction, Statement};
@@ -135,8 +136,12 @@ fn shows_columns(statement: &Statement, catalog: &MaskCatalog) -> bool {
     }
     let has_outputs = is_dml(&statement.kind)
         || matches!(statement.kind.as_str(), "declare cursor" | "execute" | "fetch" | "prepare");
-    if is_opaque(statement) || !has_outputs || !columns.plain_from {
+    if is_opaque(statement) || !has_outputs {
         return false;
+    }
+    if !columns.plain_from {
+        let clean = clean_by_lineage(statement, catalog);
+        return clean.is_some_and(|outputs| outputs.into_iter().all(|clean| clean));
     }
     let computed = Computed::by_reference(statement, catalog);
     let is_known = |output: &Output| output.plain || computed.is_clean_output(output);
@@ -325,6 +330,12 @@ fn is_opaque(statement: &Statement) -> bool {
     statement.columns.opaque_calls || statement.effect == Effect::Unknown || is_indirect(statement)
 }
 
+/// Whether more makes it unknown than the calls that its text shows to be: the catalogue has found that a name on our lists may be
+/// another function, or that a view runs code.
+fn is_unknown_apart_from_calls(statement: &Statement) -> bool {
+    statement.unlisted.hidden || (statement.effect == Effect::Unknown && statement.unlisted.is_empty())
+}
+
 fn is_unknown(object: &ObjectName, catalog: &MaskCatalog) -> bool {
     catalog.relation_by_name(object.schema.as_deref(), &object.name) == NamedRelation::Unknown
 }
@@ -335,8 +346,26 @@ enum Computed<'a> {
     Clean,
     /// None can be shown to be.
     Tainted,
+    /// Each by what it is made of, through subqueries and other names.
+    ByLineage(Vec<bool>),
     /// Each by the names in its own expression; `masked` are the masked columns of all relations read.
     ByReference { outputs: &'a [Output], masked: Vec<&'a str> },
+}
+
+/// Which outputs nothing masked goes into, told by where they come from. `None` where nobody can tell that, and where the result
+/// depends on masked values: beside a list of all digits, a join with a masked column shows it without touching an output.
+fn clean_by_lineage(statement: &Statement, catalog: &MaskCatalog) -> Option<Vec<bool>> {
+    let columns = &statement.columns;
+    let lineage = &*columns.lineage;
+    let depends = || {
+        let mut kinds = [&lineage.compared, &lineage.looked_up].into_iter();
+        kinds.any(|sources| shows_masked(lineage, sources, catalog))
+    };
+    if columns.moves_rows || is_opaque(statement) || depends() {
+        return None;
+    }
+    let outputs = lineage.outputs.as_ref()?;
+    Some(outputs.iter().map(|sources| !shows_masked(lineage, sources, catalog)).collect())
 }
 
 impl<'a> Computed<'a> {
@@ -349,10 +378,17 @@ impl<'a> Computed<'a> {
             return Self::Clean;
         }
         let columns = &statement.columns;
-        if !columns.plain_from || columns.outputs.len() != fields || is_indirect(statement) {
+        // Calls that the text does not know for what they are may stand in any output.
+        if is_indirect(statement) || is_unknown_apart_from_calls(statement) {
             return Self::Tainted;
         }
-        Self::by_reference(statement, catalog)
+        if columns.plain_from && columns.outputs.len() == fields {
+            return Self::by_reference(statement, catalog);
+        }
+        match clean_by_lineage(statement, catalog) {
+            Some(outputs) if outputs.len() == fields => Self::ByLineage(outputs),
+            Some(_) | None => Self::Tainted,
+        }
     }
 
     fn by_reference(statement: &'a Statement, catalog: &'a MaskCatalog) -> Self {
@@ -376,6 +412,7 @@ impl<'a> Computed<'a> {
         match self {
             Self::Clean => true,
             Self::Tainted => false,
+            Self::ByLineage(outputs) => outputs.get(position).copied().unwrap_or(false),
             Self::ByReference { outputs, .. } => {
                 outputs.get(position).is_some_and(|output| self.is_clean_output(output))
             }
@@ -385,7 +422,7 @@ impl<'a> Computed<'a> {
     fn is_clean_output(&self, output: &Output) -> bool {
         match self {
             Self::Clean => true,
-            Self::Tainted => false,
+            Self::Tainted | Self::ByLineage(_) => false,
             Self::ByReference { masked, .. } => {
                 !output.opaque && !output.whole_row && !masked.iter().any(|name| output.names.contains(*name))
             }

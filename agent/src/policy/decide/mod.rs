@@ -25,6 +25,7 @@ use self::strict::{stricter, strictest};
 
 mod columns;
 mod http;
+mod masked;
 mod ssh;
 mod strict;
 

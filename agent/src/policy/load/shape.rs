@@ -8,7 +8,7 @@ use super::value::{
     QueryPattern, Quorum, RuleName, Settings, Slug, StatementTime, UnitGlob, Version, ZoneName,
 };
 use crate::mask::http::JsonPath;
-use crate::mask::{Detector, Method};
+use crate::mask::{Detector, Method, Predicates};
 use crate::policy::rule::{
     Algorithm, ChatUse, ClaimPath, ClaimsWhen, ClientTls, ColumnPattern, Destination, Egress, InTransaction,
     Injection, Interactive, MaskDirection, Mode, ObjectPattern, OnExpiry, Protocol, RowBound, Uninspected,
@@ -336,6 +336,10 @@ table! {
         optional direction: MaskDirection,
         /// How a value is rewritten: redact, partial, hash, null.
         required with: Method,
+        /// With columns: what becomes of statements whose result depends on them otherwise than by showing them (conditions, joins,
+        /// order, groups, DISTINCT, whatever is computed): allow, equality (one comparison with one value passes, the rest is
+        /// denied), hold, deny. Without it, as [defaults] say.
+        optional predicates: Predicates,
         /// Names of connections it is for. Without it, all.
         optional connections: List<Slug>,
         /// Groups that see the raw value.
@@ -386,6 +390,8 @@ table! {
         optional time_zone: ZoneName,
         /// Output of unknown origin from a statement that reads a masked column: mask (unless written), hold, deny.
         optional unknown_origin: UnknownOrigin,
+        /// Of masks with columns that do not say: allow (unless written), equality, hold, deny.
+        optional predicates: Predicates,
         /// How long the client of a held operation waits when its guard does not say, before it is told to come again; for HTTP
         /// "30s" unless written, for others as long as the hold lasts.
         optional inline: HoldTime,

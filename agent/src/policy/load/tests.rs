@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::table::Choice;
 use super::{LoadError, Loaded, POLICY_BYTES_MAX, load};
-use crate::mask::{Detector, Method};
+use crate::mask::{Detector, Method, Predicates};
 use crate::policy::diagnostic::{Diagnostic, Severity};
 use crate::policy::rule::{Action, ChatUse, InTransaction, MaskTarget, UnknownOrigin};
 use crate::policy::schema::schema;
@@ -205,6 +206,23 @@ fn what_chats_are_for_is_a_guard_s_word_or_the_defaults() {
 }
 
 #[test]
+fn what_predicates_may_do_is_a_mask_s_word_or_the_defaults() {
+    let predicates = |mask: &str, more: &str| {
+        let text = format!(
+            "version = 1\nname = \"t\"\n[[mask]]\nwith = \"redact\"\ncolumns = [\"a.b\"]\n{mask}\n{more}"
+        );
+        load(&text).expect("it is valid").policy.masks[0].predicates
+    };
+    assert_eq!(predicates("", ""), Predicates::Allow);
+    for (word, expected) in Predicates::ALL {
+        assert_eq!(predicates(&format!("predicates = \"{word}\""), ""), *expected);
+        assert_eq!(predicates("", &format!("[defaults]\npredicates = \"{word}\"")), *expected);
+    }
+    let both = predicates("predicates = \"equality\"", "[defaults]\npredicates = \"deny\"");
+    assert_eq!(both, Predicates::Equality);
+}
+
+#[test]
 fn the_version_is_of_the_exact_text() {
     let version = |text: &str| load(text).expect("it is valid").policy.version;
     let text = "version = 1\nname = \"t\"";
@@ -293,7 +311,6 @@ fn the_schema_describes_and_closes_every_table() {
 
 #[test]
 fn words_of_shared_types_are_those_they_are_recorded_by() {
-    use super::table::Choice;
     fn same<T: Choice + serde::Serialize>() {
         for (word, value) in T::ALL {
             assert_eq!(serde_json::to_value(value).unwrap(), *word);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::OriginalDst;
 use crate::mask::http::JsonPath;
-use crate::mask::{Detector, Method};
+use crate::mask::{Detector, Method, Predicates};
 use crate::request::Effect;
 
 mod during;
@@ -382,6 +382,8 @@ pub struct MaskRule {
     pub direction: MaskDirection,
     /// `with =`.
     pub with: Method,
+    /// `predicates =`, for columns; else what `[defaults]` say.
+    pub predicates: Predicates,
     /// `connections = [...]`; empty is all.
     pub connections: Vec<String>,
     /// `exempt = [...]`: groups that see the raw value.
@@ -421,6 +423,8 @@ pub struct ColumnPattern {
 pub struct Defaults {
     /// Action by effect when no guard matches: `read` is allowed, the rest held, unless the file says otherwise.
     pub unmatched: BTreeMap<Effect, Action>,
+    /// Who decides a hold and how, where no guard says.
+    pub terms: HoldTerms,
     /// What passes is held to this where its guard says nothing, or there is none.
     pub limits: Limits,
     /// An output of unknown origin from a statement that reads a masked column.

@@ -17,6 +17,7 @@ use super::replies::Marks;
 use super::search_path::SearchPath;
 use super::shown;
 use crate::codec::postgres::Format;
+use crate::mask::Dependence;
 use crate::mask::plan::Taint;
 use crate::record::asked::{BoundedText, Statements};
 use crate::request::sql::catalogue::hides_code;
@@ -58,6 +59,8 @@ pub(crate) struct Facts {
     pub(crate) summary: Statements,
     /// What it may carry of masked columns.
     pub(crate) sensitivity: Sensitivity,
+    /// The masked columns that results depend on, where that matters.
+    pub(crate) dependence: Option<Arc<Dependence>>,
     /// How each statement's COPY TO STDOUT is masked.
     copies: CopyPlans,
     /// A COPY TO STDOUT that cannot be masked: the text is refused.
@@ -116,6 +119,7 @@ impl Facts {
         Self {
             summary: Statements::new(statements),
             sensitivity,
+            dependence: masking.dependence(statements).map(Arc::new),
             copies,
             refused_copy,
             refers: statements.iter().any(|statement| referred(statement).is_some()),
@@ -142,6 +146,7 @@ impl Facts {
             refused_copy: self.refused_copy.clone(),
             recorded: BoundedText::new(&masking.scan_text(text)),
             sensitivity: self.sensitivity,
+            dependence: self.dependence.clone(),
             refers: self.refers,
             late: self.late,
             turns: self.turns,
@@ -186,6 +191,7 @@ impl Facts {
         Self {
             summary: Statements::new(&statements),
             sensitivity: masking.sensitivity(&statements),
+            dependence: masking.dependence(&statements).map(Arc::new),
             analysis: Arc::new(Analysis { statements, effect: Effect::Unknown }),
             ..self.clone()
         }

@@ -304,6 +304,7 @@ impl Conversation {
             analysis: &facts.analysis,
             estimates,
             taint: facts.sensitivity.taint,
+            dependence: facts.dependence.as_deref(),
             locks: self.may_hold_locks(),
             // A text that may change the path is judged as if it had.
             search_path: if facts.turns { None } else { self.search_path.schemas() },

@@ -15,7 +15,7 @@ use crate::codec::postgres::{BackendTag, Format, Frame};
 use crate::gate::Admission;
 use crate::mask::catalog::Relation;
 use crate::mask::plan::{self, ErrorTexts, Field, Taint};
-use crate::mask::{ColumnRule, Detector, HashKey, MaskCatalog, Method, Scanner};
+use crate::mask::{ColumnRule, Dependence, Detector, HashKey, MaskCatalog, Method, Scanner, dependence};
 use crate::policy::Policy;
 use crate::policy::rule::{MaskDirection, MaskRule, MaskTarget, Protocol};
 use crate::record::asked::Parameters;
@@ -90,6 +90,7 @@ impl Rules {
                         table: pattern.table.clone(),
                         column: pattern.column.clone(),
                         method: rule.with,
+                        terms: rule.predicates.into(),
                     }))
                 }
                 MaskTarget::Detect(detectors) => {
@@ -184,6 +185,12 @@ impl Masking {
                 .any(|statement| plan::error_texts(statement, catalog) == ErrorTexts::Generic),
             describe: taint != Taint::Clean || !self.0.scanner.is_empty(),
         }
+    }
+
+    /// On which masked columns the results of these statements depend, where the masks do not let them.
+    pub(crate) fn dependence(&self, statements: &[Statement]) -> Option<Dependence> {
+        let each = statements.iter().map(|statement| dependence(statement, &*self.0.catalog));
+        each.fold(None, Dependence::stricter)
     }
 
     /// How the rows of one result are treated.

@@ -122,6 +122,7 @@ fn judge(
         analysis: &analysis,
         estimates: None,
         taint: Taint::Clean,
+        dependence: None,
         locks: false,
         search_path: None,
     };

@@ -27,6 +27,11 @@ pub(super) fn approval_request(
         .flat_map(|statement| statement.writes.iter().chain(&statement.reads))
         .cloned()
         .collect();
+    // With other literals, a condition on a masked column is another question about it.
+    let shape = match waiting.facts.dependence {
+        Some(_) => None,
+        None => shape_of(&waiting.facts.text, &waiting.facts.analysis),
+    };
     objects.dedup();
     objects.truncate(OBJECTS_MAX);
     Request {
@@ -54,7 +59,7 @@ pub(super) fn approval_request(
         break_glass: hold.terms().break_glass.clone(),
         chat: hold.terms().chat,
         step_up: hold.terms().step_up.clone(),
-        shape: shape_of(&waiting.facts.text, &waiting.facts.analysis),
+        shape,
         again: again(waiting, search_path),
         patience: hold.patience(None),
     }

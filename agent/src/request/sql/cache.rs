@@ -103,6 +103,7 @@ fn holds_for_shape(analysis: &Analysis) -> bool {
             KINDS_BY_SHAPE.contains(&statement.kind.as_str())
                 && statement.session == SessionAction::None
                 && statement.functions.iter().all(|function| function.name != "set_config")
+                && !statement.columns.lineage.by_position
         }
         _ => false,
     }
@@ -136,6 +137,11 @@ mod tests {
             ("DELETE FROM t WHERE 1 = 1", "DELETE FROM t WHERE 1 = 2"),
             ("DELETE FROM t WHERE a = 1;", "DELETE FROM t WHERE a = 22;"),
             ("SELECT 1 ;\n", "SELECT 2 ;\n"),
+            ("SELECT id, ssn FROM t ORDER BY 1", "SELECT id, ssn FROM t ORDER BY 2"),
+            (
+                "SELECT id, ssn, count(*) FROM t GROUP BY 1, 2",
+                "SELECT id, ssn, count(*) FROM t GROUP BY 1, 3",
+            ),
             ("INSERT INTO t VALUES (1, 'a')", "INSERT INTO t VALUES (2222, 'SELECT 1; ')"),
             ("EXPLAIN (ANALYZE 0) DELETE FROM t", "EXPLAIN (ANALYZE 1) DELETE FROM t"),
             ("SELECT set_config('a.b', 'x', true)", "SELECT set_config('role', 'x', true)"),

@@ -23,6 +23,7 @@ mod cache;
 pub mod catalogue;
 mod effect;
 mod filter;
+mod lineage;
 mod lists;
 mod names;
 mod objects;
@@ -115,6 +116,7 @@ fn statement(raw: &RawStmt, text_bytes: usize) -> Statement {
             walker.facts.columns.outputs = shape.outputs;
             walker.facts.columns.plain_outputs = shape.plain_outputs;
             walker.facts.columns.plain_from = shape.plain_from;
+            walker.facts.columns.lineage = lineage::of(node, &walker.facts);
         }
         Some(_) | None => walker.raise(Effect::Unknown, || "is a statement that is not known".to_owned()),
     }

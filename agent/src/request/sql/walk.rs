@@ -38,7 +38,8 @@ impl Facts {
     pub(super) fn settle(&mut self) -> (Effect, Option<String>, Unlisted) {
         let (functions, operators) = std::mem::take(&mut self.unlisted);
         let (rest, rest_reason) = (self.effect, self.reason.take());
-        let unlisted = Unlisted { functions, operators, rest, rest_reason: rest_reason.clone() };
+        let unlisted =
+            Unlisted { functions, operators, rest, rest_reason: rest_reason.clone(), hidden: false };
         match self.unlisted_reason.take() {
             Some(reason) => (Effect::Unknown, Some(reason), unlisted),
             None => (rest, rest_reason, unlisted),

@@ -194,10 +194,13 @@ async def asyncpg(groups):
 
 
 def main():
-    groups = CODE if DRIVER == "code" else script(DRIVER, NUMBER, without=("enum",) if DRIVER == "asyncpg" else ())
+    if DRIVER in ("oracles", "twins"):
+        print(json.dumps({"oracles": oracles, "twins": twins}[DRIVER](NUMBER)))
+        return
+    groups = {"code": CODE, "unseen": UNSEEN}.get(DRIVER) or script(DRIVER, NUMBER, without=("enum",) if DRIVER == "asyncpg" else ())
     relay()
     {
-        "code": lambda: raw(groups, False), "raw-query": lambda: raw(groups, False), "raw-binary": lambda: raw(groups, True), "psql": lambda: psql(groups),
+        "code": lambda: raw(groups, False), "unseen": lambda: raw(groups, False), "raw-query": lambda: raw(groups, False), "raw-binary": lambda: raw(groups, True), "psql": lambda: psql(groups),
         "psycopg-text": lambda: psycopg3(groups, False), "psycopg-binary": lambda: psycopg3(groups, True),
         "psycopg2": lambda: psycopg2(groups), "asyncpg": lambda: asyncio.run(asyncpg(groups)),
     }[DRIVER]()

@@ -13,6 +13,7 @@ use harness::agent;
 use harness::daemon::Daemon;
 use harness::postgres::{ROLE, Server};
 use harness::process::{self, NOBODY};
+use serde_json::Value;
 
 mod search;
 
@@ -22,17 +23,26 @@ const PORT: u16 = 5432;
 const DATABASE: &str = "secrets";
 
 /// Each asks statements of its own.
-const DRIVERS: [&str; 7] =
-    ["raw-query", "raw-binary", "psql", "psycopg-text", "psycopg-binary", "psycopg2", "asyncpg"];
+const DRIVERS: [&str; 8] =
+    [ORACLES, "raw-query", "raw-binary", "psql", "psycopg-text", "psycopg-binary", "psycopg2", "asyncpg"];
+
+/// Asks the same in two databases that differ in masked values alone. Not part of a run unless asked for: it takes a second database.
+const TWINS: &str = "twins";
+
+/// Oracles asked where they may answer, to see that they do.
+const CONTROL: &str = "60";
 
 /// Leaks that are shown in full; the rest are counted.
 const SHOWN_MAX: usize = 40;
 
-/// Everything passes that may pass; columns are masked in each of the four ways.
-fn policy(server: &Server) -> String {
+/// Asks whether conditions tell masked values: answered where a policy lets conditions pass, never where it does not.
+const ORACLES: &str = "oracles";
+
+/// Everything passes that may pass; columns are masked in each of the four ways. `predicates` says what conditions on them may do.
+fn policy(server: &Server, name: &str, predicates: &str) -> String {
     format!(
         r#"version = 1
-name = "secrets"
+name = "{name}"
 [[connection]]
 name = "secrets"
 to = ["{address}"]
@@ -61,6 +71,7 @@ columns = ["*.s_*"]
 with = "redact"
 [defaults]
 unknown = "deny"
+predicates = "{predicates}"
 "#,
         address = server.address(),
         ca = server.ca().display(),
@@ -83,7 +94,11 @@ fn main() -> Result<()> {
     if search.leaks("a control", shown.as_bytes()).is_empty() {
         bail!("the search does not find what is shown to it");
     }
-    let mut daemon = Daemon::prepare(&[("secrets", &policy(&server))])?;
+    let (allow, deny) = (policy(&server, "secrets", "allow"), policy(&server, ORACLES, "deny"));
+    // Digests and last characters differ with what they are of.
+    let alike =
+        policy(&server, TWINS, "deny").replace("\"hash\"", "\"redact\"").replace("\"partial\"", "\"null\"");
+    let mut daemon = Daemon::prepare(&[("secrets", &allow), (ORACLES, &deny), (TWINS, &alike)])?;
     daemon.launch()?;
     let mut told = std::io::stdout().lock();
     writeln!(told, "{} values planted", search.values())?;
@@ -92,7 +107,15 @@ fn main() -> Result<()> {
     let all = DRIVERS.map(str::to_owned);
     for driver in if wanted.is_empty() { all.as_slice() } else { wanted.as_slice() } {
         let folder = out.join(driver);
-        let received = ask(&daemon, &server, driver, &number, &folder, &mut told)?;
+        if driver == ORACLES || driver == TWINS {
+            if driver == TWINS {
+                plant_twin(&server)?;
+            }
+            leaks.extend(ask_oracles(&daemon, &server, driver, &number, &folder, &mut told)?);
+            continue;
+        }
+        let received =
+            ask(&daemon, &server, Asks { policy: "secrets", driver, number: &number }, &folder, &mut told)?;
         bytes += received.len();
         leaks.extend(search.leaks(driver, &received));
     }
@@ -112,26 +135,81 @@ fn main() -> Result<()> {
     if leaks.is_empty() { Ok(()) } else { bail!("planted values came out") }
 }
 
-/// Lets a driver ask its statements as the agent; what it received.
-fn ask(
+/// Lets oracles be asked under both policies. Under the one that lets conditions pass they have to answer, or they would find
+/// nothing anywhere. What is answered under the other is a leak.
+fn ask_oracles(
     daemon: &Daemon,
     server: &Server,
     driver: &str,
     number: &str,
     folder: &Path,
     told: &mut impl std::io::Write,
+) -> Result<Vec<String>> {
+    let mut answered = |policy: &str, number: &str| -> Result<Value> {
+        let mut said = Vec::new();
+        drop(ask(daemon, server, Asks { policy, driver, number }, folder, &mut said)?);
+        told.write_all(&said)?;
+        let line = said.split(|byte| *byte == b'\n').find(|line| line.starts_with(b"{")).unwrap_or_default();
+        Ok(serde_json::from_slice::<Value>(line)?["told"].take())
+    };
+    // Of twins, a difference has to be seen as well: between digests.
+    if answered("secrets", CONTROL)?["number"].as_u64().unwrap_or_default() == 0 {
+        bail!("no oracle answers, even where conditions pass");
+    }
+    let found = answered(driver, number)?;
+    let first = found["first"].as_array().into_iter().flatten();
+    let mut leaks: Vec<String> = first.map(|oracle| format!("tells masked values: {oracle}")).collect();
+    if found["number"].as_u64() != Some(0) && leaks.is_empty() {
+        leaks.push(format!("tells masked values: {found}"));
+    }
+    Ok(leaks)
+}
+
+/// A second database, with other values in masked columns and nothing else.
+fn plant_twin(server: &Server) -> Result<()> {
+    server.psql("postgres", "CREATE DATABASE secrets_twin")?;
+    let schema = include_str!("schema.sql");
+    let twin = schema
+        .replace("convert_to(salt, 'UTF8')", "convert_to('twin' || salt, 'UTF8')")
+        .replace("ON DATABASE secrets ", "ON DATABASE secrets_twin ");
+    if twin == schema {
+        bail!("the twin would have the same values");
+    }
+    server.psql("secrets_twin", &twin).map(drop)
+}
+
+/// What is asked, and by which policy.
+#[derive(Clone, Copy)]
+struct Asks<'a> {
+    policy: &'a str,
+    driver: &'a str,
+    number: &'a str,
+}
+
+/// Lets a driver ask its statements as the agent; what it received.
+fn ask(
+    daemon: &Daemon,
+    server: &Server,
+    asks: Asks<'_>,
+    folder: &Path,
+    told: &mut impl std::io::Write,
 ) -> Result<Vec<u8>> {
+    let Asks { policy, driver, number } = asks;
     drop(fs::remove_dir_all(folder));
     fs::create_dir_all(folder)?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o777))?;
     // Paths of sockets are short.
     let socket = tempfile::Builder::new().prefix("secrets.").tempdir()?;
     fs::set_permissions(socket.path(), fs::Permissions::from_mode(0o777))?;
-    let script =
-        [include_str!("../../../e2e/masks/raw.py"), include_str!("shapes.py"), include_str!("drivers.py")]
-            .join("\n");
+    let script = [
+        include_str!("../../../e2e/masks/raw.py"),
+        include_str!("shapes.py"),
+        include_str!("oracles.py"),
+        include_str!("drivers.py"),
+    ]
+    .join("\n");
     let received = folder.join("received");
-    let mut run = agent::python_command(daemon, server, NOBODY, "secrets", &script)?;
+    let mut run = agent::python_command(daemon, server, NOBODY, policy, &script)?;
     run.args([driver, number]).arg(&received).arg(socket.path());
     let finished = process::finish(&mut run)?;
     if finished.code != 0 {

@@ -12,6 +12,7 @@ use super::shape::{
 };
 use super::table::{Choice, List};
 use super::value::{Act, Count, LoginMethod, ProofAge, StatementTime, Version};
+use crate::mask::Predicates;
 use crate::policy::rule::{
     Action, Budget, ChatUse, ClientTls, Connection, Defaults, During, Egress, Guard, HOLD_TIME_DEFAULT, Hits,
     HoldTerms, HttpWhen, INSPECT_BYTES_DEFAULT, InTransaction, Limits, MaskDirection, MaskRule, MaskTarget,
@@ -38,6 +39,8 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
     let terms = default_terms(defaults.as_ref());
     let zone = defaults.as_ref().and_then(|table| table.time_zone.as_ref());
     let zone = zone.map_or(TimeZone::UTC, |zone| zone.get_ref().0.clone());
+    let predicates = defaults.as_ref().and_then(|table| table.predicates.as_ref());
+    let predicates = predicates.map_or(Predicates::default(), |choice| *choice.get_ref());
     let mut budgets = 0..;
     let guards = tables(file.guard, |index, table| guard(index, table, &terms, &zone, &mut budgets))?;
     Some(Policy {
@@ -57,7 +60,7 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
         connections: tables(file.connection, |_, table| connection(table))?,
         hits: Arc::new(Hits::of(guards.len())),
         guards,
-        masks: tables(file.mask, |_, table| mask(table))?,
+        masks: tables(file.mask, |_, table| mask(table, predicates))?,
         defaults: defaults_of(defaults, &terms),
         postgres: Arc::new(postgres),
         record: record.map_or_else(
@@ -254,7 +257,7 @@ fn step_up(age: Option<ProofAge>, acr: Vec<String>) -> Option<StepUp> {
     (max_age.is_some() || !acr.is_empty()).then_some(StepUp { max_age, acr })
 }
 
-fn mask(table: MaskTable) -> Option<MaskRule> {
+fn mask(table: MaskTable, predicates: Predicates) -> Option<MaskRule> {
     // `check` has seen that there is exactly one.
     let what = if table.columns.is_some() {
         MaskTarget::Columns(list(table.columns, |pattern| pattern))
@@ -272,6 +275,7 @@ fn mask(table: MaskTable) -> Option<MaskRule> {
         what,
         direction: value(table.direction).unwrap_or(MaskDirection::Response),
         with: value(table.with)?,
+        predicates: value(table.predicates).unwrap_or(predicates),
         connections: list(table.connections, |name| name.0),
         exempt: list(table.exempt, |name| name.0),
     })
@@ -320,7 +324,8 @@ fn defaults_of(table: Option<DefaultsTable>, terms: &HoldTerms) -> Defaults {
         .and_then(|table| table.uninspected.as_ref())
         .map_or(Uninspected::Hold, |choice| *choice.get_ref());
     let (rows, time) = written.map_or((None, None), |table| (table.max_rows, table.timeout));
-    Defaults { unmatched, limits: limits(rows, time), unknown_origin, inspect_bytes, uninspected }
+    let (terms, limits) = (terms.clone(), limits(rows, time));
+    Defaults { unmatched, terms, limits, unknown_origin, inspect_bytes, uninspected }
 }
 
 /// What happens to an effect that no guard matches.

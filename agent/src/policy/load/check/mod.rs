@@ -302,6 +302,12 @@ fn mask(table: &MaskTable, connections: &[&ConnectionTable], findings: &mut Find
         );
     }
     http::mask(table, findings);
+    if let (Some(predicates), None) = (&table.predicates, &table.columns) {
+        findings.error(
+            predicates.span(),
+            "`predicates` is for masks with `columns`: of a value that a detector finds nobody knows beforehand where it stands",
+        );
+    }
     if let Some(on) = opaque(table.on.as_ref()) {
         findings.error(on, "what an opaque connection carries is not read, so nothing in it can be masked");
     }

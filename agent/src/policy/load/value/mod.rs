@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::table::{Choice, Findings, Read, Word, noun};
-use crate::mask::{Detector, Method};
+use crate::mask::{Detector, Method, Predicates};
 use crate::policy::DEFAULT_RULE;
 use crate::policy::diagnostic::quoted;
 use crate::policy::rule::{
@@ -96,6 +96,12 @@ impl Choice for UnknownOrigin {
     const NOUN: &'static str = "a choice for unknown_origin";
     const ALL: &'static [(&'static str, Self)] =
         &[("mask", Self::Mask), ("hold", Self::Hold), ("deny", Self::Deny)];
+}
+
+impl Choice for Predicates {
+    const NOUN: &'static str = "a choice for predicates";
+    const ALL: &'static [(&'static str, Self)] =
+        &[("allow", Self::Allow), ("equality", Self::Equality), ("hold", Self::Hold), ("deny", Self::Deny)];
 }
 
 impl Choice for Method {

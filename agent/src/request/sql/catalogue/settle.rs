@@ -32,8 +32,11 @@ impl Settle<'_> {
         let (mut path, mut doubt) = (self.path, self.doubt.clone());
         for statement in &mut settled.statements {
             let look = Settle { path, doubt: &doubt, ..*self };
-            let (effect, reason) = look.statement(statement);
-            (statement.effect, statement.reason) = (effect, reason);
+            let (mut found, hidden) = look.statement(statement);
+            statement.unlisted.hidden = hidden.0 == Effect::Unknown;
+            raise(&mut found, hidden.1.map(|reason| (hidden.0, reason)));
+            let effect = found.0;
+            (statement.effect, statement.reason) = found;
             doubt.after(statement);
             let sets = matches!(statement.session, SessionAction::DiscardAll | SessionAction::Set { .. });
             if sets || effect > Effect::Write {
@@ -44,7 +47,8 @@ impl Settle<'_> {
         (settled != *analysis).then_some(settled)
     }
 
-    fn statement(&self, statement: &Statement) -> Found {
+    /// What the text shows of it, and what it does not show.
+    fn statement(&self, statement: &Statement) -> (Found, Found) {
         let unlisted = &statement.unlisted;
         let mut found = (unlisted.rest, unlisted.rest_reason.clone());
         for function in &unlisted.functions {
@@ -53,18 +57,19 @@ impl Settle<'_> {
         for operator in &unlisted.operators {
             raise(&mut found, self.unlisted_operator(operator));
         }
+        let mut hidden = (Effect::Read, None);
         for function in statement.functions.iter().filter(|name| !unlisted.functions.contains(name)) {
-            raise(&mut found, self.shadowed(function));
+            raise(&mut hidden, self.shadowed(function));
         }
         for column in &statement.columns.names {
-            raise(&mut found, self.called_as_column(column));
+            raise(&mut hidden, self.called_as_column(column));
         }
         let written = statement.writes.iter().filter(|_| unlisted.rest <= Effect::Write);
         for relation in statement.reads.iter().chain(written).filter(|relation| is_users(relation)) {
             let refreshed = statement.writes.contains(relation);
-            raise(&mut found, self.relation(relation, refreshed));
+            raise(&mut hidden, self.relation(relation, refreshed));
         }
-        found
+        (found, hidden)
     }
 
     /// Whether the policy or our own list takes a function as reading only.
