@@ -127,7 +127,12 @@ impl CopyFormat {
                 if delimiter == quote {
                     return Err(refuse("delimiter"));
                 }
-                Ok(Self::Csv { delimiter, quote, escape: byte("escape", quote)?, null: null("")?, header })
+                let (escape, null) = (byte("escape", quote)?, null("")?);
+                // Neither may stand in what is written for NULL, or nobody could tell where a field ends.
+                if null.contains(&delimiter) || null.contains(&quote) {
+                    return Err(refuse("null"));
+                }
+                Ok(Self::Csv { delimiter, quote, escape, null, header })
             }
             None | Some("text") => {
                 let delimiter = byte("delimiter", b'\t')?;
@@ -135,7 +140,11 @@ impl CopyFormat {
                 if delimiter == b'\\' || delimiter == b'.' || delimiter.is_ascii_alphanumeric() {
                     return Err(refuse("delimiter"));
                 }
-                Ok(Self::Text { delimiter, null: null("\\N")?, header })
+                let null = null("\\N")?;
+                if null.contains(&delimiter) {
+                    return Err(refuse("null"));
+                }
+                Ok(Self::Text { delimiter, null, header })
             }
             Some(_) => Err(refuse("format")),
         }

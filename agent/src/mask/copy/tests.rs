@@ -180,6 +180,10 @@ fn options_not_understood_refuse_the_copy() {
         assert_eq!(error, CopyError::Option(bad[0].0.to_uppercase()));
         assert_eq!(error.side(), Side::Client);
     }
+    for (format, delimiter, null) in [("csv", ",", "a,b"), ("csv", ",", "\""), ("text", "|", "no|thing")] {
+        let options = [("format", Some(format)), ("delimiter", Some(delimiter)), ("null", Some(null))];
+        assert_eq!(CopyFormat::from_options(&options), Err(CopyError::Option("NULL".to_owned())));
+    }
     assert_eq!(options(&[("format", Some("BINARY"))]), CopyFormat::Binary);
 }
 

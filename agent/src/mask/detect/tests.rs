@@ -119,6 +119,19 @@ fn json_stays_json() {
     }
 }
 
+/// A local part may be longer than what is looked at, and begin with an escape.
+#[test]
+fn a_length_limit_does_not_cut_an_escape() {
+    let scanner = scanner(Method::Redact);
+    for length in 55..70 {
+        let input = format!(r#"["\u00e9{}@example.com"]"#, "a".repeat(length));
+        let mut out = Vec::new();
+        assert!(!scanner.mask_json(input.as_bytes(), &test_key(), &mut out).is_empty());
+        serde_json::from_slice::<serde_json::Value>(&out).unwrap_or_else(|error| panic!("{length}: {error}"));
+    }
+    assert_eq!(masked(&scanner, r"C:\u bob@example.com"), r"C:\u [redacted]");
+}
+
 #[test]
 fn overlapping_matches_become_one() {
     let both = masked(&scanner(Method::Redact), "db://bob:x@mail.example.com/4111111111111111");
