@@ -332,8 +332,11 @@ impl SharedLog {
         });
         let mut log = self.lock();
         log.healthy()?;
+        // For all of them at once: either each is appended or none is.
+        let bytes = sealed.iter().map(|(frame, ..)| frame.bytes().len() as u64).sum();
+        let begins = sealed.iter().any(|(.., class)| class.begins());
+        self.make_room(&mut log, bytes, begins, now)?;
         for (frame, header, class) in sealed {
-            self.make_room(&mut log, frame.bytes().len() as u64, class, now)?;
             log.open.observe(&header);
             log.last_crc = frame.crc();
             log.space.bytes_since += frame.bytes().len() as u64;
@@ -364,10 +367,11 @@ impl SharedLog {
         Ok(())
     }
 
-    /// Sees to it that `bytes` more fit into reserved space, in this segment or the next.
-    fn make_room(&self, log: &mut Log, bytes: u64, class: Class, now: Instant) -> Result<(), RecordError> {
+    /// Sees to it that `bytes` more fit into reserved space, in this segment or the next. What `begins` leaves room for the ends of
+    /// what is running.
+    fn make_room(&self, log: &mut Log, bytes: u64, begins: bool, now: Instant) -> Result<(), RecordError> {
         let after = log.end() + bytes;
-        if !class.begins() {
+        if !begins {
             return if after <= log.segment.reserved { Ok(()) } else { self.next_segment(log, bytes) };
         }
         self.check_space(log, now)?;

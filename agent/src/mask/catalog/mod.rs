@@ -90,11 +90,19 @@ pub struct ColumnRule {
 
 impl PartialEq for ColumnRule {
     fn eq(&self, other: &Self) -> bool {
-        let patterns = |rule: &Self| {
-            let schema = rule.schema.as_ref().map(|schema| schema.glob().clone());
-            (schema, rule.table.glob().clone(), rule.column.glob().clone())
+        let Self { name, schema, table, column, method, terms } = self;
+        let same = |one: &GlobMatcher, other: &GlobMatcher| one.glob() == other.glob();
+        let schemas = match (schema, &other.schema) {
+            (Some(one), Some(other)) => same(one, other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
         };
-        self.name == other.name && self.method == other.method && patterns(self) == patterns(other)
+        schemas
+            && *name == other.name
+            && same(table, &other.table)
+            && same(column, &other.column)
+            && *method == other.method
+            && *terms == other.terms
     }
 }
 
