@@ -130,6 +130,13 @@ seen = [
     rows("SELECT n.nspname FROM pg_catalog.pg_namespace n NATURAL JOIN (SELECT 1) o WHERE n.nspname = 'public'"),
     rows("INSERT INTO leavers VALUES (900, 'x') ON CONFLICT (id) DO UPDATE SET ssn = excluded.ssn RETURNING id, ssn"),
 ]
+import asyncio, asyncpg
+async def through():
+    c = await asyncpg.connect(host=HOST, port=PORT, user="agent", database=DATABASE, ssl=False)
+    found = await c.fetch("SELECT id, ssn FROM customers WHERE id = $1", 1)
+    # It asks the catalogue what the columns of a row are.
+    return [tuple(row) for row in found + await c.fetch("SELECT id, c FROM customers c WHERE id = $1", 1)]
+seen.append(asyncio.run(through()))
 print(json.dumps(seen))
 "#,
     );
@@ -143,6 +150,7 @@ print(json.dumps(seen))
         [["[redacted]"]],
         [["public"]],
         [[900, "[redacted]"]],
+        [[1, "[redacted]"], [1, null]],
     ]);
     assert_eq!(seen, expected);
 }

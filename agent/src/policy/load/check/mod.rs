@@ -61,6 +61,7 @@ pub(super) fn file(file: &FileTable, findings: &mut Findings<'_>) {
     }
     if let Some(table) = &file.postgres {
         postgres::rules(table.get_ref(), findings);
+        postgres::compared(table.get_ref(), file, findings);
     }
 }
 

@@ -2,10 +2,25 @@
 
 use toml::Spanned;
 
+use crate::mask::Predicates;
 use crate::policy::diagnostic::quoted;
-use crate::policy::load::shape::PostgresTable;
+use crate::policy::load::shape::{FileTable, PostgresTable};
 use crate::policy::load::table::{Findings, Table as _};
 use crate::request::sql::catalogue::Volatility;
+
+/// What a trusted function gives back is compared unseen, whatever masks say of conditions.
+pub(super) fn compared(table: &PostgresTable, file: &FileTable, findings: &mut Findings<'_>) {
+    let masks = file.mask.iter().flat_map(|list| list.get_ref().0.iter());
+    let of_masks = masks.filter_map(|mask| mask.get_ref().predicates.as_ref());
+    let of_defaults = file.defaults.iter().filter_map(|defaults| defaults.get_ref().predicates.as_ref());
+    let restricts = of_masks.chain(of_defaults).any(|choice| *choice.get_ref() != Predicates::Allow);
+    if let (true, Some(read)) = (restricts, &table.read_functions) {
+        findings.warning(
+            read.span(),
+            "what these functions give back may be compared, whatever `predicates` says; list none that gives back masked columns",
+        );
+    }
+}
 
 pub(super) fn rules(table: &PostgresTable, findings: &mut Findings<'_>) {
     if table.written().is_empty() {
