@@ -150,16 +150,18 @@ fn ask_oracles(
         drop(ask(daemon, server, Asks { policy, driver, number }, folder, &mut said)?);
         told.write_all(&said)?;
         let line = said.split(|byte| *byte == b'\n').find(|line| line.starts_with(b"{")).unwrap_or_default();
-        Ok(serde_json::from_slice::<Value>(line)?["told"].take())
+        let mut said = serde_json::from_slice::<Value>(line)?;
+        Ok(said.get_mut("told").map(Value::take).unwrap_or_default())
     };
+    let number_of = |told: &Value| told.get("number").and_then(Value::as_u64);
     // Of twins, a difference has to be seen as well: between digests.
-    if answered("secrets", CONTROL)?["number"].as_u64().unwrap_or_default() == 0 {
+    if number_of(&answered("secrets", CONTROL)?).unwrap_or_default() == 0 {
         bail!("no oracle answers, even where conditions pass");
     }
     let found = answered(driver, number)?;
-    let first = found["first"].as_array().into_iter().flatten();
+    let first = found.get("first").and_then(Value::as_array).into_iter().flatten();
     let mut leaks: Vec<String> = first.map(|oracle| format!("tells masked values: {oracle}")).collect();
-    if found["number"].as_u64() != Some(0) && leaks.is_empty() {
+    if number_of(&found) != Some(0) && leaks.is_empty() {
         leaks.push(format!("tells masked values: {found}"));
     }
     Ok(leaks)
