@@ -312,8 +312,8 @@ impl Gate {
         }
         let durability = policy.record.durability(operation.analysis.effect);
         let masked = policy.on_masked_data(operation.taint);
-        let depends = operation.dependence.and_then(|dependence| policy.on_dependence(dependence));
-        let verdict = policy.decide(&asked, who).or_stricter(masked).or_stricter(depends);
+        let verdict = policy.decide(&asked, who).or_stricter(masked);
+        let verdict = verdict.and_dependence(&policy, operation.dependence);
         if counts(&verdict) {
             policy.count(&verdict, operation.analysis.effect, now);
         }

@@ -269,8 +269,7 @@ pub fn judge_analysis(
         used: &circumstances.used(policy),
     };
     let depends = policy.dependence(&operation, circumstances.who());
-    let depends = depends.and_then(|dependence| policy.on_dependence(&dependence));
-    let verdict = policy.decide(&operation, circumstances.who()).or_stricter(depends);
+    let verdict = policy.decide(&operation, circumstances.who()).and_dependence(policy, depends.as_ref());
     let operations = analysis.statements.iter().map(|statement| Tried {
         kind: statement.kind.clone(),
         effect: statement.effect,

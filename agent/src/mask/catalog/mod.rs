@@ -177,6 +177,8 @@ pub struct MaskCatalog {
 struct Known {
     schema: String,
     columns: Vec<Column>,
+    /// It has PostgreSQL's system columns; of a view, these are names like others.
+    has_system_columns: bool,
     /// Generated columns, which COPY leaves out.
     generated: HashSet<i16>,
     masks: HashMap<i16, Mask>,
@@ -395,11 +397,7 @@ impl MaskCatalog {
     /// Whether `name.column` can be a call of the function `column` with a row that holds masked values.
     #[must_use]
     pub fn is_call_on_masked_row(&self, schema: Option<&str>, name: &str, column: &str) -> bool {
-        self.named(schema, name).any(|known| {
-            !known.masks.is_empty()
-                && !SYSTEM_COLUMNS.contains(&column)
-                && known.columns.iter().all(|known| known.name != column)
-        })
+        self.named(schema, name).any(|known| !known.masks.is_empty() && !known.has(column))
     }
 
     fn named<'a, 'b>(
@@ -415,10 +413,17 @@ impl MaskCatalog {
 }
 
 impl Known {
+    /// Whether it has a column of this name, PostgreSQL's own included.
+    fn has(&self, column: &str) -> bool {
+        let system = self.has_system_columns && SYSTEM_COLUMNS.contains(&column);
+        system || self.columns.iter().any(|known| known.name == column)
+    }
+
     fn new(relation: &Relation, rules: &[ColumnRule], strictest: Terms) -> Self {
         let mut known = Self {
             schema: relation.schema.clone(),
             columns: relation.columns.clone(),
+            has_system_columns: relation.kind != RelationKind::View,
             generated: relation.generated.iter().map(|(column, _)| *column).collect(),
             masks: HashMap::new(),
             near_masked: false,

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Known, Mask, MaskCatalog, SYSTEM_COLUMNS};
+use super::{Known, Mask, MaskCatalog};
 use crate::mask::Terms;
 use crate::request::ObjectName;
 
@@ -50,18 +50,11 @@ impl MaskCatalog {
         if known.is_empty() {
             return Named::UnknownRelation;
         }
-        if SYSTEM_COLUMNS.contains(&column) {
-            return Named::Clear;
-        }
-        let attnums: Vec<(&Known, i16)> = known
-            .iter()
-            .filter_map(|known| {
-                let found = known.columns.iter().find(|known| known.name == column)?;
-                Some((*known, found.attnum))
-            })
-            .collect();
-        let certain = attnums.len() == known.len();
-        let masks = attnums.iter().filter_map(|(known, attnum)| known.masks.get(attnum));
+        let certain = known.iter().all(|known| known.has(column));
+        let masks = known.iter().filter_map(|known| {
+            let found = known.columns.iter().find(|known| known.name == column)?;
+            known.masks.get(&found.attnum)
+        });
         match strictest(masks) {
             Some((terms, rule)) => Named::Masked { terms, rule, certain },
             None if certain => Named::Clear,

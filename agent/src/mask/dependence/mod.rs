@@ -105,6 +105,8 @@ pub trait Masks {
     fn column(&self, relation: &ObjectName, column: &str) -> Named;
     /// Whether it knows which relation has which columns.
     fn knows_columns(&self) -> bool;
+    /// Whether `relation.name` can be a call of the function `name` with a row that has masked columns.
+    fn may_be_called(&self, relation: &ObjectName, name: &str) -> bool;
     /// What all columns of a relation are.
     fn row(&self, relation: &ObjectName) -> Named;
 }
@@ -195,7 +197,9 @@ fn of_reference(reference: &Reference, masks: &impl Masks) -> Option<Dependent> 
     }
     // Without a catalogue, a name may be a row's as well as a column's.
     if !certain || !masks.knows_columns() {
-        let called = reference.levels.iter().flatten().filter(|_| reference.qualified && !certain);
+        let called = reference.levels.iter().flatten().filter(|relation| {
+            reference.qualified && !certain && masks.may_be_called(relation, &reference.name)
+        });
         for relation in reference.rows.iter().chain(called) {
             consider(dependent(masks.row(relation), relation, "*", masks));
         }
@@ -246,6 +250,12 @@ impl Masks for MaskCatalog {
 
     fn knows_columns(&self) -> bool {
         true
+    }
+
+    fn may_be_called(&self, relation: &ObjectName, name: &str) -> bool {
+        let schema = relation.schema.as_deref();
+        self.row_named(relation) == Named::UnknownRelation
+            || self.is_call_on_masked_row(schema, &relation.name, name)
     }
 
     fn row(&self, relation: &ObjectName) -> Named {

@@ -364,3 +364,39 @@ fn a_catalogue_that_may_be_out_of_date_knows_nothing() {
     assert!(told(sql, &catalog).starts_with("deny orders.total, of a relation"), "{}", told(sql, &catalog));
     assert_eq!(told("SELECT id FROM orders", &catalog), "");
 }
+
+#[test]
+fn what_a_review_found() {
+    let hidden = |star: &str| {
+        let many = (0..840).map(|at| format!("1 c{at}")).collect::<Vec<_>>().join(",");
+        let names = (0..840).map(|at| format!("c{at}")).collect::<Vec<_>>().join(",");
+        format!("SELECT {star} FROM customers c, (SELECT {many}) a JOIN (SELECT {many}) b USING ({names})")
+    };
+    let beyond = format!("SELECT count(*) FROM ({}) t", hidden("*, generate_series(1, ascii(c.ssn))"));
+    let system_column =
+        view(46, "v", &[("id", Some((CUSTOMERS, 1))), ("ctid", Some((CUSTOMERS, 3)))], &[(CUSTOMERS, 3)]);
+    let mut elsewhere = relation(47, "customers", RelationKind::Table, &["x"]);
+    elsewhere.schema = "pg_temp_3".to_owned();
+    let rules = [with("customers.ssn", Predicates::Deny), with("cards.mail", Predicates::Equality)];
+    let cards = relation(CARDS, "cards", RelationKind::Table, &["id", "number", "mail"]);
+    let catalog = MaskCatalog::build(&[customers(), orders(), cards, system_column, elsewhere], &rules);
+    for (sql, expected) in [
+        ("INSERT INTO orders (total[(SELECT ascii(ssn) FROM customers)]) VALUES (1)", "deny customers.ssn"),
+        (beyond.as_str(), "deny customers.ssn"),
+        (&hidden("*, 1 / (c.ssn LIKE '1%')::int"), "deny customers.ssn"),
+        ("SELECT id FROM v WHERE ctid LIKE '1%'", "deny v.ctid"),
+        ("SELECT id FROM orders WHERE ctid = '(0,1)'", ""),
+        ("EXPLAIN CREATE TABLE x AS EXECUTE p('1%')", "unseen"),
+        ("SELECT c.id FROM customers c WHERE c.id = 1", ""),
+        ("SELECT c.ssn FROM customers c WHERE c.lower LIKE '1%'", "deny a column of customers"),
+        (
+            "WITH RECURSIVE t AS (SELECT id FROM cards WHERE mail = $1 UNION ALL \
+             SELECT c.id FROM t JOIN cards c ON c.id = t.id) SELECT id FROM t",
+            "",
+        ),
+        ("SELECT id FROM cards WHERE mail = $1 AND mail = $2", "deny cards.mail"),
+    ] {
+        let shown = sql.get(..200).unwrap_or(sql);
+        assert_eq!(told(sql, &catalog), expected, "{shown}");
+    }
+}

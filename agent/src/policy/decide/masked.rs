@@ -1,6 +1,7 @@
 //! What masks ask for, on top of the guards: statements that move masked values, compute with them, or whose result depends on them.
 
 use super::names_match;
+use super::strict::stricter;
 use super::{Match, PostgresOperation};
 use crate::mask::catalog::Named;
 use crate::mask::dependence::{Answer, Dependence, Masks, Terms, dependence};
@@ -96,6 +97,18 @@ impl Policy {
 }
 
 impl Verdict {
+    /// This, and what a result that depends on masked columns asks for. Where both ask somebody, whoever decides must be entitled to
+    /// both.
+    pub(crate) fn and_dependence(self, policy: &Policy, dependence: Option<&Dependence>) -> Self {
+        let asked = dependence.and_then(|dependence| policy.on_dependence(dependence));
+        match (dependence, &self, asked) {
+            (Some(Dependence::Named { .. }), Self::Hold { .. }, Some(asked @ Self::Hold { .. })) => {
+                stricter(self, asked)
+            }
+            (_, _, asked) => self.or_stricter(asked),
+        }
+    }
+
     /// This, or what masks ask for, where that is stricter.
     pub(crate) fn or_stricter(self, masks: Option<Self>) -> Self {
         let rank = |verdict: &Self| match verdict {
@@ -149,6 +162,10 @@ impl Masks for Patterns<'_> {
 
     fn knows_columns(&self) -> bool {
         false
+    }
+
+    fn may_be_called(&self, _: &ObjectName, _: &str) -> bool {
+        true
     }
 
     fn row(&self, relation: &ObjectName) -> Named {

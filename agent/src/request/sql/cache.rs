@@ -139,6 +139,10 @@ mod tests {
             ("SELECT 1 ;\n", "SELECT 2 ;\n"),
             ("SELECT id, ssn FROM t ORDER BY 1", "SELECT id, ssn FROM t ORDER BY 2"),
             (
+                "SELECT id, ssn FROM t UNION ALL SELECT 0, '5' ORDER BY 99999999999",
+                "SELECT id, ssn FROM t UNION ALL SELECT 0, '4' ORDER BY 2",
+            ),
+            (
                 "SELECT id, ssn, count(*) FROM t GROUP BY 1, 2",
                 "SELECT id, ssn, count(*) FROM t GROUP BY 1, 3",
             ),

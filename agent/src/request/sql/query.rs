@@ -326,10 +326,11 @@ impl<'a> Walker<'a> {
         self.with(insert.with_clause.as_ref());
         let before = self.sources;
         self.optional(insert.select_stmt.as_deref());
+        // `t (doc[(SELECT …)])`: a subquery there puts something into the relation as well.
+        self.assignments(&insert.cols);
         self.facts.columns.moves_rows |= self.sources != before;
         let relation = insert.relation.as_ref();
         self.target(relation);
-        self.assignments(&insert.cols);
         if let Some(conflict) = insert.on_conflict_clause.as_deref() {
             self.row("excluded");
             if let Some(infer) = conflict.infer.as_deref() {

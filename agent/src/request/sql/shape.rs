@@ -50,9 +50,15 @@ fn run(bytes: &[u8], belongs: impl Fn(u8) -> bool) -> usize {
     bytes.iter().take_while(|&&byte| belongs(byte)).count()
 }
 
+/// Most digits of a number that is an integer whatever they are: the grammar takes a longer one for another kind of literal.
+const DIGITS_MAX: usize = 9;
+
 /// Digits alone. A point, an exponent or a base keeps the text out: `1.5` and `1 .5` are rare, and not worth a doubt.
 fn number(rest: &[u8], shape: &mut Vec<u8>) -> Result<usize, Doubt> {
     let length = run(rest, |byte| byte.is_ascii_digit());
+    if length > DIGITS_MAX {
+        return Err(Doubt);
+    }
     match rest.get(length) {
         Some(byte) if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'\'' | b'"' | b'$') => {
             Err(Doubt)

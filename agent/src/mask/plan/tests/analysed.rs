@@ -122,6 +122,10 @@ fn statements_as_they_are_analysed() {
         ("SELECT set_config('application_name', ssn, false) FROM customers", "MovesMasked X"),
         ("SELECT pg_notify('c', ssn) FROM customers", "MovesMasked X"),
         ("INSERT INTO orders(total) SELECT ssn FROM customers", "MovesMasked"),
+        (
+            "INSERT INTO orders(total[(SELECT ssn FROM customers)]) VALUES ('1') RETURNING total",
+            "MovesMasked",
+        ),
         ("CREATE INDEX ON customers ((ssn::int))", "MovesMasked"),
         ("CREATE INDEX ON customers (ssn)", "MovesMasked"),
         ("UPDATE customers SET note = ssn", "MovesMasked"),

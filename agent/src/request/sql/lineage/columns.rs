@@ -114,6 +114,7 @@ impl<'a> Tracer<'a> {
     /// A list of columns, within bounds.
     pub(super) fn listed(&mut self, columns: Vec<Column<'a>>, ordered: bool) -> Columns<'a> {
         if columns.len() > COLUMNS_MAX || !self.has_room(columns.len()) {
+            self.found.compared.doubt = true;
             return Columns::Any(Sources { doubt: true, ..Sources::default() });
         }
         Columns::Listed(Listed::new(columns, ordered))

@@ -10,7 +10,7 @@ use pg_query::{NodeEnum, NodeRef};
 
 use super::columns::Columns;
 use super::scope::Item;
-use super::{Tracer, kind, names};
+use super::{Tracer, insert, kind, names};
 use crate::request::Sources;
 
 impl<'a> Tracer<'a> {
@@ -58,7 +58,14 @@ impl<'a> Tracer<'a> {
         let first = self.common(cte);
         let all = self.whole(&first);
         self.level().ctes.insert(&cte.ctename, Rc::new(Columns::Any(all.clone())));
+        // Followed once more, what is looked up is not looked up twice.
+        let before = std::mem::take(&mut self.found.looked_up);
         drop(self.common(cte));
+        let again = std::mem::replace(&mut self.found.looked_up, before);
+        for place in again.places {
+            insert(&mut self.found.looked_up, place);
+        }
+        self.found.looked_up.doubt |= again.doubt;
         Columns::Any(all)
     }
 

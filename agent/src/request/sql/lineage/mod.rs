@@ -74,8 +74,7 @@ impl<'a> Tracer<'a> {
                 true
             }
             NodeRef::ExplainStmt(explain) => {
-                let is_execute = |kind: &NodeEnum| matches!(kind, NodeEnum::ExecuteStmt(_));
-                self.found.unseen = kind(explain.query.as_deref()).is_some_and(is_execute);
+                self.found.unseen = executes(explain.query.as_deref());
                 let told = self.inner(explain.query.as_deref());
                 self.found.outputs = None;
                 told
@@ -284,6 +283,15 @@ fn insert(sources: &mut Sources, place: u32) {
         } else {
             sources.places.insert(at, place);
         }
+    }
+}
+
+/// Whether it runs a prepared statement, or stores what one gives.
+fn executes(node: Option<&Node>) -> bool {
+    match kind(node) {
+        Some(NodeEnum::ExecuteStmt(_)) => true,
+        Some(NodeEnum::CreateTableAsStmt(create)) => executes(create.query.as_deref()),
+        Some(_) | None => false,
     }
 }
 

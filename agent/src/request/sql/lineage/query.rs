@@ -97,10 +97,16 @@ impl<'a> Tracer<'a> {
             Some(NodeEnum::RowExpr(row)) => row.args.iter().for_each(|node| self.key(node, outputs)),
             Some(NodeEnum::List(list)) => list.items.iter().for_each(|node| self.key(node, outputs)),
             Some(NodeEnum::AConst(constant)) => {
-                if let Some(Val::Ival(position)) = constant.val.as_ref() {
-                    self.found.by_position = true;
-                    let sources = self.at_position(outputs, position.ival);
-                    self.depend_on(&sources);
+                // Another number there is another output, though it is the same text but for its literals.
+                self.found.by_position = true;
+                match constant.val.as_ref() {
+                    Some(Val::Ival(position)) => {
+                        let sources = self.at_position(outputs, position.ival);
+                        self.depend_on(&sources);
+                    }
+                    Some(Val::Fval(_) | Val::Boolval(_) | Val::Sval(_) | Val::Bsval(_)) | None => {
+                        self.depend_on_all(outputs);
+                    }
                 }
             }
             Some(NodeEnum::ColumnRef(reference)) => {
@@ -150,8 +156,9 @@ impl<'a> Tracer<'a> {
                     });
                 }
             }
+            // The rest is looked at all the same: what it computes may be seen without being shown.
             if columns.len() > super::columns::COLUMNS_MAX {
-                break;
+                columns.truncate(super::columns::COLUMNS_MAX + 1);
             }
         }
         self.listed(columns, all_ordered)
@@ -220,6 +227,8 @@ impl<'a> Tracer<'a> {
         if let Some(query) = kind(insert.select_stmt.as_deref()) {
             drop(self.query(query.to_ref()));
         }
+        // `t (doc[(SELECT …)])`: where in the column it goes is computed, and comes back with it.
+        self.assignments(&insert.cols);
         let relation = self.target(insert.relation.as_ref());
         if let (Some(relation), Some(conflict)) = (&relation, insert.on_conflict_clause.as_deref()) {
             self.on_conflict(relation, &insert.cols, conflict);
