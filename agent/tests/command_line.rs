@@ -151,6 +151,7 @@ fn policy(name: &str, users: &[&str]) -> Arc<Policy> {
         masks: Vec::new(),
         defaults: Defaults {
             unmatched: BTreeMap::new(),
+            terms: portcullis::policy::rule::HoldTerms::default(),
             limits: portcullis::policy::rule::Limits::default(),
 
             unknown_origin: UnknownOrigin::Mask,
