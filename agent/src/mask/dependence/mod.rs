@@ -132,9 +132,11 @@ pub fn dependence(statement: &Statement, masks: &impl Masks) -> Option<Dependenc
         strictest = Dependence::stricter(strictest, found.answered(answer));
     }
     if lineage.compared.doubt || lineage.looked_up.doubt {
-        for relation in statement.reads.iter().chain(&statement.writes) {
-            let known = statement.reads.contains(relation) || masks.row(relation) != Named::UnknownRelation;
-            if known && let Some(found) = dependent(masks.row(relation), relation, "*", masks) {
+        // What is only written may be new, or no relation at all.
+        let written = statement.writes.iter();
+        let written = written.filter(|relation| masks.row(relation) != Named::UnknownRelation);
+        for relation in statement.reads.iter().chain(written) {
+            if let Some(found) = dependent(masks.row(relation), relation, "*", masks) {
                 let answer = found.terms.other;
                 strictest = Dependence::stricter(strictest, found.answered(answer));
             }

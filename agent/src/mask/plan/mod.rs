@@ -287,7 +287,7 @@ impl MaskedUse {
         // An EXPLAIN that does not execute shows the plan: names and the statement's own constants. Functions that the
         // planner may evaluate are opaque calls.
         let plan_only = statement.kind == "explain" && statement.effect == Effect::Read;
-        if plan_only && !statement.columns.opaque_calls {
+        if plan_only && !statement.columns.opaque_calls && !statement.unlisted.hidden {
             return Self { reads: false, by_name: false };
         }
         let columns = &statement.columns;
@@ -327,7 +327,10 @@ fn is_indirect(statement: &Statement) -> bool {
 
 /// Runs code that could read anything and put it into outputs or messages.
 fn is_opaque(statement: &Statement) -> bool {
-    statement.columns.opaque_calls || statement.effect == Effect::Unknown || is_indirect(statement)
+    statement.columns.opaque_calls
+        || statement.unlisted.hidden
+        || statement.effect == Effect::Unknown
+        || is_indirect(statement)
 }
 
 /// Whether more makes it unknown than the calls that its text shows to be: the catalogue has found that a name on our lists may be

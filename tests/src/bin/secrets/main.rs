@@ -145,26 +145,22 @@ fn ask_oracles(
     folder: &Path,
     told: &mut impl std::io::Write,
 ) -> Result<Vec<String>> {
-    let mut answered = |policy: &str, number: &str| -> Result<Value> {
+    let mut answered = |policy: &str, number: &str| -> Result<(u64, Vec<String>)> {
         let mut said = Vec::new();
         drop(ask(daemon, server, Asks { policy, driver, number }, folder, &mut said)?);
         told.write_all(&said)?;
-        let line = said.split(|byte| *byte == b'\n').find(|line| line.starts_with(b"{")).unwrap_or_default();
-        let mut said = serde_json::from_slice::<Value>(line)?;
-        Ok(said.get_mut("told").map(Value::take).unwrap_or_default())
+        let line = said.split(|byte| *byte == b'\n').find(|line| line.starts_with(b"{"));
+        let said: Value = serde_json::from_slice(line.context("it said nothing")?)?;
+        let number = said.pointer("/told/number").and_then(Value::as_u64).context("no number")?;
+        let first = said.pointer("/told/first").and_then(Value::as_array);
+        let first = first.into_iter().flatten().map(|what| format!("tells masked values: {what}"));
+        Ok((number, first.collect()))
     };
-    let number_of = |told: &Value| told.get("number").and_then(Value::as_u64);
     // Of twins, a difference has to be seen as well: between digests.
-    if number_of(&answered("secrets", CONTROL)?).unwrap_or_default() == 0 {
-        bail!("no oracle answers, even where conditions pass");
+    if answered("secrets", CONTROL)?.0 == 0 {
+        bail!("nothing is told, even where conditions pass");
     }
-    let found = answered(driver, number)?;
-    let first = found.get("first").and_then(Value::as_array).into_iter().flatten();
-    let mut leaks: Vec<String> = first.map(|oracle| format!("tells masked values: {oracle}")).collect();
-    if number_of(&found) != Some(0) && leaks.is_empty() {
-        leaks.push(format!("tells masked values: {found}"));
-    }
-    Ok(leaks)
+    Ok(answered(driver, number)?.1)
 }
 
 /// A second database, with other values in masked columns and nothing else.

@@ -22,6 +22,22 @@ fn check(cases: &[(&str, &str)]) {
     assert!(bad.is_empty(), "\n{}", bad.join("\n"));
 }
 
+/// What the catalogue has found to be possibly another function than the text shows may give back anything.
+#[test]
+fn a_name_that_is_overloaded_clears_nothing() {
+    let catalog = catalog();
+    for sql in [
+        "SELECT lower(name), 1 FROM customers",
+        "SELECT x, 1 FROM (SELECT lower(name) AS x FROM customers) t",
+    ] {
+        let mut statement = crate::request::sql::analyze(sql).statements.remove(0);
+        assert!(plan(Some(&statement), &catalog, &no_detectors(), &[COMPUTED; 2]).is_pass(), "{sql}");
+        statement.unlisted.hidden = true;
+        let cells = plan(Some(&statement), &catalog, &no_detectors(), &[COMPUTED; 2]).cells;
+        assert_eq!(cells, [CellAction::Mask(Method::Redact); 2], "{sql}");
+    }
+}
+
 /// Outputs that come through subqueries and other names stay as they are where nothing masked goes into them.
 #[test]
 fn outputs_are_followed_through_subqueries() {

@@ -33,7 +33,7 @@ impl Settle<'_> {
         for statement in &mut settled.statements {
             let look = Settle { path, doubt: &doubt, ..*self };
             let (mut found, hidden) = look.statement(statement);
-            statement.unlisted.hidden = hidden.0 == Effect::Unknown;
+            statement.unlisted.hidden = hidden.0 == Effect::Unknown || look.may_be_anothers(statement);
             raise(&mut found, hidden.1.map(|reason| (hidden.0, reason)));
             let effect = found.0;
             (statement.effect, statement.reason) = found;
@@ -147,24 +147,41 @@ impl Settle<'_> {
         if function.schema.is_some() || !listed {
             return None;
         }
-        let routine = self.catalogue.routines_named(&function.name).find(|routine| {
+        let routine = self.overloads(function).find(|routine| !self.trusted(routine))?;
+        Some((Effect::Unknown, format!("calls {function}, which may be {}.{function}", routine.schema)))
+    }
+
+    /// Users' functions that an unqualified name could mean beside one of PostgreSQL's own.
+    fn overloads(&self, function: &ObjectName) -> impl Iterator<Item = &Routine> {
+        self.catalogue.routines_named(&function.name).filter(|routine| {
             routine.extension.is_none()
                 && !routine.is_own()
                 && self.is_meant(None, &routine.schema) != Some(false)
-                && !self.trusted(routine)
-        })?;
-        Some((Effect::Unknown, format!("calls {function}, which may be {}.{function}", routine.schema)))
+        })
+    }
+
+    /// Users' functions that take a row, as `alias.name` may call them.
+    fn row_functions(&self, column: &str) -> impl Iterator<Item = &Routine> {
+        self.catalogue.routines_named(column).filter(|routine| {
+            routine.takes_row && !routine.is_own() && self.is_meant(None, &routine.schema) != Some(false)
+        })
+    }
+
+    /// Whether a call that the text shows as one of PostgreSQL's own, or as a column, may be of a function of users', also one that is
+    /// trusted: it reads only, and may give back what masks hide.
+    fn may_be_anothers(&self, statement: &Statement) -> bool {
+        let listed = |function: &&ObjectName| {
+            function.schema.is_none() && lists::function(None, &function.name) != Function::Unlisted
+        };
+        let mut functions = statement.functions.iter().filter(listed);
+        functions.any(|function| self.overloads(function).next().is_some())
+            || statement.columns.names.iter().any(|name| self.row_functions(name).next().is_some())
     }
 
     /// `alias.name` calls name(alias) where the relation has no such column
     /// (<https://www.postgresql.org/docs/current/xfunc-sql.html#XFUNC-SQL-COMPOSITE-FUNCTIONS>).
     fn called_as_column(&self, column: &str) -> Option<(Effect, String)> {
-        let routine = self.catalogue.routines_named(column).find(|routine| {
-            routine.takes_row
-                && !routine.is_own()
-                && self.is_meant(None, &routine.schema) != Some(false)
-                && !self.trusted(routine)
-        })?;
+        let routine = self.row_functions(column).find(|routine| !self.trusted(routine))?;
         Some((Effect::Unknown, format!("names {column}, which may be a call of {}.{column}", routine.schema)))
     }
 

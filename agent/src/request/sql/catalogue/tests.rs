@@ -56,6 +56,8 @@ fn catalogue() -> Catalogue {
         routine(20_013, "pg_catalog", "pg_made_by_hand", Volatile),
         routine(20_014, "app", "half", Immutable),
         routine(20_015, "pg_temp_3", "half", Immutable),
+        routine(20_016, "app", "floor", Immutable),
+        Routine { takes_row: true, ..routine(20_017, "app", "share", Stable) },
     ];
     let operators = vec![
         operator("app", "===", 20_001),
@@ -165,6 +167,27 @@ fn a_text_has_the_effect_of_what_it_calls() {
     for (text, effect) in cases {
         let found = settled(text, PATH, &Doubt::default());
         assert_eq!(found.effect, effect, "{text}: {:?}", found.statements);
+    }
+}
+
+/// Outputs of such statements are not what their text shows.
+#[test]
+fn what_may_be_anothers_function_is_noted_even_where_it_is_trusted() {
+    for (text, hidden) in [
+        ("SELECT round(1.5)", true),
+        ("SELECT pg_catalog.round(1.5)", false),
+        ("SELECT floor(1.5)", true),
+        ("SELECT lower('x')", false),
+        ("SELECT t.margin FROM t", true),
+        ("SELECT t.half FROM t", false),
+        ("SELECT t.share FROM t", true),
+        ("SELECT * FROM purged", true),
+        ("SELECT * FROM prices", false),
+        ("SELECT price_of(1)", false),
+        ("SELECT purge()", false),
+    ] {
+        let found = settled(text, PATH, &Doubt::default());
+        assert_eq!(found.statements[0].unlisted.hidden, hidden, "{text}");
     }
 }
 
