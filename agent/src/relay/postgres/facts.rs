@@ -347,7 +347,7 @@ fn copy_plans(masking: &Masking, statements: &[Statement], taint: Taint) -> (Cop
                 );
                 return None;
             }
-            match masking.copy_plan(copy, statement, taint) {
+            match masking.copy_plan(copy, taint) {
                 Ok(plan) => Some(plan),
                 Err(error) => {
                     refused = Some(error.to_string());

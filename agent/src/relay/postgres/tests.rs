@@ -665,6 +665,30 @@ fn a_refusal_at_the_end_of_a_pipeline_undoes_the_pipeline() {
     );
 }
 
+/// SQL's PREPARE takes no COPY, but Parse does, and EXECUTE then runs it.
+#[test]
+fn a_copy_that_is_run_by_its_name_is_masked() {
+    let mut rig = Rig::new();
+    rig.client(|out| {
+        parse(out, "p", "COPY customers TO STDOUT");
+        frontend::sync(out);
+    });
+    rig.server(|out| {
+        backend::parse_complete(out);
+        ready(out, Idle);
+    });
+    rig.seen();
+    rig.query("EXECUTE p");
+    rig.server(|out| {
+        // CopyOutResponse: text, two columns.
+        out.extend_from_slice(b"H\0\0\0\x0b\0\0\x02\0\0\0\0");
+        backend::copy_data(out, format!("1\t{SECRET}\n").as_bytes()).unwrap();
+    });
+    let seen = rig.seen();
+    assert!(seen.iter().any(|message| message.starts_with("CopyData")), "{seen:?}");
+    assert!(!seen.concat().contains(SECRET), "{seen:?}");
+}
+
 #[test]
 fn a_copy_sent_in_one_go_ends_where_the_client_ended_it() {
     let mut rig = Rig::under(
