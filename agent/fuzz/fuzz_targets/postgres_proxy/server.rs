@@ -133,8 +133,9 @@ impl Server {
                 self.skipping = false;
                 self.ready();
             }
+            // After an error everything is skipped, Query and FunctionCall too.
+            _ if self.skipping => {}
             FrontendTag::Query => {
-                self.skipping = false;
                 let text = Query::decode(&body).ok().and_then(|query| query.sql().ok()).unwrap_or_default();
                 let statements = statements(text, world);
                 if statements.is_empty() {
@@ -142,6 +143,7 @@ impl Server {
                         backend::empty_query_response(&mut self.out);
                     } else {
                         self.fail("syntax error", "");
+                        self.skipping = false;
                     }
                     return self.ready();
                 }
@@ -151,7 +153,6 @@ impl Server {
                 backend::function_call_response(&mut self.out, Some(b"x")).expect("it fits");
                 self.ready();
             }
-            _ if self.skipping => {}
             FrontendTag::Parse => self.parse(&body, input, world),
             FrontendTag::Bind => self.bind(&body, world),
             FrontendTag::Describe => self.describe(&body),
@@ -323,6 +324,7 @@ impl Server {
     fn run(&mut self, statement: &str, formats: &[Format], input: &mut Input<'_>) -> Ran {
         if let Some(columns) = self.columns(statement)
             && !is_copy(&self.resolve(statement))
+            && self.status != TransactionStatus::Failed
         {
             self.row_description(columns, formats);
         }
