@@ -316,7 +316,10 @@ pub(super) fn table(printed: &str) -> BTreeMap<&str, &str> {
 
 pub(super) fn unique(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    // A run that was killed leaves its names behind, and process ids come again.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{prefix}-{}-{}-{next}", std::process::id(), now.as_micros() % 1_000_000_000)
 }
 
 /// A listener and a UDP socket at the same address.
