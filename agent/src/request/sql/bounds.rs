@@ -80,7 +80,9 @@ fn tokens_at_most(text: &str) -> usize {
     let mut count = 0;
     for &byte in text.as_bytes() {
         let word = byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii();
-        let space = byte.is_ascii_whitespace();
+        // As PostgreSQL's scanner has it, which knows one more than Rust (src/backend/parser/scan.l). A text of spaces alone must not
+        // be scanned: pg_query makes a slice at a null pointer of it.
+        let space = byte.is_ascii_whitespace() || byte == b'\x0b';
         if (word && !in_word) || (!word && !space) {
             count += 1;
         }

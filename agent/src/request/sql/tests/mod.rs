@@ -393,6 +393,14 @@ fn deep_but_reasonable_texts_are_understood() {
 }
 
 #[test]
+fn a_text_of_spaces_alone_has_no_statements() {
+    for space in [" ", "\t", "\n", "\r", "\x0c", "\x0b"] {
+        let analysis = analyze(&space.repeat(2000));
+        assert!(analysis.statements.is_empty() && analysis.effect == Effect::Read, "{space:?}");
+    }
+}
+
+#[test]
 fn deeper_texts_are_refused_and_harm_nothing() {
     for count in [bounds::DEPTH_MAX, 10 * bounds::DEPTH_MAX] {
         for text in towers(count) {
