@@ -241,3 +241,23 @@ pub enum SessionAction {
         value: Option<String>,
     },
 }
+
+impl SessionAction {
+    /// Whether it runs what an earlier statement prepared or declared: its own text says nothing of that.
+    #[must_use]
+    pub fn runs_another(&self) -> bool {
+        match self {
+            Self::Execute(_) | Self::FetchCursor(_) => true,
+            Self::Begin
+            | Self::CloseCursor(_)
+            | Self::Deallocate(_)
+            | Self::DeclareCursor(_)
+            | Self::DiscardAll
+            | Self::EndTransaction
+            | Self::None
+            | Self::Prepare(_)
+            | Self::Savepoint
+            | Self::Set { .. } => false,
+        }
+    }
+}

@@ -110,6 +110,7 @@ fn world() -> World {
             table: pattern.table.clone(),
             column: pattern.column.clone(),
             method: mask.with,
+            terms: mask.predicates.into(),
         }));
     }
     let all = METHODS.map(|method| FINDABLE.iter().map(|(detector, _)| (*detector, method)).collect());

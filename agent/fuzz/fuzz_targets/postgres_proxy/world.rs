@@ -318,7 +318,7 @@ fn relay(config: &Config, policies: Arc<PolicySet>) -> Relay {
         http_pool: Arc::default(),
         http_room: Arc::new(tokio::sync::Semaphore::new(ROOM_KIB)),
         http_masks: MaskCache::new(key()),
-        hash_key: key(),
+        postgres_masks: Arc::new(portcullis::relay::postgres::MaskCache::new(key())),
         issuers: Arc::new(Issuers::new(Arc::default())),
         runs: Runs::open(config, governor, Box::new(|_event| {})).expect("runs"),
         live: Arc::default(),

@@ -1,7 +1,7 @@
 //! Statements whose result depends on masked values: a condition, an order or an error tells bit by bit what masks hide.
 
 use super::catalog::{MaskCatalog, Named};
-use crate::request::{Effect, Lineage, ObjectName, Reference, SessionAction, Source, Sources, Statement};
+use crate::request::{Effect, Lineage, ObjectName, Reference, Source, Sources, Statement};
 
 /// Rule named for a relation that the catalogue does not know.
 const UNKNOWN_RULE: &str = "masked data";
@@ -142,7 +142,7 @@ pub fn dependence(statement: &Statement, masks: &impl Masks) -> Option<Dependenc
             }
         }
     }
-    let unseen = statement.effect == Effect::Unknown || lineage.unseen || is_unresolved(statement);
+    let unseen = statement.effect == Effect::Unknown || lineage.unseen || statement.session.runs_another();
     Dependence::stricter(strictest, unseen.then_some(Dependence::Unseen))
 }
 
@@ -221,23 +221,6 @@ fn dependent(named: Named, relation: &ObjectName, column: &str, masks: &impl Mas
             Some(Dependent { terms: masks.strictest(), what, rule: UNKNOWN_RULE.to_owned() })
         }
         Named::Absent | Named::Clear => None,
-    }
-}
-
-/// Says nothing about what it runs: that comes from a statement seen earlier, or not at all.
-fn is_unresolved(statement: &Statement) -> bool {
-    match &statement.session {
-        SessionAction::Execute(_) | SessionAction::FetchCursor(_) => true,
-        SessionAction::Begin
-        | SessionAction::CloseCursor(_)
-        | SessionAction::Deallocate(_)
-        | SessionAction::DeclareCursor(_)
-        | SessionAction::DiscardAll
-        | SessionAction::EndTransaction
-        | SessionAction::None
-        | SessionAction::Prepare(_)
-        | SessionAction::Savepoint
-        | SessionAction::Set { .. } => false,
     }
 }
 

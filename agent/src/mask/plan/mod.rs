@@ -7,7 +7,7 @@ use super::catalog::{ColumnMask, MaskCatalog, NamedRelation};
 use super::dependence::shows_masked;
 use super::types::{Format, worth_scanning};
 use super::{Method, Scanner};
-use crate::request::{Effect, ObjectName, Output, SessionAction, Statement};
+use crate::request::{Effect, ObjectName, Output, Statement};
 
 /// Rule named for an output without an origin in a statement that reads masked columns.
 const UNKNOWN_ORIGIN_RULE: &str = "unknown origin beside masked columns";
@@ -281,7 +281,7 @@ struct MaskedUse {
 
 impl MaskedUse {
     fn of(statement: &Statement, catalog: &MaskCatalog) -> Self {
-        if is_indirect(statement) {
+        if statement.session.runs_another() {
             return Self { reads: true, by_name: true };
         }
         // An EXPLAIN that does not execute shows the plan: names and the statement's own constants. Functions that the
@@ -308,29 +308,12 @@ impl MaskedUse {
     }
 }
 
-/// Says nothing about the rows it returns: they come from a statement seen earlier.
-fn is_indirect(statement: &Statement) -> bool {
-    match &statement.session {
-        SessionAction::Execute(_) | SessionAction::FetchCursor(_) => true,
-        SessionAction::Begin
-        | SessionAction::CloseCursor(_)
-        | SessionAction::EndTransaction
-        | SessionAction::Deallocate(_)
-        | SessionAction::DeclareCursor(_)
-        | SessionAction::DiscardAll
-        | SessionAction::None
-        | SessionAction::Prepare(_)
-        | SessionAction::Savepoint
-        | SessionAction::Set { .. } => false,
-    }
-}
-
 /// Runs code that could read anything and put it into outputs or messages.
 fn is_opaque(statement: &Statement) -> bool {
     statement.columns.opaque_calls
         || statement.unlisted.hidden
         || statement.effect == Effect::Unknown
-        || is_indirect(statement)
+        || statement.session.runs_another()
 }
 
 /// Whether more makes it unknown than the calls that its text shows to be: the catalogue has found that a name on our lists may be
@@ -382,7 +365,7 @@ impl<'a> Computed<'a> {
         }
         let columns = &statement.columns;
         // Calls that the text does not know for what they are may stand in any output.
-        if is_indirect(statement) || is_unknown_apart_from_calls(statement) {
+        if statement.session.runs_another() || is_unknown_apart_from_calls(statement) {
             return Self::Tainted;
         }
         if columns.plain_from && columns.outputs.len() == fields {

@@ -15,7 +15,7 @@ pub struct MaskCache {
 }
 
 struct InUse {
-    rules: Arc<Rules>,
+    rules: Rules,
     /// The catalogue that they were applied to.
     relations: Weak<Vec<Relation>>,
     applied: Weak<Applied>,
@@ -38,7 +38,7 @@ impl MaskCache {
         }
         let masking = Masking::new(rules, relations, Arc::clone(&self.key))?;
         let new = InUse {
-            rules: Arc::new(rules.clone()),
+            rules: rules.clone(),
             relations: Arc::downgrade(relations),
             applied: Arc::downgrade(masking.applied()),
         };
@@ -60,7 +60,7 @@ impl MaskCache {
         let in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
         // A weak pointer keeps the address from being given to another catalogue.
         let same =
-            |one: &&InUse| Weak::as_ptr(&one.relations) == Arc::as_ptr(relations) && *one.rules == *rules;
+            |one: &&InUse| Weak::as_ptr(&one.relations) == Arc::as_ptr(relations) && one.rules == *rules;
         in_use.iter().filter(same).find_map(|one| one.applied.upgrade())
     }
 }

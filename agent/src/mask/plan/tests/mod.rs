@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::mask::Detector;
 use crate::mask::catalog::tests::{CUSTOMERS, ORDERS, customers, orders, rule, view};
+use crate::request::SessionAction;
 
 mod analysed;
 
