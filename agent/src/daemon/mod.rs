@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -30,26 +30,25 @@ use crate::relay::stop::Kill;
 use crate::relay::{Relay, Shutdown, ShutdownTrigger};
 use crate::resolve::{Resolver, Upstream};
 use crate::run::matching::{self, Claim};
-use crate::run::{self, Governor, Lapsed, RunEvent, Runs, now_ms};
+use crate::run::{Governor, Lapsed, RunEvent, Runs, now_ms};
 use crate::session::{self, Host, Places};
 use crate::signin::Accounts;
 use crate::tls::ca::{Ca, CaSettings};
 use crate::upstream::{Dialler, SideConnections};
 use crate::web;
 
+mod detach;
 mod files;
 mod service;
 mod trust;
+
+pub use self::detach::detach;
 
 /// How long open sessions may take to end once the daemon was told to stop.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How long leases may then take to be given back.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(5);
-
-/// How long `detach` waits for a daemon that was told to stop, and how often it looks.
-const STOP_TIME_MAX: Duration = Duration::from_secs(20);
-const STOP_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often a port is looked for that is free for TCP and UDP.
 const LISTEN_TRIES: u32 = 20;
@@ -89,45 +88,6 @@ fn keep_memory_private() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
-}
-
-/// Lifts the gate that a daemon which has ended, or is about to, left shut. Returns how many runs still have processes,
-/// which go on ungoverned.
-///
-/// # Errors
-/// When a daemon goes on, or the kernel refuses.
-pub fn detach(config: &Config) -> Result<usize, BoxError> {
-    // Held to the end: a daemon that starts meanwhile would govern again what is being let go.
-    let lock = match wait_for_end(&config.state_dir) {
-        Ok(lock) => Ok(lock),
-        // A disk that fails must not keep agents cut off.
-        Err(error @ socket::SocketError::Io { .. }) => Err(error),
-        Err(error) => return Err(error.into()),
-    };
-    intercept::detach(&config.bpf_dir, intercept::Detach::Force)?;
-    let forgotten = match lock {
-        Ok(_lock) => run::forget(config).map_err(BoxError::from),
-        Err(error) => Err(error.into()),
-    };
-    forgotten.map_err(|error| {
-        let error = crate::control::with_causes(error.as_ref());
-        format!(
-            "detached, nothing is governed any more; but the runs there were could not be forgotten: {error}"
-        )
-        .into()
-    })
-}
-
-fn wait_for_end(state: &Path) -> Result<socket::StateLock, socket::SocketError> {
-    let deadline = Instant::now() + STOP_TIME_MAX;
-    loop {
-        match socket::StateLock::take(state) {
-            Err(socket::SocketError::Locked { .. }) if Instant::now() < deadline => {
-                std::thread::sleep(STOP_PAUSE);
-            }
-            taken => return taken,
-        }
-    }
 }
 
 /// Tries whether the kernel takes our programs, on a pin directory of its own that is removed again.

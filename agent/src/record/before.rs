@@ -197,7 +197,7 @@ mod tests {
             allow(&mut record, text);
         }
         record.begin_rows(3, 0, &[column("noise")]).unwrap();
-        for _ in 0..300 {
+        for _ in 0..800 {
             record.row(&row(&[Some(&noise(16 * 1024))])).unwrap();
         }
         record.outcome(done(3)).unwrap();
