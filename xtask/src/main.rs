@@ -5,6 +5,7 @@ mod build_ebpf;
 mod ci;
 mod conformance;
 mod demo;
+mod fuzz;
 mod measure;
 mod needs;
 mod postgres18;
@@ -39,6 +40,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Judge every statement of PostgreSQL's regression suite, and compare with what the server says of it.
     Effects,
+    /// Feed parsers of foreign bytes, and whole PostgreSQL sessions, with what nobody expects.
+    Fuzz(fuzz::Arguments),
     /// Take pictures of the approvals page (tests/screenshots).
     Screenshots,
     /// Plant values in masked columns, and try to bring one out through every driver.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Effects => measure::effects(),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Screenshots => screenshots::run(),
         Command::Secrets(arguments) => measure::secrets(&arguments),
         Command::Test(arguments) => test::run(&arguments),

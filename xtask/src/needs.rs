@@ -251,6 +251,24 @@ pub(crate) fn for_conformance(tools: bool) -> Result<()> {
     if tools { install(CONFORMANCE_TOOLS) } else { Ok(()) }
 }
 
+const FUZZ: &[Need] = &[Need {
+    present: || shell::which("c++").is_some(),
+    packages: &["g++"],
+    why: "a C++ compiler: libFuzzer is built from source",
+}];
+
+/// Installs what fuzzing needs.
+pub(crate) fn for_fuzz() -> Result<()> {
+    root_only("cargo xtask fuzz")?;
+    for_build()?;
+    install(FUZZ)?;
+    if shell::which("cargo-fuzz").is_some() {
+        return Ok(());
+    }
+    shell::say("installing cargo-fuzz (drives libFuzzer; a minute)");
+    shell::run(shell::cargo().args(["install", "cargo-fuzz", "--locked", "--quiet"]))
+}
+
 /// mitmproxy's version that the bench compares with; Debian's is too old for its own Python.
 const MITMPROXY: &str = "mitmproxy==11.0.2";
 

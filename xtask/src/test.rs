@@ -39,6 +39,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         None,
         &mut counts,
     )?;
+    shell::say("what fuzzing found and collected");
+    libtest(&["test", "--package", "portcullis-fuzz", "--lib"], &arguments.filters(), None, &mut counts)?;
     shell::say("end-to-end tests: real kernel, real servers, real clients");
     libtest(&["test", "--package", "tests"], &arguments.filters(), None, &mut counts)?;
     let again = arguments.again();

@@ -1,18 +1,4 @@
-//! Any text: the analyser returns, its spans lie in order inside the text, and a remembered analysis is the same.
-#![no_main]
+//! See `portcullis_fuzz::analyze`.
+#![cfg_attr(fuzzing, no_main)]
 
-use libfuzzer_sys::fuzz_target;
-use portcullis::request::sql::{AnalysisCache, analyze};
-
-fuzz_target!(|text: &str| {
-    let found = analyze(text);
-    let mut end = 0;
-    for statement in &found.statements {
-        assert!(statement.span.start >= end && text.get(statement.span.clone()).is_some());
-        assert!(statement.effect <= found.effect);
-        end = statement.span.end;
-    }
-    let cache = AnalysisCache::default();
-    assert_eq!(*cache.analyze(text), found);
-    assert_eq!(*cache.analyze(text), found);
-});
+portcullis_fuzz::target!(analyze);

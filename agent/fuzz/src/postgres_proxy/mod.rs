@@ -1,6 +1,5 @@
 //! A whole session, with a client that sends anything and a server that says anything: no panic, an end when both are gone,
 //! nothing that policy denies reaches the server, and no masked value the client.
-#![no_main]
 
 mod client;
 mod input;
@@ -17,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use libfuzzer_sys::fuzz_target;
 use portcullis::codec::postgres::backend::{self, TransactionStatus};
 use portcullis::codec::postgres::encode::frontend;
 use portcullis::codec::postgres::startup::{CancelKey, ProtocolVersion};
@@ -60,7 +58,8 @@ thread_local! {
     static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
 }
 
-fuzz_target!(|data: &[u8]| {
+/// One input of the fuzzer.
+pub fn run(data: &[u8]) {
     // The fuzzer's own bytes come and go.
     if SECRET.as_bytes().windows(SHOWN_BYTES_MAX).any(|part| memchr::memmem::find(data, part).is_some()) {
         return;
@@ -75,7 +74,7 @@ fuzz_target!(|data: &[u8]| {
             runtime.block_on(session(world, data));
         });
     });
-});
+}
 
 async fn session(world: &World, data: &[u8]) {
     let mut input = Input(data);
@@ -279,16 +278,8 @@ impl<'w> Stage<'w> {
             25 => self.lie(input),
             26 => self.reads = !self.reads,
             27 => self.cut_answers(input).await,
-            28 => {
-                if input.byte() == 200 {
-                    self.client = None;
-                }
-            }
-            29 => {
-                if input.byte() == 200 {
-                    self.upstream = None;
-                }
-            }
+            28 if input.byte() == 200 => self.client = None,
+            29 if input.byte() == 200 => self.upstream = None,
             30 => self.cancel().await,
             _ => {}
         }
