@@ -28,7 +28,7 @@ const FIXED_PARAMETERS: &[&[u8]] = &[
 impl Conversation {
     /// Whether error and notice texts may quote masked values now.
     pub(super) fn generic_reports(&self) -> bool {
-        let Some(operation) = self.current_operation().and_then(|id| self.operations.get(&id)) else {
+        let Some(operation) = self.current_operation().and_then(|id| self.operations.get(id)) else {
             return self.generic_transaction;
         };
         let statement = operation.facts.analysis.statements.get(operation.statement);

@@ -372,7 +372,7 @@ impl Conversation {
                 self.refuse(&names_moved(), &Message::Bind(name.into()), wires)?;
                 return Ok(Step::Done);
             }
-            Some(portal) if self.operations.contains_key(&portal.operation) => {
+            Some(portal) if self.operations.get(portal.operation).is_some() => {
                 let sensitive = portal.facts.sensitivity.describe;
                 if describe && sensitive && !portal.described {
                     portal.described = true;
@@ -437,7 +437,7 @@ impl Conversation {
             self.record.intent(&Intent { asked, rule: "cursor".to_owned(), approval: None, shadow: None })?;
         self.barrier = Some(lsn);
         self.bounds.begins(terms.as_deref());
-        self.operations.insert(id, Operation::new(id, Arc::clone(facts), terms));
+        self.operations.insert(Operation::new(id, Arc::clone(facts), terms));
         let names_epoch = self.names_epoch;
         let portal =
             Portal { operation: id, facts: Arc::clone(facts), described: true, layout: None, names_epoch };

@@ -13,7 +13,7 @@ use super::layout::{LargeRow, Latest, Layout, Passing};
 use super::limits::Bounds;
 use super::masking::Masking;
 use super::names::{Group, Names};
-use super::operation::{Operation, OperationId};
+use super::operation::{OperationId, Operations};
 use super::refusal::Refusal;
 use super::replies::{Replies, Reply};
 use super::search_path::SearchPath;
@@ -70,7 +70,7 @@ pub(crate) struct Conversation {
     pub(super) portals: Names<Portal>,
     pub(super) cursors: Names<Arc<Facts>>,
     pub(super) replies: Replies,
-    pub(super) operations: HashMap<OperationId, Operation>,
+    pub(super) operations: Operations,
     pub(super) transaction: TransactionStatus,
     /// Operations forwarded since the transaction began, or since the last Sync outside one.
     pub(super) transaction_operations: u64,
@@ -323,7 +323,7 @@ impl Conversation {
             portals: Names::new(),
             cursors: Names::new(),
             replies: Replies::default(),
-            operations: HashMap::new(),
+            operations: Operations::default(),
             transaction,
             transaction_operations: 0,
             group: Group::default(),
@@ -467,7 +467,7 @@ impl Conversation {
         {
             tracing::error!(%error, "cannot record that a request was withdrawn");
         }
-        for (_, operation) in self.operations.drain() {
+        for operation in self.operations.drain() {
             let mut outcome = operation.outcome();
             outcome.status = OutcomeStatus::Unknown;
             if let Err(error) = self.record.outcome(outcome) {

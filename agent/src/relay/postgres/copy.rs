@@ -116,7 +116,7 @@ impl Conversation {
     ) -> Result<(), Broken> {
         let response = CopyResponse::decode(frame.tag, frame.body()).map_err(Broken::Server)?;
         let Some(id) = self.current_operation() else { return Err(Broken::Unasked("CopyOutResponse")) };
-        let Some(operation) = self.operations.get(&id) else {
+        let Some(operation) = self.operations.get(id) else {
             return Err(Broken::Unasked("CopyOutResponse"));
         };
         if operation.facts.replicates {
@@ -154,7 +154,7 @@ impl Conversation {
         let (done, extra) =
             copy.masker.as_ref().map_or((0, u64::from(copy.decorated)), |masker| (masker.rows(), 0));
         let full = |operation: &Operation| operation.is_full(done, extra);
-        if !copy.framed && !is_trailer(data) && self.operations.get(&id).is_some_and(full) {
+        if !copy.framed && !is_trailer(data) && self.operations.get(id).is_some_and(full) {
             return self.cut(id, wires);
         }
         copy.out.clear();
@@ -173,7 +173,7 @@ impl Conversation {
             self.record.copy_data(out)?;
         }
         let rows = u64::from(copy.masker.is_none() && begins);
-        if let Some(operation) = self.operations.get_mut(&copy.operation) {
+        if let Some(operation) = self.operations.get_mut(copy.operation) {
             operation.sent(rows, out.len());
         }
         Ok(())
@@ -188,14 +188,14 @@ impl Conversation {
         let Some(copy) = self.copy_out.as_ref() else { return Ok(()) };
         if !copy.framed {
             let counted = copy.masker.is_none();
-            if let Some(operation) = self.operations.get_mut(&copy.operation).filter(|_| counted) {
+            if let Some(operation) = self.operations.get_mut(copy.operation).filter(|_| counted) {
                 operation.sent(1, 0);
             }
             return Ok(());
         }
         encode::large_header(wires.client, BackendTag::CopyData, body);
         self.record.leave_out(1);
-        if let Some(operation) = self.operations.get_mut(&copy.operation) {
+        if let Some(operation) = self.operations.get_mut(copy.operation) {
             operation.sent(1, body);
         }
         Ok(())
@@ -222,7 +222,7 @@ impl Conversation {
     ) -> Result<(), Broken> {
         CopyResponse::decode(frame.tag, frame.body()).map_err(Broken::Server)?;
         let id = self.current_operation();
-        let operation = id.and_then(|id| self.operations.get(&id));
+        let operation = id.and_then(|id| self.operations.get(id));
         let (Some(id), true) = (id, operation.is_some_and(|operation| operation.facts.replicates)) else {
             return Err(Broken::Unasked("CopyBothResponse"));
         };
@@ -268,7 +268,7 @@ impl Conversation {
                 backend::copy_data(wires.client, &copy.out)?;
                 self.record.copy_data(&copy.out)?;
             }
-            if let Some(operation) = self.operations.get_mut(&copy.operation) {
+            if let Some(operation) = self.operations.get_mut(copy.operation) {
                 operation.sent(masker.rows(), copy.out.len());
                 for rule in &copy.rules {
                     operation.masked(rule, masker.rows());

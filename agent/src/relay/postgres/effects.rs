@@ -13,7 +13,7 @@ use crate::request::{Effect, SessionAction, Statement};
 impl Conversation {
     /// One statement of an operation is complete: what it does to the session takes hold.
     pub(super) fn statement_done(&mut self, id: OperationId, tag: &str) -> Result<(), Broken> {
-        let Some(operation) = self.operations.get_mut(&id) else { return Ok(()) };
+        let Some(operation) = self.operations.get_mut(id) else { return Ok(()) };
         let (facts, index) = (Arc::clone(&operation.facts), operation.statement);
         operation.completed(tag);
         let Some(done) = facts.analysis.statements.get(index) else { return Ok(()) };
@@ -131,7 +131,7 @@ impl Conversation {
     /// A statement that failed undid itself, but code that nobody saw may have done what is never undone: prepared
     /// statements and some settings outlive a failure.
     pub(super) fn doubt_failed(&mut self, id: OperationId) {
-        let Some(operation) = self.operations.get(&id) else { return };
+        let Some(operation) = self.operations.get(id) else { return };
         let (facts, index) = (Arc::clone(&operation.facts), operation.statement);
         if let Some(failed) = facts.analysis.statements.get(index)
             && failed.effect == Effect::Unknown

@@ -272,7 +272,7 @@ impl Conversation {
         }
         let terms = terms_of(&permit);
         self.bounds.begins(terms.as_deref());
-        self.operations.insert(operation, Operation::new(operation, Arc::clone(&facts), terms));
+        self.operations.insert(Operation::new(operation, Arc::clone(&facts), terms));
         self.transaction_operations += u64::from(!only_begins(&facts.analysis.statements));
         self.generic_transaction |= facts.sensitivity.generic_errors;
         self.generic_exchange |= facts.sensitivity.generic_errors;

@@ -100,7 +100,7 @@ impl Conversation {
 
     /// The operation whose function the server has run, with what is known of it.
     fn function_that_ran(&self) -> Result<(OperationId, Arc<Facts>, Call), Broken> {
-        let operation = self.current_operation().and_then(|id| self.operations.get(&id));
+        let operation = self.current_operation().and_then(|id| self.operations.get(id));
         let called = operation.and_then(|operation| {
             let call = operation.facts.call.clone()?;
             Some((operation.id, Arc::clone(&operation.facts), call))
@@ -130,7 +130,7 @@ impl Conversation {
         self.begin_result(id, Some(&layout), &[])?;
         self.record.row(&row_of(shown))?;
         self.record.flush_rows()?;
-        if let Some(operation) = self.operations.get_mut(&id) {
+        if let Some(operation) = self.operations.get_mut(id) {
             operation.sent(1, shown.map_or(0, <[u8]>::len));
             for rule in &layout.plan.rules {
                 operation.masked(rule, masked);
@@ -153,7 +153,7 @@ impl Conversation {
             .hint("read in smaller pieces");
         wires.client.extend_from_slice(&refusal.error());
         self.report.clear();
-        if let Some(operation) = self.operations.get_mut(&id) {
+        if let Some(operation) = self.operations.get_mut(id) {
             operation.failed(ServerError { sqlstate: refusal.sqlstate.to_string(), message });
         }
         Ok(())

@@ -184,7 +184,7 @@ impl Conversation {
         let Some(operation) = self.current_operation() else { return Err(Broken::Unasked("DataRow")) };
         let layout = self.current_layout(operation);
         self.begin_result(operation, layout.as_deref(), first_row)?;
-        let left = self.operations.get(&operation).map_or(0, Operation::rows_left);
+        let left = self.operations.get(operation).map_or(0, Operation::rows_left);
         Ok(Passing { operation, layout, left, rows: 0, bytes: 0, masked: 0, findings: Findings::default() })
     }
 
@@ -215,7 +215,7 @@ impl Conversation {
     /// Another message than a row comes, or none: the operation is told what was counted.
     pub(super) fn rows_pause(&mut self) {
         let Some(passing) = self.passing.take() else { return };
-        let Some(operation) = self.operations.get_mut(&passing.operation) else { return };
+        let Some(operation) = self.operations.get_mut(passing.operation) else { return };
         operation.sent(passing.rows, passing.bytes);
         for rule in passing.layout.iter().flat_map(|layout| &layout.plan.rules) {
             operation.masked(rule, passing.masked);
@@ -224,7 +224,7 @@ impl Conversation {
     }
 
     fn count_row(&mut self, id: OperationId, bytes: usize) {
-        if let Some(operation) = self.operations.get_mut(&id) {
+        if let Some(operation) = self.operations.get_mut(id) {
             operation.sent(1, bytes);
         }
     }
@@ -237,7 +237,7 @@ impl Conversation {
         layout: Option<&Layout>,
         body: &[u8],
     ) -> Result<(), Broken> {
-        let Some(operation) = self.operations.get_mut(&id) else { return Err(Broken::Unasked("rows")) };
+        let Some(operation) = self.operations.get_mut(id) else { return Err(Broken::Unasked("rows")) };
         if operation.rows_begun {
             return Ok(());
         }
@@ -266,7 +266,7 @@ impl Conversation {
         let Some(operation) = self.current_operation() else { return Err(Broken::Unasked("DataRow")) };
         let layout = self.current_layout(operation);
         self.begin_result(operation, layout.as_deref(), &[])?;
-        if self.operations.get(&operation).is_some_and(|operation| operation.rows_left() == 0) {
+        if self.operations.get(operation).is_some_and(|operation| operation.rows_left() == 0) {
             return self.cut(operation, wires);
         }
         encode::large_header(wires.client, BackendTag::DataRow, body);

@@ -71,7 +71,7 @@ impl Conversation {
             return None;
         }
         let id = self.replies.operations().next()?;
-        let time = self.operations.get(&id)?.terms()?.limits.time?;
+        let time = self.operations.get(id)?.terms()?.limits.time?;
         match self.bounds.deadline {
             Some((known, deadline)) if known == id => Some(deadline),
             Some(_) | None => {
@@ -85,7 +85,7 @@ impl Conversation {
     /// It has not: the server is to be asked to cancel it.
     pub(crate) fn timed_out(&mut self) {
         let Some((id, _)) = self.bounds.deadline else { return };
-        if let Some(operation) = self.operations.get_mut(&id) {
+        if let Some(operation) = self.operations.get_mut(id) {
             operation.overtime();
         }
         self.bounds.deadline = Some((id, Instant::now() + CANCEL_AGAIN_TIME));
@@ -96,7 +96,7 @@ impl Conversation {
     /// and perhaps commit, before it is known. Copies are left out, whose data may still have to come from the client.
     pub(super) fn awaits_bounded(&self) -> bool {
         let bounded = |id: OperationId| {
-            let operation = self.operations.get(&id);
+            let operation = self.operations.get(id);
             operation.is_some_and(|operation| operation.is_bounded() && !operation.facts.marks().copies)
         };
         self.bounds.counted && self.replies.operations().any(bounded)
@@ -106,7 +106,7 @@ impl Conversation {
     /// (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-PIPELINING>), or what the statement itself writes.
     pub(super) fn sync_waits(&self) -> bool {
         let writes = |id: OperationId| {
-            let operation = self.operations.get(&id);
+            let operation = self.operations.get(id);
             operation.is_some_and(|operation| operation.facts.analysis.effect > Effect::Read)
         };
         self.bounds.counted
@@ -123,7 +123,7 @@ impl Conversation {
 
     /// What the client is told in place of the server's word that a statement was cancelled, when that was us.
     pub(super) fn overtime(&self, id: OperationId) -> Option<Refusal> {
-        let operation = self.operations.get(&id)?;
+        let operation = self.operations.get(id)?;
         let terms = operation.terms().filter(|_| operation.is_overtime())?;
         let time = humantime::format_duration(terms.limits.time?);
         let text = format!("portcullis: the statement ran for longer than {time} and was cancelled");
@@ -138,7 +138,7 @@ impl Conversation {
     pub(super) fn cut(&mut self, id: OperationId, wires: &mut Wires<'_>) -> Result<(), Broken> {
         self.rows_pause();
         self.record.flush_rows()?;
-        let Some(operation) = self.operations.get_mut(&id) else { return Err(Broken::Unasked("rows")) };
+        let Some(operation) = self.operations.get_mut(id) else { return Err(Broken::Unasked("rows")) };
         let Some(terms) = operation.terms() else { return Err(Broken::Unasked("rows")) };
         let rows = terms.limits.rows.unwrap_or_default();
         let text = format!("portcullis: the result has more than {rows} rows, the most that may pass");

@@ -1,6 +1,6 @@
 //! One operation between its intent and its outcome.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -57,6 +57,47 @@ impl Terms {
     /// Whether they hold it to anything.
     pub(crate) fn means_something(&self) -> bool {
         self.limits != Limits::default() || !self.charged.is_empty()
+    }
+}
+
+/// The operations under way, by number. Few at a time, and they end about as they began: a search beats hashing.
+#[derive(Debug, Default)]
+pub(crate) struct Operations(VecDeque<Operation>);
+
+impl Operations {
+    pub(crate) fn get(&self, id: OperationId) -> Option<&Operation> {
+        self.0.get(self.find(id).ok()?)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: OperationId) -> Option<&mut Operation> {
+        let at = self.find(id).ok()?;
+        self.0.get_mut(at)
+    }
+
+    /// Its number is not known yet: numbers are given once.
+    pub(crate) fn insert(&mut self, operation: Operation) {
+        if let Err(at) = self.find(operation.id) {
+            self.0.insert(at, operation);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: OperationId) -> Option<Operation> {
+        self.0.remove(self.find(id).ok()?)
+    }
+
+    /// In the order of their numbers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Operation> {
+        self.0.iter()
+    }
+
+    /// All of them, which are no more under way then.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Operation> {
+        self.0.drain(..)
+    }
+
+    /// Its place, or the one that it would have.
+    fn find(&self, id: OperationId) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&id, |operation| operation.id)
     }
 }
 

@@ -151,7 +151,7 @@ impl Conversation {
                 Some(Reply::Execute { operation, .. }) => {
                     self.record.flush_rows()?;
                     self.bounds.pauses();
-                    if let Some(operation) = self.operations.get_mut(&operation) {
+                    if let Some(operation) = self.operations.get_mut(operation) {
                         operation.answered();
                     }
                     wires.client.extend_from_slice(frame.bytes);
@@ -186,10 +186,10 @@ impl Conversation {
         match self.replies.head() {
             Some(Reply::Query { operation, .. }) => {
                 let id = *operation;
-                if let Some(operation) = self.operations.get(&id) {
+                if let Some(operation) = self.operations.get(id) {
                     let (facts, statement) = (Arc::clone(&operation.facts), operation.statement);
                     let layout = self.layout_of(&facts, statement, frame, description);
-                    if let Some(operation) = self.operations.get_mut(&id) {
+                    if let Some(operation) = self.operations.get_mut(id) {
                         operation.layout = Some(layout);
                     }
                 }
@@ -250,7 +250,7 @@ impl Conversation {
             )
             | None => None,
         };
-        let operation = self.operations.get_mut(&operation)?;
+        let operation = self.operations.get_mut(operation)?;
         if operation.layout.is_none() {
             operation.layout = from_portal;
         }
@@ -273,7 +273,7 @@ impl Conversation {
 
     fn empty_query(&mut self, frame: Frame<'_, BackendTag>, wires: &mut Wires<'_>) -> Result<(), Broken> {
         let Some(id) = self.current_operation() else { return Err(Broken::Unasked("EmptyQueryResponse")) };
-        if let Some(operation) = self.operations.get_mut(&id) {
+        if let Some(operation) = self.operations.get_mut(id) {
             operation.answered();
         }
         wires.client.extend_from_slice(frame.bytes);
@@ -292,7 +292,7 @@ impl Conversation {
     }
 
     pub(super) fn finish_operation(&mut self, id: OperationId) -> Result<(), Broken> {
-        if let Some(operation) = self.operations.remove(&id) {
+        if let Some(operation) = self.operations.remove(id) {
             self.record.outcome(operation.outcome())?;
         }
         Ok(())
@@ -321,13 +321,13 @@ impl Conversation {
                 u64::try_from(self.replies.operations().count()).unwrap_or(u64::MAX);
             if self.replies.is_empty() {
                 // Bound and never executed, or cut off by an error: nothing more will come of them.
-                let ids: Vec<_> = self.operations.keys().copied().collect();
+                let ids: Vec<_> = self.operations.iter().map(|operation| operation.id).collect();
                 for id in ids {
                     self.finish_operation(id)?;
                 }
             }
         }
-        let under_way = self.operations.values().any(|operation| operation.facts.sensitivity.generic_errors);
+        let under_way = self.operations.iter().any(|operation| operation.facts.sensitivity.generic_errors);
         self.generic_exchange = under_way;
         self.generic_transaction =
             under_way || (self.generic_transaction && self.transaction != TransactionStatus::Idle);
@@ -360,7 +360,7 @@ impl Conversation {
                 sqlstate: report.sqlstate().map(|code| code.to_string()).unwrap_or_default(),
                 message: self.masking.report_message(&report, generic, ERROR_TEXT_BYTES_MAX),
             };
-            if let Some(operation) = self.operations.get_mut(&id) {
+            if let Some(operation) = self.operations.get_mut(id) {
                 operation.failed(error);
             }
             self.doubt_failed(id);

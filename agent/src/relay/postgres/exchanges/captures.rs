@@ -103,7 +103,7 @@ fn sessions_come_out_as_they_went_in() {
         assert!(fixture.client == said, "{}: to the client", session.0);
         assert!(fixture.upstream == asked, "{}: to the server", session.0);
         assert!(
-            !fixture.conversation.is_busy() && fixture.conversation.operations.is_empty(),
+            !fixture.conversation.is_busy() && fixture.conversation.operations.iter().count() == 0,
             "{}",
             session.0
         );
