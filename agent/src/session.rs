@@ -88,7 +88,7 @@ pub enum SessionError {
 ///
 /// # Errors
 /// When the connection cannot be told from a stranger's, or cannot be recorded. It is closed then.
-pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Result<(), SessionError> {
+pub async fn serve(tcp: TcpStream, host: &Host, shutdown: Shutdown) -> Result<(), SessionError> {
     let origin = host.kernel.origin(&tcp).map_err(SessionError::NoOrigin)?;
     let run = host.runs.find(origin.run).ok_or(SessionError::NoRun(origin.run))?;
     if origin.destination.0.port() == DNS_PORT {
@@ -98,10 +98,8 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
             resolver: origin.destination.0,
             socket_cookie: origin.socket_cookie,
         };
-        tokio::select! {
-            () = answer(tcp, host, &asker) => {}
-            () = shutdown.begun() => {}
-        }
+        // Sessions of all kinds take as much memory as the largest.
+        Box::pin(answer_until(tcp, host, asker, shutdown)).await;
         return Ok(());
     }
     let mut process = origin.process;
@@ -135,7 +133,7 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
     let record = match relay::open_record(&host.relay.recorder, &flow, &run, &subject, admission) {
         Ok(record) => record,
         Err(error) => {
-            refuse(tcp, &flow, Unserved::Unrecorded(&error), &host.relay).await;
+            Box::pin(refuse(tcp, &flow, Unserved::Unrecorded(&error), &host.relay)).await;
             return Err(error.into());
         }
     };
@@ -145,10 +143,10 @@ pub async fn serve(tcp: TcpStream, host: &Host, mut shutdown: Shutdown) -> Resul
             // From here on a withdrawal ends it; one that came before finds nobody here.
             match host.relay.gate.still_admits(&admission) {
                 Ok(()) => relay::serve(tcp, *admission, &host.relay, record, shutdown).await,
-                Err(denial) => turn_away(tcp, &flow, denial, record, &host.relay).await?,
+                Err(denial) => Box::pin(turn_away(tcp, &flow, denial, record, &host.relay)).await?,
             }
         }
-        Err(denial) => turn_away(tcp, &flow, denial, record, &host.relay).await?,
+        Err(denial) => Box::pin(turn_away(tcp, &flow, denial, record, &host.relay)).await?,
     }
     Ok(())
 }
@@ -166,6 +164,13 @@ async fn turn_away(
     refuse(tcp, flow, Unserved::Denied(&denial), relay).await;
     record.close(Ended { reason: EndReason::Refused, side: denial.side, detail: Some(denial.reason) })?;
     Ok(())
+}
+
+async fn answer_until(tcp: TcpStream, host: &Host, asker: Asker, mut shutdown: Shutdown) {
+    tokio::select! {
+        () = answer(tcp, host, &asker) => {}
+        () = shutdown.begun() => {}
+    }
 }
 
 /// Serves DNS over TCP. What it asks is recorded with all else that its run asks.

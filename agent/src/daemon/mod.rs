@@ -33,6 +33,7 @@ use crate::run::matching::{self, Claim};
 use crate::run::{Governor, Lapsed, RunEvent, Runs, now_ms};
 use crate::session::{self, Host, Places};
 use crate::signin::Accounts;
+use crate::sys;
 use crate::tls::ca::{Ca, CaSettings};
 use crate::upstream::{Dialler, SideConnections};
 use crate::web;
@@ -233,6 +234,7 @@ impl Daemon {
                 Arc::clone(&places),
             ));
         }
+        sys::trim_memory();
         tracing::info!(proxy = ?self.view.proxy, policies = self.policies.snapshot().policies.len(), "ready");
         notify::notify(notify::READY)?;
         tokio::select! {

@@ -32,11 +32,11 @@ impl Gate {
         let resolved = |name: &str, address: IpAddr| named.resolves(self, name, address);
         let named_by = || policy.connections_for(flow.destination, &resolved);
         let connection = match (named_by().find(|connection| who.may_use(connection, &subject)), who) {
-            (Some(connection), Whose::Known) => connection.clone(),
+            (Some(connection), Whose::Known) => Arc::clone(connection),
             (Some(connection), Whose::ItsClientsToSay) => {
                 let host = named.host(connection, flow.destination, &resolved);
                 let (flow, run) = (Arc::clone(flow), Arc::clone(run));
-                return Unidentified::asks(flow, run, subject, Arc::clone(&policy), connection.clone(), host);
+                return Unidentified::asks(flow, run, subject, Arc::clone(&policy), connection, host);
             }
             (None, _) if named_by().next().is_some() => {
                 return Admitted::No(for_others(named_by(), &policy));
@@ -48,7 +48,7 @@ impl Gate {
                 (Egress::Record, Whose::Known) if bypass::is_resolver(flow.destination.0) => {
                     return Admitted::No(question::around_the_resolver(&flow.destination.to_string()));
                 }
-                (Egress::Record, Whose::Known) => unnamed(),
+                (Egress::Record, Whose::Known) => Arc::new(unnamed()),
             },
         };
         let host = named.host(&connection, flow.destination, &resolved);
@@ -120,7 +120,10 @@ fn connection_changed(connection: &Connection, policy: &Policy) -> Denial {
 }
 
 /// Connections name the target, and the subject may use none of them.
-pub(super) fn for_others<'p>(connections: impl Iterator<Item = &'p Connection>, policy: &Policy) -> Denial {
+pub(super) fn for_others<'p>(
+    connections: impl Iterator<Item = &'p Arc<Connection>>,
+    policy: &Policy,
+) -> Denial {
     let (mut names, mut whom) = (Vec::new(), Vec::new());
     for connection in connections {
         names.push(format!("`{}`", connection.name));
@@ -169,7 +172,7 @@ impl Admission {
     pub(crate) fn for_tests(destination: std::net::SocketAddr, connection: Connection) -> Self {
         let text = "version = 1\nname = \"test\"\n";
         let mut policy = crate::policy::load(text).unwrap().policy;
-        policy.connections = vec![connection];
+        policy.connections = vec![Arc::new(connection)];
         Self::under(destination, policy)
     }
 
@@ -202,7 +205,7 @@ impl Admission {
             how: How::Started { pid: 1 },
             cgroup: CgroupRef { path: "/test".to_owned(), id: 1 },
         };
-        let connection = policy.connections[0].clone();
+        let connection = Arc::clone(&policy.connections[0]);
         Self {
             flow: Arc::new(flow),
             run: Arc::new(run),

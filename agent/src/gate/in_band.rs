@@ -29,10 +29,10 @@ impl Unidentified {
         run: Arc<RunInfo>,
         subject: Subject,
         policy: Arc<Policy>,
-        connection: Connection,
+        connection: &Connection,
         host: Option<Arc<str>>,
     ) -> Admitted {
-        let Connection { protocol, client_tls, .. } = connection;
+        let (protocol, client_tls) = (connection.protocol, connection.client_tls);
         match (protocol, client_tls) {
             (Protocol::Postgres, _) | (Protocol::Http, ClientTls::Intercept | ClientTls::Plain) => {
                 Admitted::Asks(Box::new(Self { flow, run, subject, policy, protocol, client_tls, host }))

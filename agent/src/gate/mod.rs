@@ -66,7 +66,7 @@ pub struct Admission {
     run: Arc<RunInfo>,
     subject: Subject,
     policy: Arc<Policy>,
-    connection: Connection,
+    connection: Arc<Connection>,
     host: Option<Arc<str>>,
     through: Option<Arc<Through>>,
 }

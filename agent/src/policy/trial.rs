@@ -1,6 +1,7 @@
 //! Judges a text as the gate would, without a connection: for `policy explain` and `policy test`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::decide::{HttpOperation, PostgresOperation, SshAsked, UnreadBody, objects_of};
 use super::rule::{Claims, Connection, Policy, Protocol, SshRules, Used, Verdict, Who};
@@ -284,7 +285,8 @@ fn connection<'p>(
     circumstances: &Circumstances,
     protocol: Protocol,
 ) -> Result<Option<&'p Connection>, NoTrial> {
-    let mut known = policy.connections.iter().filter(move |connection| connection.protocol == protocol);
+    let mut known =
+        policy.connections.iter().map(Arc::as_ref).filter(move |connection| connection.protocol == protocol);
     let Some(wanted) = &circumstances.connection else {
         return Ok(known.next());
     };

@@ -87,16 +87,15 @@ pub fn serve<'s>(
     record: SessionRecord,
     shutdown: Shutdown,
 ) -> Pin<Box<dyn Future<Output = ()> + Send + 's>> {
-    Box::pin(async move {
-        match admission.connection().protocol {
-            Protocol::Http => http::serve(tcp, admission, relay, record, shutdown).await,
-            Protocol::Postgres => postgres::serve(tcp, admission, relay, record, shutdown).await,
-            Protocol::Ssh => ssh::serve(tcp, admission, relay, record, shutdown).await,
-            Protocol::Opaque | Protocol::Dns => {
-                opaque::serve(tcp, &[], &admission, relay, record, shutdown).await;
-            }
+    // A box for each, because it takes as much memory as the largest that it may hold.
+    match admission.connection().protocol {
+        Protocol::Http => Box::pin(http::serve(tcp, admission, relay, record, shutdown)),
+        Protocol::Postgres => Box::pin(postgres::serve(tcp, admission, relay, record, shutdown)),
+        Protocol::Ssh => Box::pin(ssh::serve(tcp, admission, relay, record, shutdown)),
+        Protocol::Opaque | Protocol::Dns => {
+            Box::pin(async move { opaque::serve(tcp, &[], &admission, relay, record, shutdown).await })
         }
-    })
+    }
 }
 
 /// Serves a connection whose client has to bring a token first, to its end, which is recorded.

@@ -83,6 +83,16 @@ pub fn take_variable(name: &CStr) -> io::Result<Option<Secret>> {
     Ok(Some(Secret::new(copy)))
 }
 
+/// Gives memory that was used once, at the start, back to the system (malloc_trim(3)): the GNU C library keeps up to twice the
+/// largest block that was freed, and the kernel's type information takes some ten megabytes to read.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes the allocator's own locks, and touches only memory that is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// A pidfd of the process that connected to this Unix socket (`SO_PEERPIDFD`, Linux 6.5).
 ///
 /// # Errors

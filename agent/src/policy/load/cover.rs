@@ -1,6 +1,7 @@
 //! Finds rules that can never decide anything because an earlier one always decides first.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use globset::GlobMatcher;
 use toml::Spanned;
@@ -48,7 +49,7 @@ pub(super) fn report(policy: &Policy, spans: &Spans, findings: &mut Findings<'_>
     }
     for (index, (connection, span)) in policy.connections.iter().zip(&spans.connections).enumerate() {
         // One that only some may use leaves the others to later ones.
-        let for_all = |earlier: &&Connection| earlier.groups.is_empty() && earlier.claims.is_empty();
+        let for_all = |earlier: &&Arc<Connection>| earlier.groups.is_empty() && earlier.claims.is_empty();
         let earlier = policy.connections.iter().take(index).filter(for_all);
         let unreachable = |to: &Destination| {
             earlier.clone().any(|earlier| earlier.to.iter().any(|before| destination_covers(before, to)))

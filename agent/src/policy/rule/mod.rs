@@ -73,7 +73,7 @@ pub struct Policy {
     /// `[egress] default`: destinations that no connection names.
     pub egress: Egress,
     /// `[[connection]]`, in file order.
-    pub connections: Vec<Connection>,
+    pub connections: Vec<Arc<Connection>>,
     /// `[[guard]]`, in file order; the first match wins.
     pub guards: Vec<Guard>,
     /// `[[mask]]`, in file order.
@@ -544,7 +544,7 @@ impl Policy {
         &'p self,
         destination: OriginalDst,
         resolved: &'p dyn Fn(&str, std::net::IpAddr) -> bool,
-    ) -> impl Iterator<Item = &'p Connection> {
+    ) -> impl Iterator<Item = &'p Arc<Connection>> {
         self.connections
             .iter()
             .filter(move |connection| connection.to.iter().any(|to| to.matches(destination, resolved)))

@@ -1,6 +1,7 @@
 //! What only SSH connections and guards say.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use globset::{Glob, GlobMatcher};
@@ -155,7 +156,7 @@ impl CommandPattern {
 /// Hosts that SSH connections lead to, as `known_hosts` names them (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT): by name, or in
 /// brackets with a port that is not 22. Networks have no name.
 #[must_use]
-pub fn known_hosts_names(connections: &[Connection]) -> Vec<String> {
+pub fn known_hosts_names(connections: &[Arc<Connection>]) -> Vec<String> {
     let ssh = connections.iter().filter(|connection| connection.protocol == Protocol::Ssh);
     let mut names: Vec<String> = ssh
         .flat_map(|connection| &connection.to)

@@ -119,7 +119,7 @@ async fn serve_greeted(
             Ok(opened) => opened,
             Err((record, ended)) => return finish(record, ended),
         };
-    let pump = Pump {
+    let pump = Box::new(Pump {
         client,
         server,
         conversation: Conversation::new(*parts, TransactionStatus::Idle),
@@ -127,7 +127,7 @@ async fn serve_greeted(
         planner,
         cancel,
         shutdown,
-    };
+    });
     let (ended, conversation, moved) = pump.run().await;
     drop(held);
     let mut record = conversation.into_record();

@@ -88,7 +88,10 @@ struct Pending {
 
 impl Pump {
     /// Relays until one side ends, and says how. The bytes moved in either direction are counted.
-    pub(crate) async fn run(mut self) -> (Ended, Conversation, Moved) {
+    ///
+    /// Boxed, because a future keeps what it was called with beside what it works on; and so are its last steps, because it
+    /// takes as much memory, all its life, as the largest of them.
+    pub(crate) async fn run(mut self: Box<Self>) -> (Ended, Conversation, Moved) {
         let mut from_client = Scanner::new();
         let mut from_server = Scanner::new();
         let mut pending = Pending::new(&self.cancel, self.shutdown.clone());
@@ -96,7 +99,7 @@ impl Pump {
         let ended = loop {
             match self.work(&mut from_client, &mut from_server, &mut pending) {
                 Ok(()) => {}
-                Err(broken) => break self.broken(&broken).await,
+                Err(broken) => break Box::pin(self.broken(&broken)).await,
             }
             if let Some(lsn) = self.conversation.take_barrier() {
                 let recorder = Arc::clone(&self.recorder);
@@ -107,29 +110,29 @@ impl Pump {
             }
             pending.set_timer(self.conversation.deadline());
             if self.conversation.is_finished() && !self.conversation.is_busy() {
-                break self.said_goodbye(pending).await;
+                break Box::pin(self.said_goodbye(pending)).await;
             }
             match self.next_event(&mut pending, &mut moved).await {
                 Event::Masking(Ok((masking, calls))) => self.conversation.set_catalogue(masking, calls),
-                Event::Masking(Err(error)) => break self.unmaskable(&error).await,
+                Event::Masking(Err(error)) => break Box::pin(self.unmaskable(&error)).await,
                 Event::Moved => {}
                 Event::Answered(answer) => {
                     if let Err(broken) = self.answered(answer, &mut pending) {
-                        break self.broken(&broken).await;
+                        break Box::pin(self.broken(&broken)).await;
                     }
                 }
                 Event::Cancelled => {
                     pending.cancelled = Box::pin(self.cancel.asked());
                     if let Err(broken) = self.cancelled(&mut pending) {
-                        break self.broken(&broken).await;
+                        break Box::pin(self.broken(&broken)).await;
                     }
                 }
                 // It said goodbye first: what it asked for before that runs to its end, and into the record.
                 Event::ClientGone(_) if self.conversation.is_finished() => self.client.give_up(),
                 Event::ClientGone(error) => break client_gone(error),
-                Event::ServerGone(error) => break self.server_gone(error).await,
-                Event::NotDurable(error) => break self.broken(&Broken::Record(error)).await,
-                Event::ShuttingDown => break self.stopped().await,
+                Event::ServerGone(error) => break Box::pin(self.server_gone(error)).await,
+                Event::NotDurable(error) => break Box::pin(self.broken(&Broken::Record(error))).await,
+                Event::ShuttingDown => break Box::pin(self.stopped()).await,
                 Event::TimedOut => self.conversation.timed_out(),
             }
         };

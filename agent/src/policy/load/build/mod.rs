@@ -57,7 +57,7 @@ pub(super) fn policy(file: FileTable, text: &str) -> Option<Policy> {
         }),
         identity: identity::issuers(file.identity)?,
         egress: value(file.egress).and_then(|table| value(table.default)).unwrap_or(Egress::Deny),
-        connections: tables(file.connection, |_, table| connection(table))?,
+        connections: tables(file.connection, |_, table| connection(table).map(Arc::new))?,
         hits: Arc::new(Hits::of(guards.len())),
         guards,
         masks: tables(file.mask, |_, table| mask(table, predicates))?,
