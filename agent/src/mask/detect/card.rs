@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Detector, Span, byte_at, ends_word, starts_word};
+use super::{Detector, Span, byte_at, ends_word, starts_word, unicode_escape_end};
 
 /// Fewest digits of a card number still in use.
 pub(super) const DIGITS_MIN: usize = 13;
@@ -25,6 +25,12 @@ fn find_in(input: &[u8], run: Range<usize>, spans: &mut Vec<Span>) {
     while at < run.end {
         if !byte_at(input, at).is_ascii_digit() {
             at += 1;
+            continue;
+        }
+        // The digits of an escape (`\u0020`) are not the number's.
+        let escape = unicode_escape_end(input, at);
+        if escape > at {
+            at = escape;
             continue;
         }
         let run = super::run_length(input, at, usize::MAX, |byte| byte.is_ascii_digit());

@@ -1,15 +1,12 @@
 //! Mailboxes in the form people write them: a dot-atom, an at sign, a host name with a top-level domain.
 
-use super::{Detector, Span, byte_at};
+use super::{Detector, Span, byte_at, unicode_escape_end};
 
 /// Longest local part (RFC 5321 §4.5.3.1.1), in bytes.
 const LOCAL_BYTES_MAX: usize = 64;
 
 /// Longest domain (RFC 5321 §4.5.3.1.2), in bytes.
 const DOMAIN_BYTES_MAX: usize = 255;
-
-/// Length of an escape like `\u00e9`, in bytes.
-const UNICODE_ESCAPE_BYTES: usize = 6;
 
 /// Endings of file names that carry an at sign (`logo@2x.png`) and are no top-level domains.
 const FILE_ENDINGS: [&[u8]; 9] = [b"png", b"jpg", b"jpeg", b"gif", b"svg", b"webp", b"css", b"js", b"json"];
@@ -38,15 +35,8 @@ fn local_start(input: &[u8], at: usize) -> Option<usize> {
 /// Where the escape ends, as JSON and COPY write them (`\n`, `\u00e9`), whose letter or digits `start` would take for a part
 /// of the word after it; 0 when there is none. The length limit may fall between the digits.
 fn escape_end(input: &[u8], start: usize) -> usize {
-    let before = input.get(start.saturating_sub(UNICODE_ESCAPE_BYTES - 1)..start).unwrap_or_default();
-    let Some(at) = memchr::memrchr(b'\\', before) else { return 0 };
-    let begun = before.get(at + 1..).unwrap_or_default();
-    if !begun.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'u') {
-        return 0;
-    }
-    let escape = start - before.len() + at;
-    let is_unicode = byte_at(input, escape + 1) == b'u';
-    escape + if is_unicode { UNICODE_ESCAPE_BYTES } else { 2 }
+    let begins = start.checked_sub(1).is_some_and(|before| byte_at(input, before) == b'\\');
+    unicode_escape_end(input, start).max(if begins { start + 1 } else { 0 })
 }
 
 /// Where the host name that begins at `start` ends; `None` when it is no public host name.

@@ -40,6 +40,9 @@ const PEM_DASHES_MIN: usize = 10;
 /// Nothing at all is shorter (`a@b.cc`).
 const MATCH_BYTES_MIN: usize = 6;
 
+/// Length of an escape like `\u00e9`, in bytes.
+const UNICODE_ESCAPE_BYTES: usize = 6;
+
 /// Every detector, in the order of [`index`].
 const DETECTORS: [Detector; 8] = [
     Detector::ApiKey,
@@ -460,14 +463,25 @@ fn byte_at(input: &[u8], at: usize) -> u8 {
     input.get(at).copied().unwrap_or(0)
 }
 
-/// Nothing that belongs to a word stands before `start`. The letter of an escape (`\n`, `\t`, as JSON and COPY write
-/// them) does not belong to the word after it.
+/// Where the escape ends, as JSON writes it (`\u00e9`), whose digits end at `at` or go on there; 0 when there is none.
+fn unicode_escape_end(input: &[u8], at: usize) -> usize {
+    let before = input.get(at.saturating_sub(UNICODE_ESCAPE_BYTES)..at).unwrap_or_default();
+    let Some(backslash) = memchr::memrchr(b'\\', before) else { return 0 };
+    let escape = at - before.len() + backslash;
+    let digits = before.get(backslash + 2..).unwrap_or_default();
+    let is_one = byte_at(input, escape + 1) == b'u' && digits.iter().all(u8::is_ascii_hexdigit);
+    if is_one { escape + UNICODE_ESCAPE_BYTES } else { 0 }
+}
+
+/// Nothing that belongs to a word stands before `start`. The letter or digits of an escape (`\n`, `\u00e9`, as JSON and COPY
+/// write them) do not belong to the word after it.
 fn starts_word(input: &[u8], start: usize) -> bool {
     let Some(before) = start.checked_sub(1) else { return true };
     let byte = byte_at(input, before);
     let escape = matches!(byte, b'n' | b't' | b'r' | b'f' | b'b' | b'v')
         && before.checked_sub(1).is_some_and(|at| byte_at(input, at) == b'\\');
-    escape || !(byte.is_ascii_alphanumeric() || byte == b'_')
+    let is_apart = escape || !(byte.is_ascii_alphanumeric() || byte == b'_');
+    is_apart || unicode_escape_end(input, start) == start
 }
 
 /// Nothing that belongs to a word stands at `end`.

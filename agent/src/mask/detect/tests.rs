@@ -132,6 +132,25 @@ fn a_length_limit_does_not_cut_an_escape() {
     assert_eq!(masked(&scanner, r"C:\u bob@example.com"), r"C:\u [redacted]");
 }
 
+/// The digits of an escape belong to no number and no word after it.
+#[test]
+fn what_follows_an_escape_begins_there() {
+    let scanner = scanner(Method::Redact);
+    for (input, expected) in [
+        (r#"["\u00a04111111111111111"]"#, r#"["\u00a0[redacted]"]"#),
+        (r#"["x\u00204111 1111 1111 1111"]"#, r#"["x\u0020[redacted]"]"#),
+        (r#"["\u00a9ghp_16C7e42F292c6912E7710c838347Ae178B4a"]"#, r#"["\u00a9[redacted]"]"#),
+        (r#"["\u00a0DE89370400440532013000"]"#, r#"["\u00a0[redacted]"]"#),
+    ] {
+        let mut out = Vec::new();
+        assert!(!scanner.mask_json(input.as_bytes(), &test_key(), &mut out).is_empty(), "{input}");
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+    for input in [r"\u0", r"\u00", r"\u41111111111111111x", r"u00a04111111111111111"] {
+        assert_eq!(masked(&scanner, input), input);
+    }
+}
+
 #[test]
 fn overlapping_matches_become_one() {
     let both = masked(&scanner(Method::Redact), "db://bob:x@mail.example.com/4111111111111111");

@@ -19,6 +19,9 @@ use crate::{report, targets};
 /// Sessions that are held open and idle.
 const IDLE_SESSIONS: u64 = 500;
 
+/// How often the 200,000 rows make a gigabyte.
+const GIGABYTE: u32 = 44;
+
 /// Resident memory of one fresh daemon, in KiB.
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -26,8 +29,11 @@ pub(crate) struct Memory {
     peak_200k: u64,
     peak_1m: u64,
     peak_1m_detectors: u64,
+    before_1g: u64,
+    peak_1g: u64,
     idle_before: u64,
     idle: u64,
+    idle_file: u64,
 }
 
 impl Memory {
@@ -39,12 +45,14 @@ impl Memory {
         let peak_200k = peak(&daemon, pid, server, "plain", 1)?;
         let peak_1m = peak(&daemon, pid, server, "plain", 5)?;
         let peak_1m_detectors = peak(&daemon, pid, server, "detectors", 5)?;
+        let before_1g = status(pid, "VmRSS")?;
+        let peak_1g = peak(&daemon, pid, server, "plain", GIGABYTE)?;
         drop(daemon);
         let mut daemon = targets::daemon(server, binary)?;
         let pid = daemon.pid();
         let idle_before = status(pid, "VmRSS")?;
-        let idle = idle(&daemon, pid, server)?;
-        Ok(Self { rest, peak_200k, peak_1m, peak_1m_detectors, idle_before, idle })
+        let (idle, idle_file) = idle(&daemon, pid, server)?;
+        Ok(Self { rest, peak_200k, peak_1m, peak_1m_detectors, before_1g, peak_1g, idle_before, idle, idle_file })
     }
 
     pub(crate) fn print(&self) -> Result<()> {
@@ -56,7 +64,10 @@ impl Memory {
             ("peak during 200,000 rows, no masks", self.peak_200k),
             ("peak during 1,000,000 rows, no masks", self.peak_1m),
             ("peak during 1,000,000 rows, column masks and detectors", self.peak_1m_detectors),
+            ("before a result of 1 GB", self.before_1g),
+            ("peak during it", self.peak_1g),
             ("500 idle sessions", self.idle),
+            ("  of which the program's own pages", self.idle_file),
         ] {
             report::say(&format!("  {what:56} {:>11}", mib(kib)))?;
         }
@@ -67,8 +78,8 @@ impl Memory {
     pub(crate) fn value(&self) -> Value {
         json!({
             "unit": "KiB", "rest": self.rest, "peak_200k_rows": self.peak_200k, "peak_1m_rows": self.peak_1m,
-            "peak_1m_rows_detectors": self.peak_1m_detectors, "idle_sessions": IDLE_SESSIONS,
-            "with_idle_sessions": self.idle, "before_idle_sessions": self.idle_before,
+            "peak_1m_rows_detectors": self.peak_1m_detectors, "before_1_gb": self.before_1g, "peak_1_gb": self.peak_1g, "idle_sessions": IDLE_SESSIONS,
+            "with_idle_sessions": self.idle, "before_idle_sessions": self.idle_before, "with_idle_sessions_file": self.idle_file,
         })
     }
 }
@@ -88,7 +99,8 @@ fn peak(daemon: &Daemon, pid: u32, server: &Server, policy: &str, times: u32) ->
     status(pid, "VmHWM")
 }
 
-fn idle(daemon: &Daemon, pid: u32, server: &Server) -> Result<u64> {
+/// What is resident with idle sessions, and how much of it is pages of the program, which the kernel can drop.
+fn idle(daemon: &Daemon, pid: u32, server: &Server) -> Result<(u64, u64)> {
     let mut command: Command = agent::under(daemon, NOBODY, "plain")?;
     command.arg(std::env::current_exe()?).arg("idle").arg(server.address().to_string());
     command.arg(IDLE_SESSIONS.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -99,7 +111,7 @@ fn idle(daemon: &Daemon, pid: u32, server: &Server) -> Result<u64> {
     if line.trim_end() != READY {
         bail!("{IDLE_SESSIONS} idle sessions could not be opened:\n{}", daemon.log());
     }
-    let resident = status(pid, "VmRSS")?;
+    let resident = (status(pid, "VmRSS")?, status(pid, "RssFile")?);
     drop(holder.child().stdin.take());
     holder.child().wait()?;
     Ok(resident)
