@@ -37,6 +37,30 @@ same(c.ask(Q("SELECT 1; SELECT 1/0; SELECT 3")), "T D(1) C(SELECT 1) E(22012) ZI
     );
 }
 
+/// The kernel counts what arrives: a segment for each write, however small.
+#[test]
+fn what_comes_together_is_sent_together() {
+    let daemon = daemon(NO_DDL);
+    raw(
+        &daemon,
+        r#"
+def segments():
+    info = c.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+    return struct.unpack_from("I", info, 152)[0]
+
+c = Conn().login()
+before = segments()
+answers = c.ask(b"".join(P("", f"SELECT {n}") + B() + D("P") + E() for n in range(300)), S)
+assert answers.count("C(SELECT 1)") == 300, answers
+# 1500 messages of some 30 KB; the server itself writes 8 KB at a time.
+assert 0 < segments() - before < 100, segments() - before
+before = segments()
+assert c.ask(Q("SELECT g FROM generate_series(1, 5000) g")).count("D(") == 5000
+assert 0 < segments() - before < 100, segments() - before
+"#,
+    );
+}
+
 #[test]
 fn a_transaction_is_what_the_server_says() {
     let daemon = daemon(NO_DDL);

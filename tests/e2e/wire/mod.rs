@@ -25,7 +25,7 @@
 //! | 24 asynchronous messages, also while idle; 25 no fixed set of parameters | `messages::what_the_server_says_by_itself_is_passed_on`, agent: `exchanges::server` |
 //! | 26 binary results | `masks::kinds::every_type_decodes_in_both_formats` |
 //! | 27 large messages | `bad_client::{messages_that_are_too_long_are_dropped_and_the_session_goes_on, a_client_that_never_reads_costs_little_and_hinders_nobody}`, `masks::large` |
-//! | 28 writes are batched | none; `cargo xtask bench postgres` measures it |
+//! | 28 writes are batched | `messages::what_comes_together_is_sent_together` |
 //! | 29 the lexer is pinned | `messages::a_transaction_is_what_the_server_says`, `calls`, agent: `upstream::login::pinned_settings_win_over_role_options_and_parameters` |
 //! | 30 NUL, lengths, unknown types | `bad_client::malformed_messages_end_their_session_only`, agent: `codec::malformed` |
 //! | 31 idle sessions stay | none; only the start has a time limit |
