@@ -8,6 +8,7 @@ pub mod analyze;
 pub mod client_hello;
 pub mod http_masks;
 pub mod http_request;
+mod input;
 pub mod postgres_codec;
 pub mod postgres_masks;
 pub mod postgres_proxy;

@@ -28,7 +28,7 @@
 //! | 28 writes are batched | `messages::what_comes_together_is_sent_together` |
 //! | 29 the lexer is pinned | `messages::a_transaction_is_what_the_server_says`, `calls`, agent: `upstream::login::pinned_settings_win_over_role_options_and_parameters` |
 //! | 30 NUL, lengths, unknown types | `bad_client::malformed_messages_end_their_session_only`, agent: `codec::malformed` |
-//! | 31 idle sessions stay | none; only the start has a time limit |
+//! | 31 idle sessions stay, and the end of a token cuts none unless the policy says so | `identity::{an_expired_token_stops_what_is_new_and_a_renewed_one_lets_it_go_on, where_the_policy_says_so_an_expired_token_cuts}`; only the start has a time limit, and no test waits for one that is not there |
 //! | W1 `query_to_xml` by FunctionCall | `calls::calls_are_judged_as_their_select_would_be` |
 //! | W2 described once, run twice; W4 one row at a time; W5, W6, W7 names across protocols | `replanning`, `masks::kinds::portals_are_masked_however_they_are_run` |
 //! | W3 binary | `masks::kinds::every_type_decodes_in_both_formats` |

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use portcullis::mask::copy::{CopyColumn, CopyFormat, CopyMasker};
 use portcullis::mask::{CellAction, HashKey, Scanner};
 
-use super::input::Input;
 use super::{Cells, Shape, pieces};
+use crate::input::Input;
 
 fn copy(
     format: &CopyFormat,

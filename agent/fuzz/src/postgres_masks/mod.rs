@@ -2,7 +2,6 @@
 //! and no cut changes it.
 
 mod copies;
-mod input;
 mod rows;
 
 use std::cell::OnceCell;
@@ -24,8 +23,11 @@ use portcullis::request::sql::analyze;
 use zeroize::Zeroizing;
 
 use self::copies::{copies, copy_format, server_copy};
-use self::input::Input;
 use self::rows::{held_row, long_row};
+use crate::input::Input;
+
+/// Bytes of a piece of the input, at most.
+const PIECE_BYTES_MAX: usize = 64;
 
 /// Planted in masked columns only.
 const SECRET: &[u8] = b"Qx7kPlantedSecretZw93Hf2Lm";
@@ -270,7 +272,7 @@ pub fn assert_found(scanner: &Scanner, original: &[u8], new: &[u8]) {
 pub fn findable_of(detector: Detector, secret: &str) -> Vec<u8> {
     let index = FINDABLE.iter().position(|(other, _)| *other == detector).unwrap_or(0) as u8;
     debug_assert!(!secret.is_empty());
-    findable(&mut Input(&[index]))
+    findable(&mut Input::new(&[index], PIECE_BYTES_MAX))
 }
 
 /// Text through a detector's stream is the same as in one piece.
@@ -294,7 +296,7 @@ fn streams(input: &[u8], lengths: &[u8], scanner: &Scanner, key: &HashKey) {
 }
 
 fn check(world: &World, data: &[u8]) {
-    let mut input = Input(data);
+    let mut input = Input::new(data, PIECE_BYTES_MAX);
     let (lengths, scanner) = ([input.byte(), input.byte(), input.byte()], input.below(world.scanners.len()));
     let (scanner, key) = (&world.scanners[scanner], &world.key);
     let shapes = columns(&mut input, world, scanner);
@@ -327,7 +329,7 @@ fn check(world: &World, data: &[u8]) {
     if without_header && !shapes.iter().any(is_shown) {
         assert_hidden(&out, "a copy");
     }
-    copies(&format, &shapes, input.0, &lengths, scanner, key);
+    copies(&format, &shapes, input.left, &lengths, scanner, key);
 }
 
 /// One input of the fuzzer.

@@ -6,8 +6,8 @@ use portcullis::codec::postgres::encode::{backend, frontend};
 use portcullis::codec::postgres::frontend::Object;
 use portcullis::codec::postgres::{Format, Text};
 
-use super::input::Input;
 use super::statements::{KNOWN, MAKERS, OTHERS, USERS};
+use crate::input::Input;
 
 /// Bytes of a parameter that makes its Bind too long to be taken in one piece.
 const LONG_BYTES: usize = 300 * 1024;

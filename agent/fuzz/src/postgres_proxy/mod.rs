@@ -2,7 +2,6 @@
 //! nothing that policy denies reaches the server, and no masked value the client.
 
 mod client;
-mod input;
 mod server;
 mod side;
 mod statements;
@@ -24,12 +23,15 @@ use portcullis::relay;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-use self::input::Input;
 use self::server::Server;
 use self::side::Side;
 use self::statements::SECRET;
 use self::wire::{holds_ready, key, put, read, write};
 use self::world::World;
+use crate::input::Input;
+
+/// Bytes of a piece of the input, at most.
+const PIECE_BYTES_MAX: usize = 128;
 
 /// So much of the secret may never be read.
 const SHOWN_BYTES_MAX: usize = 8;
@@ -77,7 +79,7 @@ pub fn run(data: &[u8]) {
 }
 
 async fn session(world: &World, data: &[u8]) {
-    let mut input = Input(data);
+    let mut input = Input::new(data, PIECE_BYTES_MAX);
     let policy = input.below(World::POLICIES);
     let (client, accepted) = connect(world);
     let mut serving = Box::pin(serve(world, policy, accepted).await);

@@ -11,9 +11,9 @@ use portcullis::codec::postgres::report::{OwnReport, Severity};
 use portcullis::codec::postgres::{Format, FrontendTag, Item, Scanner, Text, sqlstate};
 
 use super::client::LO_OPEN;
-use super::input::Input;
 use super::statements::{Column, KNOWN, MAKERS, SECRET, UNKNOWN};
 use super::world::World;
+use crate::input::Input;
 
 /// Bytes of a value that makes its row too long to be held.
 const LONG_BYTES: usize = 270 * 1024;

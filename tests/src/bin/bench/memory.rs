@@ -52,7 +52,17 @@ impl Memory {
         let pid = daemon.pid();
         let idle_before = status(pid, "VmRSS")?;
         let (idle, idle_file) = idle(&daemon, pid, server)?;
-        Ok(Self { rest, peak_200k, peak_1m, peak_1m_detectors, before_1g, peak_1g, idle_before, idle, idle_file })
+        Ok(Self {
+            rest,
+            peak_200k,
+            peak_1m,
+            peak_1m_detectors,
+            before_1g,
+            peak_1g,
+            idle_before,
+            idle,
+            idle_file,
+        })
     }
 
     pub(crate) fn print(&self) -> Result<()> {
