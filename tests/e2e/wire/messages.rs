@@ -197,6 +197,11 @@ same(c.ask(run(COPY), d("7\tg\n"), done, S), "1 2 G C(COPY 1) ZI")
 same(c.ask(run(COPY), S, d("8\th\n"), done, S), "1 2 G C(COPY 1) ZI")
 same(c.ask(Q(COPY + ";" + COPY), d("9\ti\n"), done, d("10\tj\n"), done), "G C(COPY 1) G C(COPY 1) ZI")
 same(c.ask(Q("SELECT count(*) FROM wire_copy")), "T D(10) C(SELECT 1) ZI")
+# By the name of a prepared statement.
+same(c.ask(P("by_name", COPY), S), "1 ZI")
+same(c.ask(Q("BEGIN")), "C(BEGIN) ZT")
+same(c.ask(Q("EXECUTE by_name"), d("11\tk\n"), done), "G C(COPY 1) ZT")
+same(c.ask(Q("ROLLBACK")), "C(ROLLBACK) ZI")
 # Given up by the client.
 same(c.ask(Q(COPY), failed("enough")), "G E(57014) ZI")
 same(c.ask(run(COPY), failed("enough"), S), "1 2 G E(57014) ZI")

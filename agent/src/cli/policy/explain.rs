@@ -171,6 +171,7 @@ fn unreadable() -> Analysis {
         columns: ColumnUse::default(),
         session: SessionAction::None,
         copy: None,
+        copies: false,
         span: 0..0,
     };
     Analysis { statements: vec![statement], effect: Effect::Unknown }

@@ -38,6 +38,7 @@ fn statement(kind: &str, effect: Effect) -> Statement {
         columns: ColumnUse::default(),
         session: SessionAction::None,
         copy: None,
+        copies: false,
         span: 0..0,
     }
 }

@@ -205,8 +205,7 @@ impl Facts {
     /// What it means for messages that come after it and before its end.
     pub(crate) fn marks(&self) -> Marks {
         Marks {
-            copies: self.replicates
-                || self.analysis.statements.iter().any(|statement| statement.kind == "copy"),
+            copies: self.replicates || self.analysis.statements.iter().any(|statement| statement.copies),
             turns: self.turns,
         }
     }
@@ -490,5 +489,6 @@ fn absorb(statement: &mut Statement, body: Statement) {
     statement.unbounded |= body.unbounded;
     statement.columns = body.columns;
     statement.copy = body.copy;
+    statement.copies = body.copies;
     statement.session = body.session;
 }

@@ -124,6 +124,7 @@ fn statement(raw: &RawStmt, text_bytes: usize) -> Statement {
     facts.columns.assigned_only = facts.assigned.difference(&facts.referenced).cloned().collect();
     let (effect, reason, unlisted) = facts.settle();
     Statement {
+        copies: kind.as_deref() == Some("copy"),
         kind: kind.unwrap_or_else(|| "unknown".to_owned()),
         effect,
         reason,
@@ -193,6 +194,7 @@ fn unknown(text: &str, reason: String) -> Analysis {
         columns: ColumnUse { whole_rows: true, opaque_calls: true, ..ColumnUse::default() },
         session: SessionAction::None,
         copy: None,
+        copies: false,
         span: 0..text.len(),
     };
     Analysis { statements: vec![statement], effect: Effect::Unknown }

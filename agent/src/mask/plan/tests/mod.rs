@@ -48,6 +48,7 @@ fn select(reads: &[&str], names: &[&str], outputs: &[&[&str]]) -> Statement {
         },
         session: SessionAction::None,
         copy: None,
+        copies: false,
         span: 0..0,
     }
 }
