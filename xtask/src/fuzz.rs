@@ -14,7 +14,7 @@ pub(crate) struct Arguments {
     /// Targets, by name (default: those of PostgreSQL)
     targets: Vec<String>,
     /// Minutes for each
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     minutes: u64,
 }
 

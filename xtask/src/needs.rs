@@ -265,8 +265,8 @@ pub(crate) fn for_fuzz() -> Result<()> {
     if shell::which("cargo-fuzz").is_some() {
         return Ok(());
     }
-    shell::say("installing cargo-fuzz (drives libFuzzer; a minute)");
-    shell::run(shell::cargo().args(["install", "cargo-fuzz", "--locked", "--quiet"]))
+    shell::say("installing cargo-fuzz 0.13.2 (drives libFuzzer; a minute)");
+    shell::run(shell::cargo().args(["install", "cargo-fuzz", "--version", "0.13.2", "--locked", "--quiet"]))
 }
 
 /// mitmproxy's version that the bench compares with; Debian's is too old for its own Python.

@@ -110,7 +110,7 @@ pub struct Statement {
     pub session: SessionAction,
     /// COPY … TO STDOUT, as far as masking its stream needs it.
     pub copy: Option<CopyTo>,
-    /// It is a COPY, or runs one by name: data may go either way while it runs.
+    /// It is a COPY, or runs one by name, or may: data may go either way while it runs.
     pub copies: bool,
     /// Byte range in the message's text; [`WHOLE_TEXT`] when it stands for every text of a shape.
     pub span: Range<usize>,

@@ -1,6 +1,6 @@
 //! Both query protocols, message by message.
 
-use super::{NO_DDL, daemon, raw, server};
+use super::{BOUNDED, NO_DDL, daemon, raw, server};
 
 #[test]
 fn pipelines_are_answered_in_order() {
@@ -33,6 +33,39 @@ same(c.ask(run(""), S), "1 2 I ZI")
 same(c.ask(P("", ""), B(), D("P"), E(), S), "1 2 n I ZI")
 same(c.ask(Q("SELECT 1; SELECT 2")), "T D(1) C(SELECT 1) T D(2) C(SELECT 1) ZI")
 same(c.ask(Q("SELECT 1; SELECT 1/0; SELECT 3")), "T D(1) C(SELECT 1) E(22012) ZI")
+"#,
+    );
+}
+
+/// A copy that is cut has failed its transaction, whatever its client sent in one go with it.
+#[test]
+fn nothing_overtakes_a_copy_that_is_cut() {
+    server()
+        .psql("shop", "CREATE TABLE IF NOT EXISTS wire_cut (a int); GRANT ALL ON wire_cut TO shop_agent")
+        .unwrap();
+    let daemon = daemon(BOUNDED);
+    raw(
+        &daemon,
+        r#"
+OUT = "COPY (SELECT generate_series(1, 6)) TO STDOUT"
+def begun(copy):
+    c = Conn().login()
+    same(c.ask(P("by_name", OUT), S), "1 ZI")
+    same(c.ask(Q("BEGIN")), "C(BEGIN) ZT")
+    same(c.ask(Q("INSERT INTO wire_cut VALUES (1)")), "C(INSERT 0 1) ZT")
+    return c.send(copy, Q("COMMIT"))
+for copy in [Q(OUT), Q("EXECUTE by_name")]:
+    c = begun(copy)
+    answers = short(c.until("Z") + c.until("Z"))
+    assert "E(54000) ZE" in answers and "C(ROLLBACK)" in answers, answers
+# Where the server waits for data behind it, its session ends.
+answers = begun(Q(OUT + "; COPY wire_cut FROM STDIN")).closed()
+assert "E(54000)" in answers and "C(COMMIT)" not in answers, answers
+c = Conn().login()
+same(c.ask(Q("SELECT count(*) FROM wire_cut")), "T D(0) C(SELECT 1) ZI")
+# What takes data is not held up by what comes behind it.
+same(c.ask(run("COPY wire_cut FROM STDIN"), S, message("d", b"1\n"), message("c"), S), "1 2 G C(COPY 1) ZI")
+same(c.ask(Q("DELETE FROM wire_cut")), "C(DELETE 1) ZI")
 "#,
     );
 }
@@ -200,6 +233,9 @@ same(c.ask(Q("SELECT count(*) FROM wire_copy")), "T D(10) C(SELECT 1) ZI")
 # By the name of a prepared statement.
 same(c.ask(P("by_name", COPY), S), "1 ZI")
 same(c.ask(Q("BEGIN")), "C(BEGIN) ZT")
+same(c.ask(Q("EXECUTE by_name"), d("11\tk\n"), done), "G C(COPY 1) ZT")
+# ... also when code has run that could have changed what the name stands for.
+same(c.ask(Q("DO 'BEGIN END'")), "C(DO) ZT")
 same(c.ask(Q("EXECUTE by_name"), d("11\tk\n"), done), "G C(COPY 1) ZT")
 same(c.ask(Q("ROLLBACK")), "C(ROLLBACK) ZI")
 # Given up by the client.

@@ -78,6 +78,16 @@ effect = ["read", "write", "admin", "unknown"]
 action = "allow"
 "#;
 
+/// As [`ALL`], but no result is longer than five rows.
+const BOUNDED: &str = r#"
+[[guard]]
+name = "short ones"
+on = "postgres"
+effect = ["read", "write", "ddl", "admin", "unknown"]
+max_rows = 5
+action = "allow"
+"#;
+
 /// Everything passes and nothing is masked.
 const ALL: &str = r#"
 [[guard]]

@@ -463,14 +463,16 @@ fn byte_at(input: &[u8], at: usize) -> u8 {
     input.get(at).copied().unwrap_or(0)
 }
 
-/// Where the escape ends, as JSON writes it (`\u00e9`), whose digits end at `at` or go on there; 0 when there is none.
+/// Where the escape ends, as JSON writes it (`\u00e9`), whose digits end at `at` or go on there; 0 when there is none. What has
+/// fewer than four digits is none, but somebody's path.
 fn unicode_escape_end(input: &[u8], at: usize) -> usize {
     let before = input.get(at.saturating_sub(UNICODE_ESCAPE_BYTES)..at).unwrap_or_default();
     let Some(backslash) = memchr::memrchr(b'\\', before) else { return 0 };
     let escape = at - before.len() + backslash;
-    let digits = before.get(backslash + 2..).unwrap_or_default();
-    let is_one = byte_at(input, escape + 1) == b'u' && digits.iter().all(u8::is_ascii_hexdigit);
-    if is_one { escape + UNICODE_ESCAPE_BYTES } else { 0 }
+    let end = escape + UNICODE_ESCAPE_BYTES;
+    let digits = input.get(escape + 2..end);
+    let is_whole = digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    if is_whole && byte_at(input, escape + 1) == b'u' { end } else { 0 }
 }
 
 /// Nothing that belongs to a word stands before `start`. The letter or digits of an escape (`\n`, `\u00e9`, as JSON and COPY

@@ -146,6 +146,15 @@ fn what_follows_an_escape_begins_there() {
         assert!(!scanner.mask_json(input.as_bytes(), &test_key(), &mut out).is_empty(), "{input}");
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
+    // Nor is every `\u` an escape.
+    for (input, expected) in [
+        (r"D:\u1 4111 1111 1111 1111", r"D:\u1 [redacted]"),
+        (r"\u12-4111111111111111", r"\u12-[redacted]"),
+        (r"ACME\uma@acme.com", r"ACME\u[redacted]"),
+        (r"ACME\ursula@acme.com", r"ACME\u[redacted]"),
+    ] {
+        assert_eq!(masked(&scanner, input), expected);
+    }
     for input in [r"\u0", r"\u00", r"\u41111111111111111x", r"u00a04111111111111111"] {
         assert_eq!(masked(&scanner, input), input);
     }

@@ -202,6 +202,20 @@ impl Facts {
         self.text.len().saturating_mul(TEXT_COPIES).saturating_add(FACTS_BYTES)
     }
 
+    /// Whether its data may still have to come from the client, and nothing else does more than begin or end a transaction.
+    pub(crate) fn only_takes_data(&self) -> bool {
+        let statements = &self.analysis.statements;
+        let begins_or_ends = |statement: &Statement| {
+            matches!(
+                statement.session,
+                SessionAction::Begin | SessionAction::EndTransaction | SessionAction::Savepoint
+            )
+        };
+        self.replicates
+            || (statements.iter().any(takes_data)
+                && statements.iter().all(|statement| takes_data(statement) || begins_or_ends(statement)))
+    }
+
     /// What it means for messages that come after it and before its end.
     pub(crate) fn marks(&self) -> Marks {
         Marks {
@@ -209,6 +223,12 @@ impl Facts {
             turns: self.turns,
         }
     }
+}
+
+/// A COPY FROM STDIN, or an EXECUTE of one.
+fn takes_data(statement: &Statement) -> bool {
+    let is_known = !matches!(statement.session, SessionAction::Execute(_));
+    statement.copies && statement.copy.is_none() && is_known
 }
 
 /// Whether what later texts mean depends on how this ends.

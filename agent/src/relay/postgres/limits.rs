@@ -93,11 +93,11 @@ impl Conversation {
     }
 
     /// Whether a result is on its way that may turn out too long. What its client sends to be run meanwhile waits: it would run,
-    /// and perhaps commit, before it is known. Copies are left out, whose data may still have to come from the client.
+    /// and perhaps commit, before it is known. What takes data is left out, which may still have to come from the client.
     pub(super) fn awaits_bounded(&self) -> bool {
         let bounded = |id: OperationId| {
             let operation = self.operations.get(id);
-            operation.is_some_and(|operation| operation.is_bounded() && !operation.facts.marks().copies)
+            operation.is_some_and(|operation| operation.is_bounded() && !operation.facts.only_takes_data())
         };
         self.bounds.counted && self.replies.operations().any(bounded)
     }

@@ -124,7 +124,7 @@ fn statement(raw: &RawStmt, text_bytes: usize) -> Statement {
     facts.columns.assigned_only = facts.assigned.difference(&facts.referenced).cloned().collect();
     let (effect, reason, unlisted) = facts.settle();
     Statement {
-        copies: kind.as_deref() == Some("copy"),
+        copies: matches!(kind.as_deref(), Some("copy" | "execute")),
         kind: kind.unwrap_or_else(|| "unknown".to_owned()),
         effect,
         reason,
