@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::conversation::{Broken, ClientState, Conversation, Message, Portal, Step, Wires, record_refusal};
+use super::copy::IN_COPY;
 use super::facts::{Facts, Prepared};
 use super::forward::lexer_switch;
 use super::limits::terms_of;
@@ -113,7 +114,7 @@ impl Conversation {
         match self.client {
             ClientState::SkipToSync => return Ok(self.skipped(frame.tag, wires)),
             ClientState::CopyIn if !belongs_to_copy(frame.tag) => {
-                return Err(Broken::Excess("sent something else in the middle of a COPY FROM STDIN"));
+                return Err(Broken::Excess(IN_COPY));
             }
             ClientState::CopyIn | ClientState::Finished | ClientState::Normal => {}
         }

@@ -13,6 +13,9 @@ use crate::mask::copy::{CopyColumn, CopyError, CopyFormat, CopyMasker};
 use crate::mask::plan::{CellAction, Taint, plan_copy};
 use crate::request::{CopyTo, Statement};
 
+/// Why a session ends whose client sends anything but the copy's data.
+pub(super) const IN_COPY: &str = "sent something else in the middle of a COPY FROM STDIN";
+
 /// A copy in progress.
 pub(crate) struct CopyOut {
     /// One of its messages is no row.
@@ -104,6 +107,7 @@ impl Conversation {
         match self.replies.begin_copy_in() {
             CopyInput::ToCome => self.client = ClientState::CopyIn,
             CopyInput::Complete => {}
+            CopyInput::Interrupted => return Err(Broken::Excess(IN_COPY)),
         }
         wires.client.extend_from_slice(frame.bytes);
         Ok(())

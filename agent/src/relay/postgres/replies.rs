@@ -196,12 +196,16 @@ impl Replies {
 
     /// The server began COPY FROM STDIN: it swallows every Sync that the client sent before the copy's end
     /// (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-COPY>). Says whether the client has sent
-    /// that end already.
+    /// that end already, or something else in its place: a server takes that for the copy's failure, and from PostgreSQL 14 on ends
+    /// the session; an older one drops it, and would answer nothing.
     pub(crate) fn begin_copy_in(&mut self) -> CopyInput {
         let mut rest = self.queue.split_off(self.queue.len().min(1));
         let end = rest.iter().position(|reply| *reply == Reply::CopyEnd);
         let after = rest.split_off(end.unwrap_or(rest.len()));
         let before = rest.len();
+        if rest.iter().any(|reply| !matches!(reply, Reply::Sync | Reply::LateSync)) {
+            return CopyInput::Interrupted;
+        }
         rest.retain(|reply| *reply != Reply::Sync);
         self.swallowed = before - rest.len();
         self.queue.extend(rest);
@@ -230,6 +234,8 @@ pub(crate) struct Skipped {
 pub(crate) enum CopyInput {
     /// With its end, before the server asked for it.
     Complete,
+    /// It has sent another message instead.
+    Interrupted,
     /// Not yet.
     ToCome,
 }

@@ -130,3 +130,16 @@ fn a_copy_out_is_passed_on() {
     fixture.reply(&[done(), complete("COPY 1"), ready(b'I')].concat()).unwrap();
     assert_eq!(fixture.client.iter().filter(|byte| **byte == b'x').count(), 300 * 1024);
 }
+
+/// An old server drops what is no data: it would answer one message less than were sent, and replies be taken for another's.
+#[test]
+fn a_message_in_place_of_the_data_ends_the_session() {
+    for interrupting in [query("SELECT 1"), [query("SELECT 1"), data(), done()].concat(), run("SELECT 1")] {
+        let mut fixture = Fixture::new();
+        fixture.say(&[query("COPY t FROM STDIN"), interrupting].concat()).unwrap();
+        fixture.reply(&copy_in()).unwrap_err();
+    }
+    let mut fixture = Fixture::new();
+    fixture.say(&[run("COPY t FROM STDIN"), query("SELECT 1")].concat()).unwrap();
+    fixture.reply(&copy_in()).unwrap_err();
+}
